@@ -1,0 +1,1 @@
+"""Images, folder layouts, masks and drawn sample parts."""

@@ -1,0 +1,89 @@
+"""Good images for training: decoded once, drawn at random, rotated and cropped (DSR §4; METHOD stage 2).
+
+Differs from the source: images live in memory as 16-bit integers at the network's size (so that neither 16-bit files
+nor the resize lose depth), and a batch is rotated as one tensor.
+
+Axes: B images, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flawmap.config import ImageSettings
+from flawmap.data.images import read_image, resize_image
+
+CACHE_BYTES = 3 << 29  # 1.5 GiB: about 4000 images of 256x256; further ones are decoded each time they are drawn
+
+Pixels16 = np.ndarray[Any, np.dtype[np.uint16]]
+
+
+def network_input(image: np.ndarray[Any, np.dtype[np.float32]], settings: ImageSettings) -> Tensor:
+    """An image (H, W, 3) float32 in [0, 1] as the network sees it: (3, height, width) float32."""
+    resized = resize_image(image, settings.height, settings.width, settings.shrink)
+    return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+
+class GoodImages:
+    """The training images. Reading them all at the start finds every broken file before the first step."""
+
+    def __init__(self, paths: Sequence[Path], settings: ImageSettings) -> None:
+        self.paths, self.settings = list(paths), settings
+        self.cache: list[Pixels16 | None] = []
+        held = 0
+        for path in self.paths:
+            pixels = self._read(path)
+            held += pixels.nbytes
+            self.cache.append(pixels if held <= CACHE_BYTES else None)
+
+    def _read(self, path: Path) -> Pixels16:
+        resized = resize_image(read_image(path), self.settings.height, self.settings.width, self.settings.shrink)
+        return (resized * 65535 + 0.5).astype(np.uint16)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def get(self, indices: Sequence[int]) -> Tensor:
+        """Images by number: (B, 3, H, W) float32 in [0, 1]."""
+        kept = [self.cache[index] for index in indices]
+        whole = [self._read(self.paths[index]) if pixels is None else pixels for index, pixels in zip(indices, kept, strict=True)]
+        return torch.from_numpy(np.stack(whole).astype(np.float32)).permute(0, 3, 1, 2).div_(65535)
+
+    def draw(self, count: int, generator: torch.Generator, *, rotate: float, crop: int = 0) -> Tensor:
+        """`count` images drawn with replacement, a share `rotate` of them rotated, cropped to `crop` if not 0."""
+        indices = torch.randint(len(self), (count,), generator=generator).tolist()
+        return random_crops(random_rotations(self.get(indices), generator, rotate), generator, crop)
+
+
+def random_rotations(images: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    """Rotate a `share` of the images (B, 3, H, W) by U(-90, 90) degrees about the centre, black outside."""
+    batch, _, height, width = images.shape
+    turned = (torch.rand(batch, generator=generator) < share).nonzero().flatten()
+    angles = (torch.rand(batch, generator=generator) - 0.5)[turned] * math.pi
+    if len(turned) == 0:
+        return images
+    aspect = height / width  # grid_sample's coordinates run from -1 to 1 along either side
+    rows = [torch.stack([angles.cos(), -angles.sin() * aspect, angles * 0], 1), torch.stack([angles.sin() / aspect, angles.cos(), angles * 0], 1)]
+    grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), [len(turned), 3, height, width], align_corners=False)
+    result = images.clone()
+    result[turned] = torch.nn.functional.grid_sample(images[turned], grid, padding_mode="zeros", align_corners=False)
+    return result
+
+
+def random_crops(images: Tensor, generator: torch.Generator, side: int) -> Tensor:
+    """A random `side` by `side` part of each image; all of it when `side` is 0 or no smaller than the image."""
+    batch, _, height, width = images.shape
+    down, across = min(side or height, height), min(side or width, width)
+    if (down, across) == (height, width):
+        return images
+    places = torch.rand(batch, 2, generator=generator)
+    tops = (places[:, 0] * (height - down + 1)).long().tolist()
+    lefts = (places[:, 1] * (width - across + 1)).long().tolist()
+    return torch.stack([image[:, top : top + down, left : left + across] for image, top, left in zip(images, tops, lefts, strict=True)])

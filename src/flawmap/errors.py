@@ -1,0 +1,47 @@
+"""What flawmap raises when a user can put it right. Each message is one line that says what to do.
+
+FlawmapError
+├── ConfigError        a recipe or a setting
+├── DataError          images, masks, folders
+│   ├── ImageError     one file
+│   └── LayoutError    a folder's structure
+├── BundleError        a bundle that cannot be read or written
+│   └── CheckpointError   a foreign or half-finished checkpoint
+└── TrainingError      a training that cannot start or go on
+
+The command line prints the message and exits with 2; anything else is a defect of flawmap and shows its traceback.
+"""
+
+from __future__ import annotations
+
+
+class FlawmapError(Exception):
+    """A mistake the user can correct; str() is one line."""
+
+
+class ConfigError(FlawmapError):
+    """A recipe or setting that is unknown, out of range or unreadable."""
+
+
+class DataError(FlawmapError):
+    """Images, masks or folders that cannot be used as they are."""
+
+
+class ImageError(DataError):
+    """One file that is not a usable image or mask; the message names it."""
+
+
+class LayoutError(DataError):
+    """A folder whose structure is not understood, or that lacks what is needed."""
+
+
+class BundleError(FlawmapError):
+    """A bundle that is missing, damaged, of another version, or in the way."""
+
+
+class CheckpointError(BundleError):
+    """A checkpoint, ours or the authors', whose files, keys or shapes are not those expected."""
+
+
+class TrainingError(FlawmapError):
+    """A training that cannot start or go on."""

@@ -1,0 +1,1 @@
+"""The networks of DSR. This package imports torch and itself only."""

@@ -1,0 +1,145 @@
+"""Feature-level anomalies: replace codes under a mask by others of a controlled distance (DSR §3.3; Zavrtanik et al. 2022).
+
+Same rule as the authors', who sort all K distances of every cell, image by image, on the CPU; here only the masked
+cells of the batch are sorted, in blocks, on whatever device the codes are.
+
+Axes: B images, D code length, H rows, W columns of a grid, M masked cells, K codes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from flawmap.model.codebook import Codebook
+from flawmap.model.discrete import COARSE, FINE, DiscreteModel
+
+CELLS_PER_BLOCK = 1024  # bounds the sorted distances at 1024 x K numbers
+
+
+class Altered(NamedTuple):
+    """Codes with a defect, and where it is.
+
+    coarse_codes (B, D, H/8, W/8), fine_codes (B, D, H/4, W/4); clean_coarse, clean_fine of the same shapes: what
+    the restriction should give back; mask (B, H, W) bool at image size: the mask pooled to the coarser altered grid
+    and blown back up.
+    """
+
+    coarse_codes: Tensor
+    fine_codes: Tensor
+    clean_coarse: Tensor
+    clean_fine: Tensor
+    mask: Tensor
+
+
+def rank_bounds(strength: Tensor, codes: int, skip_nearest: float) -> tuple[int, Tensor]:
+    """First and last rank drawn (both included), ranks counted from 0 at the nearest code.
+
+    first = floor(skip_nearest * K); last = min(floor(strength * K) + 1, K - 1), per element of `strength`.
+    """
+    first = int(skip_nearest * codes)
+    last = ((strength * codes).floor().long() + 1).clamp(max=codes - 1)
+    return first, last.clamp(min=first)
+
+
+def replace_codes(
+    codebook: Codebook,
+    features: Tensor,
+    indices: Tensor,
+    mask: Tensor,
+    strength: Tensor,
+    generator: torch.Generator,
+    skip_nearest: float = 0.05,
+) -> Tensor:
+    """Indices (B, H, W) with those under `mask` (B, H, W) replaced.
+
+    For each masked cell the codes are ranked by distance to its *unquantized* feature (B, D, H, W), and one is
+    drawn uniformly among the ranks of `rank_bounds` for the image's `strength` (B,). Other cells are untouched.
+    The draws are made on the CPU, so that every device gets the same.
+    """
+    image, row, column = mask.nonzero(as_tuple=True)
+    altered = indices.clone()
+    if len(image) == 0:
+        return altered
+    first, last = rank_bounds(strength.cpu()[image.cpu()], codebook.size, skip_nearest)  # (M,)
+    draws = torch.rand(len(last), generator=generator, dtype=torch.float64)
+    ranks = (first + (draws * (last - first + 1)).long()).to(features.device)
+    cells = features[image, :, row, column].float()  # (M, D)
+    chosen = [
+        # (block, K), nearest first
+        codebook.distances(block).argsort(dim=1).gather(1, rank.unsqueeze(1)).squeeze(1)
+        for block, rank in zip(cells.split(CELLS_PER_BLOCK), ranks.split(CELLS_PER_BLOCK), strict=True)
+    ]
+    altered[image, row, column] = torch.cat(chosen)
+    return altered
+
+
+def pool_mask(mask: Tensor, cell: int) -> Tensor:
+    """(B, H, W) bool -> (B, H/cell, W/cell) bool: a cell is masked when any of its pixels is."""
+    return torch.nn.functional.max_pool2d(mask.float().unsqueeze(1), cell).squeeze(1) > 0
+
+
+def blow_up(mask: Tensor, cell: int) -> Tensor:
+    """(B, h, w) bool -> (B, h*cell, w*cell) bool, nearest neighbour."""
+    return mask.repeat_interleave(cell, dim=1).repeat_interleave(cell, dim=2)
+
+
+@torch.no_grad()
+def alter(
+    discrete: DiscreteModel,
+    image: Tensor,
+    mask: Tensor,
+    generator: torch.Generator,
+    *,
+    strength: tuple[float, float] = (0.2, 1.0),
+    skip_nearest: float = 0.05,
+    both_grids: float = 0.5,
+) -> Altered:
+    """Encode good images (B, 3, H, W) and alter their codes under `mask` (B, H, W) bool.
+
+    Per image, with probability `both_grids` both grids are altered: the fine features are recomputed from the
+    altered coarse codes before they are altered in turn. Otherwise one grid alone, ½ each; the other keeps its clean
+    codes. A strength U(strength) is drawn per image and grid.
+    """
+    batch = len(image)
+    shared = discrete.fine_encoder(image)
+    coarse_features = discrete.to_coarse(discrete.coarse_encoder(shared))
+    coarse = discrete.coarse_codebook(coarse_features)
+    fine_features = discrete.fine_features(shared, coarse.codes)
+    fine = discrete.fine_codebook(fine_features)
+
+    draws = torch.rand(batch, 4, generator=generator)
+    low, high = strength
+    strengths = low + (high - low) * draws[:, :2]  # per image: coarse, fine
+    both = (draws[:, 2] < both_grids).to(image.device)
+    coarse_alone = ~both & (draws[:, 3] < 0.5).to(image.device)
+    fine_alone = ~both & ~coarse_alone
+    per_image = (slice(None), None, None)
+
+    coarse_mask = pool_mask(mask, COARSE) & ~fine_alone[per_image]
+    coarse_indices = replace_codes(
+        discrete.coarse_codebook, coarse_features, coarse.indices, coarse_mask, strengths[:, 0], generator, skip_nearest
+    )
+    coarse_codes = discrete.coarse_codebook.lookup(coarse_indices)
+
+    start_features, start_indices = fine_features.float(), fine.indices
+    again = both & coarse_mask.flatten(1).any(1)
+    if again.any():
+        recomputed = discrete.fine_features(shared[again], coarse_codes[again]).float()
+        start_features, start_indices = start_features.clone(), start_indices.clone()
+        start_features[again] = recomputed
+        start_indices[again] = discrete.fine_codebook.nearest(recomputed)
+    fine_mask = pool_mask(mask, FINE) & ~coarse_alone[per_image]
+    fine_indices = replace_codes(
+        discrete.fine_codebook, start_features, start_indices, fine_mask, strengths[:, 1], generator, skip_nearest
+    )
+    fine_codes = discrete.fine_codebook.lookup(fine_indices)
+
+    # The coarser altered grid says how exactly the defect's place is known.
+    target = torch.where(
+        fine_alone[per_image], blow_up(pool_mask(mask, FINE), FINE), blow_up(pool_mask(mask, COARSE), COARSE)
+    )
+    return Altered(coarse_codes, fine_codes, coarse.codes, fine.codes, target)
+

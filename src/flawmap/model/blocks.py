@@ -1,0 +1,73 @@
+"""Pieces shared by the networks of DSR (Zavrtanik et al. 2022): residual stack, convolution pairs, upsampling.
+
+Axes: B images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ResidualLayer(nn.Module):
+    """y = ReLU(x); y + conv1x1(ReLU(conv3x3(y))), both convolutions without bias.
+
+    The skip carries ReLU(x), not x. Kept: the authors' first ReLU works in place, and their weights need it.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.conv3x3 = nn.Conv2d(channels, hidden, 3, padding=1, bias=False)
+        self.conv1x1 = nn.Conv2d(hidden, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        return y + self.conv1x1(torch.relu(self.conv3x3(y)))
+
+
+class ResidualStack(nn.Module):
+    """`layers` residual layers, then ReLU. (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, hidden: int, layers: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ResidualLayer(channels, hidden) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return torch.relu(x)
+
+
+class ConvPair(nn.Sequential):
+    """Two of (3x3 convolution, InstanceNorm, ReLU): `inputs` -> `middle` -> `outputs` channels."""
+
+    def __init__(self, inputs: int, middle: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, middle, 3, padding=1),
+            nn.InstanceNorm2d(middle),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, outputs, 3, padding=1),
+            nn.InstanceNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UpConv(nn.Sequential):
+    """Twice the size by bilinear interpolation (corners aligned), then 3x3 convolution, InstanceNorm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+            nn.InstanceNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+def start_from_normal(module: nn.Module, std: float = 0.02) -> None:
+    """Draw every convolution weight of `module` from N(0, std), biases zero (authors: detection and object decoder)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(part.weight, 0.0, std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -1,0 +1,1 @@
+"""The three trainings of DSR and what they share."""

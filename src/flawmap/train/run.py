@@ -1,0 +1,136 @@
+"""One training from a folder of good parts to a bundle: stages 2 and 3, then the threshold from parts held out."""
+
+from __future__ import annotations
+
+import datetime
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from flawmap.bundle import Bundle, build, load_general, save_bundle
+from flawmap.config import Recipe, ThresholdSettings, dump_recipe
+from flawmap.data.dataset import GoodImages
+from flawmap.data.layouts import Listing
+from flawmap.errors import TrainingError
+from flawmap.measure.threshold import Threshold, choose_threshold
+from flawmap.model.discrete import DiscreteModel
+from flawmap.model.dsr import DSR
+from flawmap.train.detect import train_detection
+from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
+from flawmap.train.refine import train_refinement
+
+RECIPE = "recipe.toml"
+
+
+def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> tuple[list[Path], list[Path]]:
+    """(to train on, held out for the threshold), drawn by `seed`. Raises TrainingError when there are too few."""
+    ordered = sorted(paths)
+    count = max(settings.held_out_min, round(settings.held_out * len(ordered)))
+    if count >= len(ordered):
+        raise TrainingError(
+            f"{len(ordered)} good images are too few: {count} are held out to set the threshold and some must be left "
+            "to train on; add good images or lower threshold.held_out_min"
+        )
+    order = torch.randperm(len(ordered), generator=seeded(seed, 30)).tolist()
+    return [ordered[i] for i in sorted(order[count:])], [ordered[i] for i in sorted(order[:count])]
+
+
+@torch.inference_mode()
+def threshold_from_good(model: DSR, images: GoodImages, overkill: float, device: torch.device) -> Threshold:
+    """Threshold at the stated overkill, from scores and map peaks of good images that were not trained on."""
+    scores: list[float] = []
+    peaks: list[float] = []
+    for index in range(len(images)):
+        result = model(images.get([index]).to(device, memory_format=torch.channels_last))
+        scores.append(float(result.score))
+        peaks.append(float(result.map.max()))
+    return choose_threshold(scores, peaks, overkill)
+
+
+def train(
+    listing: Listing,
+    recipe: Recipe,
+    out: Path,
+    *,
+    general: DiscreteModel | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Bundle:
+    """Train on the good training images of `listing` and write the bundle to the folder `out`.
+
+    `general` is the discrete model; None takes the one shipped with flawmap. Until the bundle is whole, checkpoints
+    and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an uninterrupted run gives. Raises
+    TrainingError when there are too few images or a run is in the way, ImageError for a broken file, BundleError when
+    `out` exists and `overwrite` is not given.
+    """
+    if out.exists() and not overwrite:
+        raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
+    folder = out.with_name(out.name + ".run")
+    _take_up(folder, recipe, resume)
+    machine = Machine(recipe.run)
+    started = time.monotonic()
+    train_paths, held_out_paths = hold_out([sample.image for sample in listing.train_good], recipe.threshold, recipe.run.seed)
+    images, held_out = GoodImages(train_paths, recipe.image), GoodImages(held_out_paths, recipe.image)
+
+    general = general if general is not None else load_general()
+    with initial_weights(recipe.run.seed):
+        model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
+    model.discrete.load_state_dict(general.state_dict())
+    if recipe.model.decoder == "general":
+        model.object_decoder.load_state_dict(general.decoder.state_dict())
+    model.to(machine.device, memory_format=torch.channels_last)
+    model.train()
+    train_detection(model, images, recipe, machine, folder, resume=resume, quiet=quiet)
+    if recipe.refine.steps > 0:
+        model.requires_grad_(False)
+        assert model.refinement is not None
+        model.refinement.requires_grad_(True)
+        train_refinement(model, images, recipe, machine, folder, resume=resume, quiet=quiet)
+    model.eval().requires_grad_(False)
+    threshold = threshold_from_good(model, held_out, recipe.threshold.overkill, machine.device)
+    provenance = {
+        "flawmap": version("flawmap"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "data": listing.name,
+        "layout": listing.layout,
+        "trained_on": len(images),
+        "held_out": len(held_out),
+        "seed": recipe.run.seed,
+        "machine": machine.describe(),
+        "minutes": round((time.monotonic() - started) / 60, 2),
+        "resumed": resume,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    bundle = Bundle(model=model, recipe=recipe, threshold=threshold, provenance=provenance)
+    save_bundle(bundle, out, overwrite=overwrite, metrics=folder / METRICS)
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    return bundle
+
+
+def peak_memory_mb() -> int:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+
+
+def _take_up(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Make or take up the folder of an unfinished training."""
+    note = folder / RECIPE
+    if folder.exists() and any(folder.iterdir()):
+        if not resume:
+            raise TrainingError(f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew")
+        if note.exists() and note.read_text(encoding="utf-8") != dump_recipe(recipe):
+            raise TrainingError(f"{note} differs from the recipe given; resume with the settings it was started with")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(note, dump_recipe(recipe))
+    except OSError as problem:
+        raise TrainingError(f"cannot write to {folder}: {problem.strerror}") from problem
