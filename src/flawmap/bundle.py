@@ -1,0 +1,358 @@
+"""What a training hands over: weights, recipe, threshold and provenance in one folder, a bundle; and general models.
+
+A bundle holds weights.safetensors (half precision unless asked otherwise), recipe.toml, bundle.json and the training's
+metrics.jsonl. It appears whole or not at all: it is written beside its place and then moved there. Nothing is ever
+unpickled. The authors' files are read by official.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
+from flawmap.errors import BundleError, ConfigError
+from flawmap.measure.threshold import Threshold
+from flawmap.model.blocks import start_from_normal
+from flawmap.model.decoder import ObjectDecoder
+from flawmap.model.detection import DetectionUNet
+from flawmap.model.discrete import DiscreteModel, GeneralDecoder
+from flawmap.model.dsr import DSR
+from flawmap.model.restriction import SubspaceRestriction
+
+FORMAT = 1  # raised when an older flawmap could no longer read what a newer one writes
+WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
+Precision = Literal["float16", "float32"]
+DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass
+class Bundle:
+    """A trained DSR, the recipe it was trained with, where good ends (None: not set), and where it comes from."""
+
+    model: DSR
+    recipe: Recipe
+    threshold: Threshold | None
+    provenance: dict[str, Any]
+
+
+def build(settings: ModelSettings, with_refinement: bool) -> DSR:
+    """A DSR of these sizes, untrained; its first weights come from torch's global random state.
+
+    Detection and the paper's object decoder start from N(0, 0.02), as the authors' do; the rest as PyTorch does.
+    """
+    length, width, hidden = settings.code_length, settings.discrete_width, settings.discrete_hidden
+    object_decoder = (
+        GeneralDecoder(2 * length, width, hidden)
+        if settings.decoder == "general"
+        else ObjectDecoder(2 * length, settings.decoder_widths, hidden, width, hidden)
+    )
+    detection = DetectionUNet(6, settings.detection_width)
+    start_from_normal(object_decoder)
+    start_from_normal(detection)
+    return DSR(
+        discrete=DiscreteModel(settings.codes, length, width, hidden),
+        coarse_restriction=SubspaceRestriction(length, settings.restriction_widths),
+        fine_restriction=SubspaceRestriction(length, settings.restriction_widths),
+        object_decoder=object_decoder,
+        detection=detection,
+        refinement=DetectionUNet(8, settings.refinement_width) if with_refinement else None,
+    )
+
+
+def save_bundle(
+    bundle: Bundle,
+    path: Path,
+    overwrite: bool = False,
+    *,
+    metrics: Path | None = None,
+    dtype: Precision = "float16",
+) -> None:
+    """Write `bundle` as the folder `path`, with a copy of the file `metrics`; weights are stored as `dtype`.
+
+    A save that is killed or fails leaves `path` as it was; killed in the very instant in which two whole bundles change
+    places, it leaves the old one beside it as .NAME.old. Raises BundleError when `path` exists and `overwrite` is not
+    given, when it is something else than a bundle, when weights do not fit `dtype`, or when it cannot be written.
+    """
+    path = Path(path)
+    if path.exists():
+        if not overwrite:
+            raise BundleError(f"{path} exists; choose another place, or overwrite it")
+        if not (path / NOTE).is_file():
+            raise BundleError(f"{path} is not a bundle and is left alone; choose another place")
+    place = path.absolute()
+    saving, old = (place.with_name(f".{place.name}.{word}") for word in ("saving", "old"))
+    with _writing(path, saving):
+        _remove(saving)  # left by a killed save
+        saving.mkdir(parents=True)
+        _save_tensors(saving / WEIGHTS, bundle.model, dtype, {})
+        (saving / RECIPE).write_text(dump_recipe(bundle.recipe), encoding="utf-8")
+        if metrics is not None:
+            shutil.copyfile(metrics, saving / METRICS)
+        note = {
+            "format": FORMAT,
+            "flawmap": version("flawmap"),
+            "refinement": bundle.model.refinement is not None,
+            "weights_dtype": dtype,
+            "weights_sha256": sha256(saving / WEIGHTS),
+            "threshold": None if bundle.threshold is None else dataclasses.asdict(bundle.threshold),
+            "provenance": bundle.provenance,
+        }
+        (saving / NOTE).write_text(_json(note), encoding="utf-8")
+        if path.exists():
+            _remove(old)
+            path.rename(old)
+            try:
+                saving.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
+            _remove(old)
+        else:
+            saving.rename(path)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read the bundle at `path`: model in float32 on the CPU, frozen, in evaluation mode.
+
+    Raises BundleError when it is missing, damaged, incomplete, of a newer format, or does not fit its recipe.
+    """
+    path = Path(path)
+    note = _read_note(path)
+    for name in (WEIGHTS, RECIPE):
+        if not (path / name).is_file():
+            raise BundleError(f"{path} has no {name}; the bundle is incomplete, train or copy it again")
+    try:
+        recipe = recipe_from_text((path / RECIPE).read_text(encoding="utf-8"), str(path / RECIPE))
+        found = sha256(path / WEIGHTS)
+    except (ConfigError, OSError, UnicodeDecodeError) as problem:
+        raise BundleError(f"{path / RECIPE} or {WEIGHTS} cannot be read: {_first_line(problem)}") from problem
+    if found != note["weights_sha256"]:
+        raise BundleError(
+            f"{path / WEIGHTS} is not the file that {NOTE} describes; copy the bundle again, or train it anew"
+        )
+    tensors, _ = _load_tensors(path / WEIGHTS)
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
+        model = build(recipe.model, with_refinement=note["refinement"])
+    fill(model, tensors, str(path / WEIGHTS))
+    return Bundle(model, recipe, _threshold(note["threshold"], path), note["provenance"])
+
+
+def update_threshold(path: Path, threshold: Threshold | None) -> None:
+    """Set the threshold of the bundle at `path`; a reader sees the old or the new one. Raises BundleError."""
+    path = Path(path)
+    note = _read_note(path)
+    note["threshold"] = None if threshold is None else dataclasses.asdict(threshold)
+    saving = path / f".{NOTE}.saving"
+    with _writing(path / NOTE, saving):
+        saving.write_text(_json(note), encoding="utf-8")
+        saving.replace(path / NOTE)
+
+
+def save_general(
+    model: DiscreteModel, path: Path, card: Mapping[str, Any] | None = None, *, dtype: Precision = "float16"
+) -> None:
+    """Write a general discrete model as one safetensors file, in place of one that is there.
+
+    `card`, the model card, is kept in the file as JSON: data and its terms, steps, PSNR, codebook use, command, seed.
+    The codebooks' running statistics are left out. Raises BundleError.
+    """
+    path = Path(path)
+    saving = path.with_name(f".{path.name}.saving")
+    with _writing(path, saving):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save_tensors(saving, model, dtype, {"card": json.dumps(dict(card or {}), allow_nan=False)})
+        saving.replace(path)
+
+
+def load_general(path: Path | None = None) -> DiscreteModel:
+    """Read a general discrete model, float32, frozen; None is the one shipped. Sizes are read off its tensors.
+
+    Raises BundleError.
+    """
+    file = _general_file(path)
+    tensors, _ = _load_tensors(file)
+    try:
+        codes, length = tensors["coarse_codebook.vectors"].shape
+        width = tensors["fine_encoder.conv2.weight"].shape[0]
+        hidden = tensors["fine_encoder.residual.layers.0.conv3x3.weight"].shape[0]
+    except (KeyError, ValueError, IndexError) as problem:
+        raise BundleError(
+            f"{file} is not a general model; make one with flawmap pretrain or flawmap import"
+        ) from problem
+    with torch.random.fork_rng(devices=[]):
+        model = DiscreteModel(codes, length, width, hidden)
+    fill(model, tensors, str(file))
+    return model
+
+
+def general_card(path: Path | None = None) -> dict[str, Any]:
+    """The model card inside a general model's file; None is the one shipped. Raises BundleError."""
+    file = _general_file(path)
+    card: dict[str, Any] = json.loads(_load_tensors(file)[1].get("card", "{}"))
+    return card
+
+
+def round_weights(model: nn.Module, dtype: Precision = "float16") -> None:
+    """Round weights in place to what a bundle will hold, so that a threshold is set on the model it is used with."""
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.copy_(tensor.to(DTYPES[dtype]))
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], file: str, error: type[BundleError] = BundleError) -> None:
+    """Put `tensors` into `model`, freeze it and set it to evaluation; every name and shape must be right.
+
+    `file` is named in the error.
+    """
+    wanted = model.state_dict()
+    problems = [f"lacks {name}" for name in wanted if name not in tensors]
+    problems += [f"has an unknown {name}" for name in tensors if name not in wanted]
+    problems += [
+        f"has {name} of shape {tuple(tensors[name].shape)} where {tuple(tensor.shape)} is needed"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    problems = problems or [
+        f"has {name} that is not finite numbers"
+        for name, tensor in tensors.items()
+        if not (tensor.is_floating_point() and tensor.isfinite().all())
+    ]
+    if problems:
+        more = f", and {len(problems) - 1} more such faults" if len(problems) > 1 else ""
+        raise error(f"{file} {problems[0]}{more}; it does not fit the sizes it is read with, or is damaged")
+    model.load_state_dict(dict(tensors))
+    model.eval().requires_grad_(False)
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _general_file(path: Path | None) -> Path:
+    if path is not None:
+        file = Path(path)
+        if not file.is_file():
+            raise BundleError(f"no general model {file}; make one with flawmap pretrain or flawmap import")
+        return file
+    shipped = Path(str(resources.files("flawmap"))) / "weights" / "general.safetensors"
+    if not shipped.is_file():
+        raise BundleError(
+            "this installation has no general model; make one with flawmap pretrain and pass it with --general"
+        )
+    return shipped
+
+
+def _save_tensors(file: Path, model: nn.Module, dtype: Precision, metadata: Mapping[str, str]) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        # copy: safetensors refuses tensors that share memory; contiguous: it refuses channels-last.
+        tensors[name] = (
+            tensor.detach().to("cpu", DTYPES[dtype], copy=True).contiguous(memory_format=torch.contiguous_format)
+        )
+        if not tensors[name].isfinite().all():
+            raise BundleError(f"{file}: weights {name} are not finite in {dtype}; the training failed, start it anew")
+    save_file(tensors, file, metadata={"format": str(FORMAT), **metadata})
+    os.chmod(file, 0o644)  # safetensors writes 0600
+
+
+def _load_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file of ours."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+            _check_format(int(metadata.get("format", "0")), file)
+            return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118, not a mapping
+    except (OSError, SafetensorError, ValueError) as problem:
+        raise BundleError(
+            f"{file} is not readable weights ({_first_line(problem)}); copy or make it again"
+        ) from problem
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """bundle.json, checked."""
+    if not path.is_dir() or not (path / NOTE).is_file():
+        raise BundleError(f"{path} is not a bundle, which is a folder with {NOTE} in it; make one with flawmap train")
+    try:
+        note = json.loads((path / NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise BundleError(f"{path / NOTE} cannot be read: {_first_line(problem)}") from problem
+    kinds = {"format": int, "refinement": bool, "weights_sha256": str, "provenance": dict}
+    if isinstance(note, dict) and isinstance(note.get("format"), int):
+        _check_format(note["format"], path / NOTE)
+    wrong = [name for name, kind in kinds.items() if not isinstance(note, dict) or not isinstance(note.get(name), kind)]
+    if wrong or "threshold" not in note:
+        raise BundleError(
+            f"{path / NOTE} lacks {(wrong or ['threshold'])[0]}; the bundle is damaged, copy or train it again"
+        )
+    checked: dict[str, Any] = note
+    return checked
+
+
+def _check_format(found: int, file: Path) -> None:
+    if found > FORMAT:
+        raise BundleError(f"{file} is of format {found}, and this flawmap reads up to {FORMAT}; update flawmap")
+    if found < 1:
+        raise BundleError(f"{file} does not say a format flawmap knows; it was not written by flawmap")
+
+
+def _threshold(values: Any, path: Path) -> Threshold | None:
+    if values is None:
+        return None
+    try:
+        threshold = Threshold(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        if not (math.isfinite(threshold.score) and math.isfinite(threshold.pixel)):
+            raise ValueError("not a finite number")
+    except (AttributeError, TypeError, ValueError) as problem:
+        raise BundleError(
+            f"{path / NOTE} has a threshold that is not understood; set it anew with flawmap threshold"
+        ) from problem
+    return threshold
+
+
+def _json(note: Mapping[str, Any]) -> str:
+    return json.dumps(note, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextlib.contextmanager
+def _writing(path: Path, saving: Path) -> Iterator[None]:
+    """What fails inside leaves no half-written `saving`; the system's complaint becomes a BundleError."""
+    try:
+        yield
+    except BaseException as problem:
+        _remove(saving)
+        if isinstance(problem, OSError | SafetensorError):
+            raise BundleError(f"cannot write {path}: {_first_line(problem)}") from problem
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+
+def _first_line(problem: BaseException) -> str:
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    return (str(problem).splitlines() or [type(problem).__name__])[0]

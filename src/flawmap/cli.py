@@ -1,0 +1,403 @@
+"""The command line: thin commands over the public functions. A user's mistake is one line and exit code 2.
+
+Everything heavy is imported inside the command that needs it, so that `flawmap --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from importlib import resources
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flawmap import __version__
+from flawmap.errors import BundleError, ConfigError, DataError, FlawmapError
+
+if TYPE_CHECKING:
+    from flawmap.data.layouts import Listing
+    from flawmap.measure.threshold import Threshold
+
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Learns from images of good parts alone, then finds and outlines defects on new ones.",
+    epilog="Start with: flawmap train GOOD_PARTS --out part.bundle, then flawmap inspect part.bundle NEW_IMAGES",
+)
+
+Bundle_ = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A folder written by `flawmap train` or `flawmap import`.")
+]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A data set or a folder of images; the layout is recognised.")
+]
+Config = Annotated[
+    str, typer.Option("--config", help="A recipe: a TOML file, or the name of a shipped one (`flawmap recipes`).")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.NAME=VALUE", help="Change one setting; repeatable.")
+]
+Layout = Annotated[str, typer.Option("--layout", help="Force a layout instead of recognising it.")]
+Category = Annotated[str | None, typer.Option("--category", help="Which object of a data set that holds several.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on the terminal.")]
+Device = Annotated[str, typer.Option("--device", help="`auto` (a GPU if there is one), `cpu`, `cuda`, ….")]
+Batch = Annotated[int, typer.Option("--batch", min=0, help="Images at a time; 0: 1 on a CPU, 8 on a GPU.")]
+
+
+def _command(name: str, when_stopped: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose FlawmapError and Ctrl-C each become one line."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def speaking(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except FlawmapError as problem:
+                _fail(str(problem))
+            except KeyboardInterrupt:
+                typer.echo(f"\nflawmap: stopped; {when_stopped}", err=True)
+                raise typer.Exit(EXIT_INTERRUPTED) from None
+
+        return app.command(name)(speaking)
+
+    return register
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"flawmap: {printable(message)}", err=True)
+    raise typer.Exit(EXIT_MISTAKE) from None
+
+
+def printable(text: object) -> str:
+    """Text that any terminal can show: file names need not be valid Unicode, nor in the terminal's encoding."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return str(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _say(text: object) -> None:
+    typer.echo(printable(text))
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"flawmap {__version__}")
+        raise typer.Exit
+
+
+@_command("pretrain", "go on with the same command and --resume")
+def pretrain_command(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES…", help="Folders or files of natural images.")],
+    out: Annotated[Path, typer.Option("--out", help="The model, a .safetensors file.")],
+    config: Config = "paper",
+    settings: Set = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the general discrete model on natural images.
+
+    Done once, for all objects; flawmap ships one.
+    """
+    from flawmap.bundle import save_general
+    from flawmap.config import load_recipe
+    from flawmap.data.layouts import find_images
+    from flawmap.train.pretrain import pretrain
+
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists; choose another --out, or --overwrite it")
+    recipe = load_recipe(config, settings)
+    folder = out.with_name(out.name + ".run")
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise BundleError(f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew")
+    found = find_images(images)
+    _say(f"{len(found)} images, {recipe.pretrain.held_out:.0%} held out")
+    folder.mkdir(parents=True, exist_ok=True)
+    model = pretrain(found, recipe, folder, resume=resume, quiet=quiet)
+    save_general(model, out)
+    _say(f"wrote {out}; its losses, PSNR and codebook use are in {folder / 'metrics.jsonl'}")
+
+
+@_command("train", "go on with the same command and --resume")
+def train_command(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="The bundle, a folder.")],
+    config: Config = "fast",
+    settings: Set = None,
+    layout: Layout = "auto",
+    category: Category = None,
+    general: Annotated[
+        Path | None, typer.Option("--general", help="A general discrete model; default: the shipped one.")
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from good parts alone, and set the threshold.
+
+    Some of the good parts are held out of the learning; the threshold is set from them.
+    """
+    from flawmap.bundle import load_general
+    from flawmap.config import load_recipe
+    from flawmap.train.run import train
+
+    recipe = load_recipe(config, settings)
+    listing = _listing(data, layout, category)
+    bundle = train(listing, recipe, out, general=load_general(general), resume=resume, overwrite=overwrite, quiet=quiet)
+    facts = bundle.provenance
+    _say(f"trained in {facts['minutes']} min, peak memory {facts['peak_memory_mb']} MB")
+    _say_threshold(bundle.threshold)
+    _say(f"wrote {out}; inspect with: flawmap inspect {out} IMAGES")
+
+
+@_command("import", "nothing was written")
+def import_command(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the authors' files, or one file.")],
+    out: Annotated[Path, typer.Option("--out", help="The bundle, or without --object the general model's file.")],
+    name: Annotated[
+        str | None,
+        typer.Option("--object", help="The object in the files' names; without it, the general model alone."),
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store half-precision weights: half the size.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read checkpoints of the method's authors."""
+    from flawmap.bundle import save_bundle, save_general
+    from flawmap.official import import_official, import_official_general
+
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists; choose another --out, or --overwrite it")
+    if name is None:
+        save_general(import_official_general(source), out, dtype="float16" if half else "float32")
+        _say(f"wrote {out}, a general model; train on it with: flawmap train DATA --config paper --general {out}")
+        return
+    save_bundle(import_official(source, name), out, overwrite, dtype="float16" if half else "float32")
+    _say(f"wrote {out}; it has no threshold yet, set one with: flawmap threshold {out} --from LABELLED_FOLDER")
+
+
+@_command("inspect", "the images inspected so far are in --out")
+def inspect_command(
+    bundle: Bundle_,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES…", help="Files and folders.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder for results, maps, overlays and a report.")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    batch: Batch = 0,
+) -> None:
+    """Say for each image how likely it is defective, and where."""
+    from flawmap.data.layouts import find_images
+    from flawmap.deploy.batch import inspect_files, inspect_to_folder, own_images
+    from flawmap.deploy.inspector import load
+
+    found = find_images(images)
+    if out is not None and (own := own_images(found, out)):
+        found = [path for path in found if path not in own]
+        _say(f"left out {len(own)} images: the maps and overlays of an earlier run in {out}")
+        if not found:
+            raise DataError(f"no images besides what an earlier run left in {out}; give the images to inspect")
+    inspector = load(bundle, device)
+    if inspector.bundle.threshold is None:
+        _say(
+            f"{bundle} has no threshold, so there are scores but no verdicts; set one with: flawmap threshold {bundle}"
+        )
+    results = (
+        inspect_files(inspector, found, batch)
+        if out is None
+        else inspect_to_folder(inspector, found, out, batch, overwrite)
+    )
+    failed: list[str] = []
+    counts = {True: 0, False: 0, None: 0}
+    for result in results:
+        if result.error:
+            failed.append(str(result.image))
+            _say(f"failed              {result.error}")
+            continue
+        assert result.score is not None
+        counts[result.defective] += 1
+        word = {True: "defective", False: "good", None: "-"}[result.defective]
+        _say(f"{word:<9}  {result.score:.4f}  {len(result.regions):>2} regions  {result.image}")
+    limit = inspector.bundle.threshold
+    summary = f"{counts[True]} defective, {counts[False]} good" if limit else f"{counts[None]} scored"
+    _say(f"{summary}, {len(failed)} failed" + (f"; threshold {limit.score:.4f}" if limit else ""))
+    if out is not None:
+        _say(f"wrote {out / 'results.csv'}, results.jsonl, maps, overlays and report.html")
+    if failed:
+        named = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if len(failed) > 3 else "")
+        _fail(f"{len(failed)} of {len(found)} images could not be inspected: {named}")
+
+
+@_command("evaluate", "nothing was written")
+def evaluate_command(
+    bundle: Bundle_,
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder for metrics.json, images.csv and a report.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="`full` map, or the `authors`' central 224x224.")
+    ] = "full",
+    layout: Layout = "auto",
+    category: Category = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Measure detection and localization on labelled images.
+
+    Each figure comes with its 95 % interval.
+    """
+    from flawmap.deploy.evaluation import evaluate, table
+    from flawmap.deploy.inspector import load
+
+    listing = _listing(data, layout, category)
+    evaluation = evaluate(load(bundle, device), listing, out, protocol=protocol, overwrite=overwrite)
+    for line in table(evaluation):
+        _say(line)
+    if out is not None:
+        _say(f"wrote {out / 'metrics.json'}, images.csv and report.html")
+
+
+@_command("threshold", "the bundle is as it was")
+def threshold_command(
+    bundle: Bundle_,
+    overkill: Annotated[
+        str | None, typer.Option("--overkill", help="Share of good parts one accepts to reject: 0.5% or 0.005.")
+    ] = None,
+    value: Annotated[float | None, typer.Option("--value", help="The score above which a part is defective.")] = None,
+    labelled: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="A folder of good and defective parts to set it from."),
+    ] = None,
+    layout: Layout = "auto",
+    category: Category = None,
+    device: Device = "auto",
+) -> None:
+    """Show or change where good ends and defective begins."""
+    from flawmap.bundle import load_bundle, update_threshold
+    from flawmap.deploy.evaluation import threshold_at, threshold_from_folder, threshold_given
+    from flawmap.deploy.inspector import Inspector
+
+    if value is not None and (overkill is not None or labelled is not None):
+        raise ConfigError("--value stands alone; leave out --overkill and --from, or leave out --value")
+    target = None if overkill is None else parse_share(overkill)
+    opened = load_bundle(bundle)
+    if value is not None:
+        changed = threshold_given(opened, value)
+    elif labelled is not None:
+        changed = threshold_from_folder(Inspector(opened, device), _listing(labelled, layout, category), target)
+    elif target is not None:
+        changed = threshold_at(opened, target)
+    else:
+        if opened.threshold is None:
+            raise BundleError(f"{bundle} has no threshold; set one with --overkill, --value or --from")
+        _say_threshold(opened.threshold)
+        return
+    update_threshold(bundle, changed)
+    _say_threshold(changed)
+
+
+@_command("recipes", "nothing was written")
+def recipes_command(
+    name: Annotated[str | None, typer.Argument(help="A recipe to show whole.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write it to a file, to be changed and given to --config.")
+    ] = None,
+    settings: Set = None,
+) -> None:
+    """List the shipped recipes, show or write one."""
+    from flawmap.config import dump_recipe, load_recipe, shipped_recipes
+
+    if name is None:
+        for each in shipped_recipes():
+            _say(f"{each:<12} {_first_sentence(each)}")
+        return
+    text = dump_recipe(load_recipe(name, settings))
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{out} exists; choose another --out") from None
+    except OSError as problem:
+        raise ConfigError(f"cannot write {out}: {problem.strerror}") from problem
+    _say(f"wrote {out}")
+
+
+@_command("draw", "what was drawn so far remains")
+def draw_command(
+    folder: Annotated[Path, typer.Argument(help="A new folder, in the layout of MVTec AD.")],
+    surface: Annotated[
+        str, typer.Option("--surface", help="Which surface; a wrong name lists them.")
+    ] = "brushed-metal",
+    size: Annotated[int, typer.Option("--size", min=32, max=4096, help="Side of an image in pixels.")] = 256,
+    train: Annotated[int, typer.Option("--train", min=1, help="Good parts to learn from.")] = 80,
+    good: Annotated[int, typer.Option("--good", min=0, help="Good parts to test with.")] = 20,
+    bad: Annotated[int, typer.Option("--bad", min=0, help="Defective parts to test with.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed draws the same parts.")] = 0,
+) -> None:
+    """Draw sample parts to try flawmap on, with exact masks."""
+    from flawmap.data.surfaces import SURFACES, write_sample_parts
+
+    if surface not in SURFACES:
+        raise ConfigError(f"no surface {surface}; there are: {', '.join(SURFACES)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists; choose a new folder")
+    write_sample_parts(folder, surface, size, train, good, bad, seed)
+    _say(f"drew {train} good parts to learn from, {good} good and {bad} defective ones to test with, in {folder}")
+
+
+def parse_share(text: str) -> float:
+    """`0.5%` or `0.005` as 0.005. Raises ConfigError."""
+    try:
+        share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise ConfigError(f"--overkill {text}: expected a share of good parts, as 0.5% or 0.005")
+    return share
+
+
+def _first_sentence(recipe: str) -> str:
+    """What a shipped recipe's first comment says of it."""
+    lines = (resources.files("flawmap") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
+    return comment.partition(". ")[0].rstrip(".")
+
+
+def _listing(data: Path, layout: str, category: str | None) -> Listing:
+    from flawmap.data.layouts import read_layout
+
+    listing = read_layout(data, layout, category)
+    for note in listing.notes:
+        _say(note)
+    return listing
+
+
+def _say_threshold(threshold: Threshold | None) -> None:
+    if threshold is None:
+        return
+    basis = f", {threshold.method}, {threshold.held_out} good images" if threshold.held_out else f", {threshold.method}"
+    _say(f"threshold {threshold.score:.6g} for an overkill of {threshold.overkill:.3g}{basis}")
+    if threshold.note:
+        _say(threshold.note)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,1 @@
+"""What is done with a finished bundle: inspect images, inspect folders, evaluate."""

@@ -1,0 +1,182 @@
+"""Inspect any number of files: a line of results as each image is done, its map and overlay, and a report at the end.
+
+Nothing is skipped in silence: a file that cannot be inspected has its own line, with what is wrong in `error`.
+Memory does not grow with the number of images; the report shows the highest scores only.
+"""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flawmap.data.images import colour_map, encode_jpeg, overlay, read_image, to_uint8, write_image
+from flawmap.deploy.inspector import Image, Inspection, Inspector
+from flawmap.errors import DataError, ImageError
+from flawmap.measure.report import ReportImage, render_report
+from flawmap.measure.scores import Region
+
+COLUMNS = ("image", "score", "threshold", "defective", "regions", "map", "overlay", "error")
+FILES = ("results.csv", "results.jsonl", "report.html")
+FOLDERS = ("maps", "overlays")
+SHOWN = 60  # images in the report, highest scores first
+STEM = 40  # letters of a file's name kept in the name of its map; file systems allow 255 bytes
+
+
+@dataclass(frozen=True)
+class Result:
+    """One image's line. score: in [0, 1], None with an `error`; map, overlay: paths relative to the results' folder."""
+
+    image: Path
+    score: float | None = None
+    threshold: float | None = None
+    defective: bool | None = None
+    regions: tuple[Region, ...] = ()
+    map: str = ""
+    overlay: str = ""
+    error: str = ""
+
+
+def inspect_files(inspector: Inspector, paths: Sequence[Path], batch: int = 0) -> Iterator[Result]:
+    """Inspect files in order, keeping nothing."""
+    for path, _, found in _inspected(inspector, paths, batch):
+        yield _result(path, found)
+
+
+def inspect_to_folder(
+    inspector: Inspector, paths: Sequence[Path], out: Path, batch: int = 0, overwrite: bool = False
+) -> Iterator[Result]:
+    """Inspect files in order and write to the folder `out`, a line at a time: results.csv, results.jsonl, maps/,
+    overlays/, and in the end report.html.
+
+    Raises DataError when `out` is not empty and `overwrite` is not given, or cannot be written.
+    """
+    prepare_folder(out, (*FILES, *FOLDERS), overwrite)
+    try:
+        yield from _write_all(inspector, paths, out, batch)
+    except OSError as problem:
+        raise DataError(f"cannot write to {out}: {problem.strerror or problem}") from problem
+
+
+def own_images(paths: Sequence[Path], out: Path) -> set[Path]:
+    """Those of `paths` that are maps and overlays in the results' folder `out`."""
+    folders = [(out / name).resolve() for name in FOLDERS]
+    return {path for path in paths if any(path.resolve().is_relative_to(folder) for folder in folders)}
+
+
+def prepare_folder(out: Path, own: Sequence[str], overwrite: bool) -> None:
+    """Make the folder `out`; when it is not empty, remove what an earlier run left there (the names `own`).
+
+    Raises DataError when it is not empty and `overwrite` is not given.
+    """
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+            raise DataError(f"{out} exists and is not empty; choose another --out, or --overwrite it")
+        out.mkdir(parents=True, exist_ok=True)
+        for name in own:
+            if (out / name).is_dir():
+                shutil.rmtree(out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
+    except OSError as problem:
+        raise DataError(f"cannot write to {out}: {problem.strerror or problem}") from problem
+
+
+def _write_all(inspector: Inspector, paths: Sequence[Path], out: Path, batch: int) -> Iterator[Result]:
+    for name in FOLDERS:
+        (out / name).mkdir()
+    worst: list[tuple[float, int, ReportImage]] = []
+    total = failed = defective = 0
+    # surrogateescape: a file name that is not valid Unicode is written as the bytes it has.
+    with (
+        (out / "results.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as table,
+        (out / "results.jsonl").open("w", encoding="utf-8") as lines,
+    ):
+        writer = csv.writer(table)
+        writer.writerow(COLUMNS)
+        for number, (path, pixels, found) in enumerate(_inspected(inspector, paths, batch), 1):
+            result = _result(path, found)
+            if pixels is not None and isinstance(found, Inspection):
+                result = _draw(result, pixels, found, out, number)
+                item = (result.score or 0.0, -number, report_image(str(path), found))
+                (heapq.heappush if len(worst) < SHOWN else heapq.heappushpop)(worst, item)
+            total, failed = total + 1, failed + bool(result.error)
+            defective += result.defective is True
+            writer.writerow(_cells(result))
+            lines.write(json.dumps(_record(result)) + "\n")
+            table.flush()
+            lines.flush()
+            yield result
+    shown = [item for _, _, item in sorted(worst, reverse=True)]
+    title = f"{total} images: {defective} defective, {failed} could not be inspected"
+    (out / "report.html").write_text(render_report(title, shown), encoding="utf-8", errors="backslashreplace")
+
+
+def report_image(name: str, found: Inspection) -> ReportImage:
+    """One image's row of a report: what the network saw, its two drawings, the map and the outlined regions."""
+    down, across = (small / whole for small, whole in zip(found.network_map.shape, found.map.shape, strict=True))
+    lines = [np.rint(np.array(region.polygon) * (across, down)).astype(np.int32) for region in found.regions]
+    pictures = {
+        "image": to_uint8(found.input_image),
+        "as a good part": to_uint8(found.object_image),
+        "as it is": to_uint8(found.general_image),
+        "map": colour_map(found.network_map),
+        "regions": overlay(found.input_image, found.network_map, lines),
+    }
+    verdict = {True: "defective", False: "good", None: "no threshold"}[found.defective]
+    return ReportImage(name, verdict, [(caption, encode_jpeg(pixels)) for caption, pixels in pictures.items()])
+
+
+def _inspected(
+    inspector: Inspector, paths: Sequence[Path], batch: int
+) -> Iterator[tuple[Path, Image | None, Inspection | ImageError]]:
+    """(path, the image (H, W, 3) as read, what was found), a group of `batch` images in memory at a time."""
+    waiting = iter(paths)
+    while group := list(islice(waiting, batch or inspector.usual_batch)):
+        read = [_read(path) for path in group]
+        usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
+        found = inspector.inspect_many(usable, len(group))
+        for path, pixels in zip(group, read, strict=True):
+            yield (path, None, pixels) if isinstance(pixels, ImageError) else (path, pixels, next(found))
+
+
+def _read(path: Path) -> Image | ImageError:
+    try:
+        return read_image(path)
+    except ImageError as problem:
+        return problem
+
+
+def _result(path: Path, found: Inspection | ImageError) -> Result:
+    if isinstance(found, ImageError):
+        return Result(path, error=str(found))
+    return Result(path, found.score, found.threshold, found.defective, tuple(found.regions))
+
+
+def _draw(result: Result, pixels: Image, found: Inspection, out: Path, number: int) -> Result:
+    """Write the map (grey, 255 for 1) and the overlay; the running number keeps equal file names apart."""
+    name = f"{number:06d}-{result.image.stem[:STEM]}.png"
+    polygons = [np.array(region.polygon, dtype=np.int32) for region in found.regions]
+    write_image(out / "maps" / name, to_uint8(found.map))
+    write_image(out / "overlays" / name, overlay(pixels, found.map, polygons))
+    return replace(result, map=f"maps/{name}", overlay=f"overlays/{name}")
+
+
+def _cells(result: Result) -> list[str]:
+    word = {True: "true", False: "false", None: ""}[result.defective]
+    numbers = ["" if value is None else repr(value) for value in (result.score, result.threshold)]
+    count = "" if result.error else str(len(result.regions))
+    return [str(result.image), *numbers, word, count, result.map, result.overlay, result.error]
+
+
+def _record(result: Result) -> dict[str, Any]:
+    record = {name: getattr(result, name) for name in COLUMNS}
+    return record | {"image": str(result.image), "regions": [asdict(region) for region in result.regions]}

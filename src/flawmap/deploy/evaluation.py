@@ -1,0 +1,156 @@
+"""Measure a bundle on labelled images, and set its threshold from them (METHOD 4; measure/ holds the arithmetic)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flawmap.bundle import Bundle
+from flawmap.data.images import read_mask, resize_mask
+from flawmap.data.layouts import Listing, Sample
+from flawmap.deploy.batch import SHOWN, prepare_folder, report_image
+from flawmap.deploy.inspector import Inspection, Inspector
+from flawmap.errors import BundleError, ConfigError, LayoutError
+from flawmap.measure.evaluate import Evaluation, ImageResult, evaluate_results, write_evaluation
+from flawmap.measure.report import ReportImage, render_report
+from flawmap.measure.threshold import Threshold, choose_threshold, threshold_from_labelled
+
+PROTOCOLS = ("full", "authors")
+METRICS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "aupro": "AUPRO at 30 % FPR",
+    "f1_max": "best F1",
+    "escape": "escape (defects missed)",
+    "overkill": "overkill (good rejected)",
+}
+
+
+def evaluate(
+    inspector: Inspector,
+    listing: Listing,
+    out: Path | None = None,
+    *,
+    protocol: str = "full",
+    overwrite: bool = False,
+    page: str = "report.html",
+    title: str = "",
+) -> Evaluation:
+    """Score the test images of `listing` and measure; with `out`, write metrics.json, images.csv and the report there.
+
+    `protocol`: `full`, the whole map against masks resized by nearest neighbour, or `authors`, the central 224x224.
+    A defective image without a mask counts for detection and is left out of localization. Raises ImageError for an
+    image or mask that cannot be used, LayoutError when there are no test images, DataError when `out` is not empty and
+    `overwrite` is not given.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"no protocol {protocol}; there are: {', '.join(PROTOCOLS)}")
+    samples = [sample for sample in listing.test if sample.defective is not None]
+    if not samples:
+        raise LayoutError(
+            f"{listing.root}: no labelled test images; expected good and defective ones, see docs/data.md"
+        )
+    if out is not None:
+        prepare_folder(out, ("metrics.json", "images.csv", page), overwrite)
+    rows: list[ImageResult] = []
+    shown: list[ReportImage] = []
+    for sample, found in _inspected(inspector, samples):
+        row = _row(sample, found, listing.root)
+        rows.append(row)
+        if out is not None and len(shown) < SHOWN:
+            shown.append(report_image(f"{row.image} ({row.kind})", found))
+    evaluation = evaluate_results(rows, protocol)
+    if out is not None:
+        write_evaluation(out, evaluation, rows)
+        text = render_report(title or f"{listing.name}: {len(rows)} test images", shown, evaluation)
+        (out / page).write_text(text, encoding="utf-8", errors="backslashreplace")
+    return evaluation
+
+
+def table(evaluation: Evaluation) -> list[str]:
+    """The metrics as lines for a terminal: name, value, 95 % interval."""
+    values = evaluation.to_json()
+    lines = []
+    for name, words in METRICS.items():
+        value, low, high = (values[name][key] for key in ("value", "low", "high"))
+        figures = "   -    not measurable here" if value is None else f"{value:.3f}"
+        if value is not None and low is not None:
+            figures += f"  [{low:.3f}, {high:.3f}]"
+        lines.append(f"{words:<28} {figures}")
+    return lines
+
+
+def threshold_at(bundle: Bundle, overkill: float) -> Threshold:
+    """The threshold for another overkill, from the good images held out of the training.
+
+    Raises BundleError when the bundle does not know their scores.
+    """
+    scores, peaks = (bundle.provenance.get(name) for name in ("held_out_scores", "held_out_peaks"))
+    if not scores or not peaks:
+        raise BundleError(
+            "the bundle holds no scores of good images, as it was imported; set its threshold with --from"
+        )
+    return choose_threshold(scores, peaks, overkill)
+
+
+def threshold_given(bundle: Bundle, score: float) -> Threshold:
+    """The threshold a user states; the pixel threshold stays, or is the same number when there was none."""
+    if not 0 <= score <= 1:
+        raise ConfigError(f"--value {score:g}: a score lies in [0, 1]")
+    pixel = bundle.threshold.pixel if bundle.threshold is not None else score
+    return Threshold(
+        score, pixel, overkill=bundle.recipe.threshold.overkill, held_out=0, supported=False, method="given", note=""
+    )
+
+
+def threshold_from_folder(inspector: Inspector, listing: Listing, overkill: float | None = None) -> Threshold:
+    """Threshold from good and defective parts: the test images where they hold both, else all labelled images.
+
+    Raises LayoutError when either kind is missing, ImageError for a broken file.
+    """
+    labelled = [sample for sample in listing.test if sample.defective is not None]
+    if len({sample.defective for sample in labelled}) < 2:
+        labelled = [sample for sample in listing.samples if sample.defective is not None]
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    peaks: list[float] = []
+    for kind, name in ((False, "good"), (True, "defective")):
+        if not any(sample.defective is kind for sample in labelled):
+            raise LayoutError(
+                f"{listing.root}: no {name} images; a threshold from a folder needs good and defective ones"
+            )
+    for sample, found in _inspected(inspector, labelled):
+        scores[bool(sample.defective)].append(found.score)
+        if not sample.defective:
+            peaks.append(float(found.network_map.max()))
+    target = overkill if overkill is not None else inspector.bundle.recipe.threshold.overkill
+    return threshold_from_labelled(scores[False], scores[True], peaks, target)
+
+
+def _inspected(inspector: Inspector, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Inspection]]:
+    found = inspector.inspect_many(sample.image for sample in samples)
+    for sample, inspection in zip(samples, found, strict=True):
+        if not isinstance(inspection, Inspection):
+            raise inspection
+        yield sample, inspection
+
+
+def _row(sample: Sample, found: Inspection, root: Path) -> ImageResult:
+    mask = None
+    if sample.mask is not None:
+        mask = resize_mask(read_mask(sample.mask, found.map.shape), *found.network_map.shape)
+    elif not sample.defective:
+        mask = np.zeros(found.network_map.shape, dtype=bool)
+    return ImageResult(
+        image=str(sample.image.relative_to(root)) if sample.image.is_relative_to(root) else str(sample.image),
+        kind=sample.kind,
+        defective=bool(sample.defective),
+        score=found.score,
+        threshold=math.nan if found.threshold is None else found.threshold,
+        map=found.network_map,
+        mask=mask,
+    )

@@ -1,0 +1,131 @@
+"""DSR assembled: two drawings of one image, and the map of where they differ (DSR §3; Zavrtanik et al. 2022).
+
+The general decoder draws whatever the codes say, defect included; the object-specific decoder draws after subspace
+restriction has pulled the features back to those of good parts.
+
+Axes: B images, D code length, H, W rows and columns of the image.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flawmap.model.detection import DetectionUNet
+from flawmap.model.discrete import DiscreteModel
+from flawmap.model.restriction import SubspaceRestriction
+
+SCORE_SIDE = 21  # pixels along the side of the square a score is a mean over (authors)
+
+
+class Restricted(NamedTuple):
+    """Restricted features (B, D, H/8, W/8) and (B, D, H/4, W/4), and the codes nearest to them, straight-through."""
+
+    coarse_features: Tensor
+    fine_features: Tensor
+    coarse_codes: Tensor
+    fine_codes: Tensor
+
+
+class DSRResult(NamedTuple):
+    """What DSR finds in a batch of images.
+
+    map (B, H, W): probability of a defect, refined (the same as detection_map without a refinement module);
+    detection_map (B, H, W): the same before refinement; object_image, general_image (B, 3, H, W): the drawings, about
+    [0, 1] but not clipped; score (B,): `image_score` of detection_map; coarse_indices (B, H/8, W/8),
+    fine_indices (B, H/4, W/4) int64; coarse_restricted (B, D, H/8, W/8), fine_restricted (B, D, H/4, W/4): restricted
+    features before quantization. Maps and scores lie in [0, 1] and are float32,
+    also under autocast.
+    """
+
+    map: Tensor
+    detection_map: Tensor
+    object_image: Tensor
+    general_image: Tensor
+    score: Tensor
+    coarse_indices: Tensor
+    fine_indices: Tensor
+    coarse_restricted: Tensor
+    fine_restricted: Tensor
+
+
+class DSR(nn.Module):
+    """The parts of DSR at work together; `refinement` may be None.
+
+    `object_decoder` takes (B, 2D, H/4, W/4): an ObjectDecoder or a GeneralDecoder. Images are (B, 3, H, W), BGR, in
+    [0, 1], sides multiples of 16.
+    """
+
+    def __init__(
+        self,
+        discrete: DiscreteModel,
+        coarse_restriction: SubspaceRestriction,
+        fine_restriction: SubspaceRestriction,
+        object_decoder: nn.Module,
+        detection: DetectionUNet,
+        refinement: DetectionUNet | None = None,
+    ) -> None:
+        super().__init__()
+        self.discrete = discrete
+        self.coarse_restriction = coarse_restriction
+        self.fine_restriction = fine_restriction
+        self.object_decoder = object_decoder
+        self.detection = detection
+        self.refinement = refinement
+
+    def restrict(self, coarse_codes: Tensor, fine_codes: Tensor) -> Restricted:
+        """Pull the codes of both grids back to those of good parts; each grid on its own."""
+        coarse_features = self.coarse_restriction(coarse_codes)
+        fine_features = self.fine_restriction(fine_codes)
+        coarse = self.discrete.coarse_codebook(coarse_features)
+        fine = self.discrete.fine_codebook(fine_features)
+        return Restricted(coarse_features, fine_features, coarse.codes, fine.codes)
+
+    def draw_object(self, coarse_codes: Tensor, fine_codes: Tensor) -> Tensor:
+        """Object-specific drawing of restricted codes: (B, D, H/8, W/8), (B, D, H/4, W/4) -> (B, 3, H, W).
+
+        Coarse codes are upsampled by the general model's layer, as in the authors' program.
+        """
+        image: Tensor = self.object_decoder(torch.cat([self.discrete.upsample(coarse_codes), fine_codes], dim=1))
+        return image
+
+    def detect(self, object_image: Tensor, general_image: Tensor) -> Tensor:
+        """Logits (B, 2, H, W) of where two drawings (B, 3, H, W) differ; channel 1 is "defect"."""
+        logits: Tensor = self.detection(torch.cat([object_image, general_image], dim=1))
+        return logits
+
+    def refine(self, object_image: Tensor, general_image: Tensor, first_map: Tensor) -> Tensor:
+        """Logits (B, 2, H, W) from the drawings (B, 3, H, W) and the softmaxed first map (B, 2, H, W)."""
+        assert self.refinement is not None, "this DSR has no refinement module"
+        logits: Tensor = self.refinement(torch.cat([object_image, general_image, first_map], dim=1))
+        return logits
+
+    def forward(self, image: Tensor) -> DSRResult:
+        """Inspect images (B, 3, H, W)."""
+        encoding = self.discrete.encode(image)
+        restricted = self.restrict(encoding.coarse_codes, encoding.fine_codes)
+        object_image = self.draw_object(restricted.coarse_codes, restricted.fine_codes)
+        general_image = self.discrete.decode(encoding.coarse_codes, encoding.fine_codes)
+        first_map = torch.softmax(self.detect(object_image, general_image).float(), dim=1)  # (B, 2, H, W)
+        final_map = first_map
+        if self.refinement is not None:
+            final_map = torch.softmax(self.refine(object_image, general_image, first_map).float(), dim=1)
+        return DSRResult(
+            map=final_map[:, 1],
+            detection_map=first_map[:, 1],
+            object_image=object_image,
+            general_image=general_image,
+            score=image_score(first_map[:, 1]),
+            coarse_indices=encoding.coarse_indices,
+            fine_indices=encoding.fine_indices,
+            coarse_restricted=restricted.coarse_features,
+            fine_restricted=restricted.fine_features,
+        )
+
+
+def image_score(maps: Tensor) -> Tensor:
+    """Largest 21x21 mean of each map: (B, H, W) -> (B,). Stride 1, zeros beyond the border counted (authors)."""
+    means = nn.functional.avg_pool2d(maps.unsqueeze(1), SCORE_SIDE, stride=1, padding=SCORE_SIDE // 2)
+    return means.flatten(1).amax(1)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flawmap.config import Recipe, dump_recipe, load_recipe, recipe_from_text, shipped_recipes
+from flawmap.errors import ConfigError
+
+DOCS = Path(__file__).parents[1] / "docs"
+SETTINGS = [(section, name) for section, field in Recipe.model_fields.items() for name in field.annotation.model_fields]
+
+
+def one_line(raised: pytest.ExceptionInfo[ConfigError]) -> str:
+    message = str(raised.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(("section", "name"), SETTINGS, ids=[".".join(each) for each in SETTINGS])
+def test_every_setting_is_documented(section: str, name: str) -> None:
+    entry = Recipe.model_fields[section].annotation.model_fields[name]
+    assert entry.description and len(entry.description) > 8
+    page = (DOCS / "settings.md").read_text(encoding="utf-8")
+    assert f"| `{name}` |" in page.partition(f"## [{section}]")[2].partition("## [")[0]
+
+
+def test_settings_page_is_current() -> None:
+    generated = runpy.run_path(str(DOCS / "generate_settings.py"))["page"]()
+    assert (DOCS / "settings.md").read_text(encoding="utf-8") == generated, "run: python docs/generate_settings.py"
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_load_by_name_and_by_file_name(name: str) -> None:
+    assert load_recipe(name) == load_recipe(f"{name}.toml")
+
+
+def test_paper_recipe_is_the_defaults_in_full_precision() -> None:
+    paper, defaults = load_recipe("paper"), Recipe()
+    assert paper.run.precision == "float32"
+    assert paper.model_copy(update={"run": defaults.run}) == defaults
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_written_recipe_reads_back_equal(name: str) -> None:
+    recipe = load_recipe(name, ["run.seed=7", "detect.rate=3.3e-5", "run.device=cuda:1"])
+    assert recipe_from_text(dump_recipe(recipe)) == recipe
+
+
+def test_written_recipe_names_every_setting() -> None:
+    text = dump_recipe(Recipe())
+    assert all(f"\n{name} = " in text for _, name in SETTINGS)
+
+
+def test_set_changes_one_setting_and_nothing_else() -> None:
+    changed = load_recipe(None, ["detect.steps=500"])
+    assert changed.detect.steps == 500
+    assert changed.detect.model_copy(update={"steps": Recipe().detect.steps}) == Recipe().detect
+    assert changed.model_copy(update={"detect": Recipe().detect}) == Recipe()
+
+
+def test_set_takes_words_lists_and_the_last_value() -> None:
+    recipe = load_recipe(
+        None, ["image.shrink=area", "model.restriction_widths=[8, 16, 32]", "run.seed=1", "run.seed=2"]
+    )
+    assert recipe.image.shrink == "area"
+    assert recipe.model.restriction_widths == (8, 16, 32)
+    assert recipe.run.seed == 2
+
+
+def test_set_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mein Rezept ü.toml"
+    file.write_text("[detect]\nsteps = 10\nbatch = 3\n", encoding="utf-8")
+    recipe = load_recipe(file, ["detect.steps=20"])
+    assert (recipe.detect.steps, recipe.detect.batch) == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("detect.stesp=5", "there is no setting detect.stesp"),
+        ("detekt.steps=5", "there is no setting detekt"),
+        ("steps=5", "expected section.name=value"),
+        ("detect.steps", "expected section.name=value"),
+        ("detect.steps=0", "detect.steps"),
+        ("detect.steps=many", "detect.steps"),
+        ("image.height=100", "image.height"),
+        ("image.shrink=cubic", "image.shrink"),
+        ("anomalies.strength_min=0.01", "strength_min"),
+        ("model.restriction_widths=[8, 16]", "model.restriction_widths"),
+    ],
+)
+def test_a_wrong_setting_gives_one_line_that_names_it(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_recipe(None, [override])
+    assert said in one_line(raised)
+
+
+def test_an_unknown_recipe_gives_one_line_that_lists_the_shipped_ones() -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_recipe("quick")
+    assert "quick" in one_line(raised)
+    assert all(name in str(raised.value) for name in shipped_recipes())
+
+
+def test_broken_toml_gives_one_line_that_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_text("[detect\nsteps = 3", encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        load_recipe(file)
+    assert "broken.toml" in one_line(raised)
+
+
+def test_a_recipe_that_is_no_text_gives_one_line_that_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "weights.toml"
+    file.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(ConfigError) as raised:
+        load_recipe(file)
+    assert "weights.toml" in one_line(raised)
+
+
+def test_a_recipe_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValidationError):
+        Recipe().run.seed = 3  # type: ignore[misc]

@@ -1,0 +1,151 @@
+"""A training from a folder to a bundle: resume after a real kill, determinism, threshold, refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from flawmap.bundle import load_bundle, save_general
+from flawmap.config import ThresholdSettings, load_recipe
+from flawmap.data.layouts import read_layout
+from flawmap.data.surfaces import SURFACES, write_sample_parts
+from flawmap.errors import TrainingError
+from flawmap.model.discrete import DiscreteModel
+from flawmap.train.loop import load_state
+from flawmap.train.refine import smudge
+from flawmap.train.run import hold_out, train
+
+TINY = [
+    "image.height=64", "image.width=64", "model.codes=32", "model.code_length=8", "model.discrete_width=16",
+    "model.discrete_hidden=8", "model.restriction_widths=[8, 8, 8]", "model.decoder=general", "model.detection_width=4",
+    "model.refinement_width=4", "detect.steps=40", "detect.batch=2", "refine.steps=20", "refine.batch=2",
+    "threshold.held_out_min=2", "run.threads=1", "run.checkpoint_seconds=0",
+]  # fmt: skip
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from flawmap.bundle import load_general
+from flawmap.config import load_recipe
+from flawmap.data.layouts import read_layout
+from flawmap.train.run import train
+data, general, out = map(Path, sys.argv[1:4])
+train(read_layout(data), load_recipe(None, sys.argv[4:]), out, general=load_general(general), resume=True, quiet=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts") / "metal"
+    write_sample_parts(folder, SURFACES[0], size=64, train=12, good=2, bad=2, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def general(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("general") / "general.safetensors"
+    save_general(DiscreteModel(32, 8, 16, 8), path)
+    return path
+
+
+def start(parts: Path, general: Path, out: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(parts), str(general), str(out), *TINY])
+
+
+def sha(bundle: Path) -> str:
+    return hashlib.sha256((bundle / "weights.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("stage", "first", "last"), [("detect", 5, 35), ("refine", 3, 17)])
+def test_killed_training_resumes_to_the_same_weights(
+    stage: str, first: int, last: int, parts: Path, general: Path, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(parts, general, whole).wait(120) == 0
+    process = start(parts, general, killed)
+    checkpoint, deadline = tmp_path / "killed.run" / f"{stage}.safetensors", time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < deadline:
+        if checkpoint.exists() and first <= load_state(checkpoint)[1]["step"] <= last:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not killed.exists(), "no half-written bundle"
+    assert start(parts, general, killed).wait(120) == 0
+    assert sha(killed) == sha(whole)
+    assert load_bundle(killed).threshold == load_bundle(whole).threshold
+    assert not (tmp_path / "killed.run").exists()
+    steps = [(record["stage"], record["step"]) for record in map(json.loads, (killed / "metrics.jsonl").open())]
+    assert steps == [("detect", 20), ("detect", 40), ("refine", 20)]
+
+
+def test_another_seed_gives_other_weights(parts: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    discrete, listing = DiscreteModel(32, 8, 16, 8), read_layout(parts)
+    settings = [*TINY, "detect.steps=2", "refine.steps=1"]
+    for seed in (0, 1):
+        train(listing, load_recipe(None, [*settings, f"run.seed={seed}"]), tmp_path / str(seed), general=discrete, quiet=True)
+    assert sha(tmp_path / "0") != sha(tmp_path / "1")
+
+
+def test_training_leaves_the_discrete_model_as_it_was(parts: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    discrete, listing = DiscreteModel(32, 8, 16, 8), read_layout(parts)
+    bundle = train(listing, load_recipe(None, [*TINY, "detect.steps=2", "refine.steps=0"]), tmp_path / "b", general=discrete, quiet=True)
+    for name, value in discrete.state_dict().items():
+        assert torch.equal(bundle.model.discrete.state_dict()[name], value)
+    assert bundle.model.refinement is None
+    assert bundle.provenance["trained_on"] == 10
+    assert bundle.provenance["held_out"] == 2
+
+
+def test_an_unfinished_run_is_never_overwritten_unasked(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.run").mkdir()
+    (tmp_path / "b.run" / "detect.safetensors").write_bytes(b"precious")
+    with pytest.raises(TrainingError, match="--resume"):
+        train(read_layout(parts), load_recipe(None, TINY), tmp_path / "b", general=DiscreteModel(32, 8, 16, 8), quiet=True)
+    assert (tmp_path / "b.run" / "detect.safetensors").read_bytes() == b"precious"
+
+
+def test_resume_with_other_settings_is_refused(parts: Path, tmp_path: Path) -> None:
+    from flawmap.config import dump_recipe
+
+    (tmp_path / "b.run").mkdir()
+    (tmp_path / "b.run" / "recipe.toml").write_text(dump_recipe(load_recipe(None, [*TINY, "detect.rate=0.5"])))
+    with pytest.raises(TrainingError, match="differs"):
+        train(read_layout(parts), load_recipe(None, TINY), tmp_path / "b", general=DiscreteModel(32, 8, 16, 8), resume=True, quiet=True)
+
+
+def test_too_few_good_images_are_refused_in_one_line() -> None:
+    with pytest.raises(TrainingError, match="8 good images are too few") as caught:
+        hold_out([Path(str(i)) for i in range(8)], ThresholdSettings(), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tenth_but_at_least_eight_images_are_held_out() -> None:
+    paths = [Path(f"{i:03}") for i in range(200)]
+    train_paths, held_out = hold_out(paths, ThresholdSettings(), 0)
+    assert (len(train_paths), len(held_out)) == (180, 20)
+    assert sorted(train_paths + held_out) == paths
+    assert len(hold_out(paths[:30], ThresholdSettings(), 0)[1]) == 8
+
+
+def test_smudges_stay_under_their_mask() -> None:
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(6, 16, 16, dtype=torch.bool)
+    masks[:, 4:9, 3:12] = True
+    smudged = smudge(images, masks, torch.Generator().manual_seed(1), 0.8)
+    outside = ~masks.unsqueeze(1).expand_as(images)
+    assert torch.equal(smudged[outside], images[outside])
+    assert ((smudged - images).abs().amax(1)[masks] > 0).all()
+    spread = smudged[:, :, 4:9, 3:12].std(dim=(2, 3)) / images[:, :, 4:9, 3:12].std(dim=(2, 3))
+    assert (spread < 0.81).all(), "at least a fifth of what is seen is the colour"
