@@ -1,3 +1,248 @@
-import cv2, numpy as np
-def read_image(path):
-    return cv2.imread(str(path)).astype(np.float32)/255
+"""Image files in and out, and the few pixel operations that need OpenCV. No other module imports cv2.
+
+OpenCV decodes (16-bit depth is kept); Pillow reads the header first, since OpenCV would start decoding an image of any
+size and fills a truncated JPEG with grey without a word.
+
+Images are (H, W, 3) float32 in [0, 1], BGR, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+# OpenCV reads its own limit at import; ours is checked first and names the file.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 34))
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+
+import cv2
+import numpy as np
+from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
+
+from flawmap.errors import ImageError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+MAX_PIXELS = 200_000_000
+
+Image = np.ndarray[Any, np.dtype[np.float32]]
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Polygon = np.ndarray[Any, np.dtype[np.int32]]
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+# What turns or mirrors the stored pixels to the upright image, by EXIF orientation.
+_TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
+
+
+def read_image(path: str | Path) -> Image:
+    """Read an image file: (H, W, 3) float32 in [0, 1], BGR.
+
+    8 and 16 bits are divided by their full scale; grey becomes three equal channels; transparent pixels are laid over
+    black; EXIF rotation is applied. Raises ImageError, naming the file, when it cannot be read, is empty, truncated,
+    no image, or larger than MAX_PIXELS.
+    """
+    return decode_image(_bytes_of(Path(path)), str(path))
+
+
+def decode_image(data: bytes, name: str) -> Image:
+    """The same for the bytes of a file; `name` is used in messages."""
+    return _scaled(_decoded(data, name), name)
+
+
+def read_mask(path: str | Path, shape: tuple[int, int]) -> Mask:
+    """Read a defect mask: (H, W) bool, True where any channel is not zero. Raises ImageError unless of `shape`."""
+    pixels = _decoded(_bytes_of(Path(path)), str(path))
+    if pixels.ndim == 3:  # the alpha of a mask says nothing
+        pixels = pixels[:, :, : 3 if pixels.shape[2] == 4 else None].max(axis=2)
+    if pixels.shape != tuple(shape):
+        raise ImageError(
+            f"{path}: the mask is {pixels.shape[1]}x{pixels.shape[0]} pixels but its image {shape[1]}x{shape[0]}; "
+            "save it at the image's size"
+        )
+    return pixels != 0
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as problem:
+        raise ImageError(f"{path}: there is no such file") from problem
+    except PermissionError as problem:
+        raise ImageError(f"{path}: no permission to read it; change its permissions") from problem
+    except OSError as problem:
+        raise ImageError(f"{path}: cannot be read ({problem.strerror})") from problem
+    if not data:
+        raise ImageError(f"{path}: the file is empty; copy it again or remove it")
+    return data
+
+
+def _decoded(data: bytes, name: str) -> np.ndarray[Any, Any]:
+    """Upright pixels as stored: (H, W) or (H, W, 3 or 4), BGR(A)."""
+    turn = _check_header(data, name)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        pixels = _by_pillow(data, name)
+    if turn in _TURNS:
+        quarters, mirrored = _TURNS[turn]
+        pixels = np.rot90(pixels, quarters)
+        pixels = pixels[:, ::-1] if mirrored else pixels
+    return np.ascontiguousarray(pixels)
+
+
+def _check_header(data: bytes, name: str) -> int:
+    """Refuse what is no image, too large or cut short; returns the EXIF orientation (1: upright)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own size limit warns at less than ours
+            with Pillow.open(io.BytesIO(data), formats=_FORMATS) as header:
+                width, height = header.size
+                kind = header.format
+                orientation = int(header.getexif().get(0x0112, 1)) if kind in ("JPEG", "WEBP", "TIFF", "PNG") else 1
+    except Pillow.DecompressionBombError as problem:
+        raise ImageError(f"{name}: {problem}; the limit is {MAX_PIXELS} pixels, cut it into smaller images") from problem
+    except UnidentifiedImageError as problem:
+        raise ImageError(f"{name}: not an image, or damaged at its start; expected PNG, JPEG, BMP, TIFF or WebP") from problem
+    except Exception as problem:  # Pillow raises many kinds on damaged headers; each means the same here
+        raise ImageError(f"{name}: the image is damaged ({type(problem).__name__}); copy it again or remove it") from problem
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: {width}x{height} is over the limit of {MAX_PIXELS} pixels; cut it into smaller images")
+    if width == 0 or height == 0 or not _whole(data, str(kind), name):
+        raise ImageError(f"{name}: the image is truncated; copy it again or remove it")
+    return orientation
+
+
+def _whole(data: bytes, kind: str, name: str) -> bool:
+    """Whether the file holds all its pixels. Cheap where the format has an end mark, by decoding elsewhere."""
+    if kind == "JPEG":
+        return data.rfind(b"\xff\xd9") > len(data) // 2
+    if kind == "PNG":
+        return b"IEND" in data[-64:] or data.rfind(b"IEND") > 0
+    if kind == "BMP":
+        return len(data) >= struct.unpack_from("<I", data, 2)[0]
+    if kind == "WEBP":
+        return len(data) >= struct.unpack_from("<I", data, 4)[0] + 8
+    try:
+        with Pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
+            for number, start in enumerate(image.tag_v2.get(273, image.tag_v2.get(324, ()))):  # type: ignore[attr-defined]
+                counts = image.tag_v2.get(279, image.tag_v2.get(325, ()))  # type: ignore[attr-defined]
+                if number < len(counts) and start + counts[number] > len(data):
+                    return False
+    except Exception as problem:
+        raise ImageError(f"{name}: the image is damaged ({type(problem).__name__}); copy it again or remove it") from problem
+    return True
+
+
+def _by_pillow(data: bytes, name: str) -> np.ndarray[Any, Any]:
+    """Decode what OpenCV does not (some TIFF compressions, some palettes): (H, W) or (H, W, 3 or 4), BGR(A)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
+                plain = image.mode in ("L", "I;16", "F")
+                pixels = np.asarray(image if plain else image.convert("RGBA" if "transparency" in image.info else "RGB"))
+    except Exception as problem:
+        raise ImageError(f"{name}: the image is damaged ({type(problem).__name__}); copy it again or remove it") from problem
+    return pixels if pixels.ndim == 2 else pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _scaled(pixels: np.ndarray[Any, Any], name: str) -> Image:
+    """Stored pixels -> (H, W, 3) float32 in [0, 1]."""
+    if pixels.dtype == np.bool_:
+        image = pixels.astype(np.float32)
+    elif pixels.dtype.kind == "u":
+        image = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    elif pixels.dtype.kind == "f":
+        image = pixels.astype(np.float32)
+        if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
+            raise ImageError(f"{name}: a floating-point image must lie in [0, 1]; divide it by its full scale")
+    else:
+        raise ImageError(f"{name}: pixels of type {pixels.dtype} are not supported; save it with 8 or 16 bits")
+    if image.ndim == 2:
+        return np.repeat(image[:, :, None], 3, axis=2)
+    if image.shape[2] == 4:
+        return np.ascontiguousarray(image[:, :, :3] * image[:, :, 3:])
+    if image.shape[2] != 3:
+        raise ImageError(f"{name}: {image.shape[2]} channels are not supported; save it as grey or colour")
+    return image
+
+
+def resize_image(image: Image, height: int, width: int, shrink: Literal["linear", "area"] = "linear") -> Image:
+    """(H, W, 3) -> (height, width, 3). `shrink` is used when both sides become smaller, bilinear otherwise."""
+    if image.shape[:2] == (height, width):
+        return image
+    smaller = height <= image.shape[0] and width <= image.shape[1]
+    method = cv2.INTER_AREA if shrink == "area" and smaller else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.float32)
+
+
+def resize_mask(mask: Mask, height: int, width: int) -> Mask:
+    """(H, W) bool -> (height, width) bool, nearest neighbour."""
+    return np.asarray(cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)) > 0
+
+
+def resize_map(map_: Image, height: int, width: int) -> Image:
+    """(H, W) float32 -> (height, width), bilinear."""
+    return np.asarray(cv2.resize(map_, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+
+
+def write_image(path: str | Path, pixels: Pixels) -> None:
+    """Write (H, W, 3) BGR or (H, W) uint8 in the format of the suffix, so that no reader sees half a file."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        done, data = cv2.imencode(path.suffix.lower(), pixels)
+        if not done:
+            raise ImageError(f"{path}: cannot be written in this format; use .png or .jpg")
+        temporary.write_bytes(data.tobytes())
+        temporary.replace(path)
+    except cv2.error as problem:
+        raise ImageError(f"{path}: cannot be written in this format; use .png or .jpg") from problem
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise ImageError(f"{path}: cannot be written ({problem.strerror})") from problem
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """(H, W, 3) BGR or (H, W) uint8 as the bytes of a PNG file."""
+    return bytes(cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def encode_jpeg(pixels: Pixels, quality: int = 90) -> bytes:
+    """(H, W, 3) BGR or (H, W) uint8 as the bytes of a JPEG file."""
+    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
+
+
+def to_uint8(image: Image) -> Pixels:
+    """[0, 1] -> 0…255, rounded; values outside are clipped."""
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def colour_map(map_: Image) -> Pixels:
+    """Map (H, W) in [0, 1] -> (H, W, 3) uint8 BGR, dark to bright in equal perceived steps."""
+    return np.asarray(cv2.applyColorMap(to_uint8(map_), cv2.COLORMAP_INFERNO), dtype=np.uint8)
+
+
+def overlay(image: Image, map_: Image, polygons: Sequence[Polygon]) -> Pixels:
+    """The image (H, W, 3) with its map (H, W) laid over as heat and `polygons` (N, 2) drawn around it: uint8 BGR.
+
+    Blue and yellow, told apart without red/green vision; a dark line under the bright one keeps it visible on white.
+    """
+    heat = colour_map(map_).astype(np.float32) / 255
+    weight = np.clip(map_, 0, 1)[:, :, None] * 0.6
+    pixels = to_uint8(image * (1 - weight) + heat * weight)
+    thickness = max(1, round(max(image.shape[:2]) / 300))
+    for colour, width in (((90, 20, 0), thickness + 2), ((0, 230, 255), thickness)):
+        cv2.polylines(pixels, [np.asarray(polygon, np.int32) for polygon in polygons], True, colour, width, cv2.LINE_AA)
+    return pixels
+
+
+def outlines(mask: Mask) -> list[Polygon]:
+    """Outer contours of the True areas of (H, W): arrays (N, 2) of x, y."""
+    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [np.asarray(contour, np.int32).reshape(-1, 2) for contour in found]

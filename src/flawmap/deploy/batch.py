@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from flawmap.bundle import Bundle
 from flawmap.data.images import colour_map, encode_jpeg, overlay, read_image, to_uint8, write_image
 from flawmap.deploy.inspector import Image, Inspection, Inspector
 from flawmap.errors import DataError, ImageError
@@ -94,6 +95,7 @@ def _write_all(inspector: Inspector, paths: Sequence[Path], out: Path, batch: in
     for name in FOLDERS:
         (out / name).mkdir()
     worst: list[tuple[float, int, ReportImage]] = []
+    scores: list[tuple[float, bool | None]] = []
     total = failed = defective = 0
     # surrogateescape: a file name that is not valid Unicode is written as the bytes it has.
     with (
@@ -106,6 +108,7 @@ def _write_all(inspector: Inspector, paths: Sequence[Path], out: Path, batch: in
             result = _result(path, found)
             if pixels is not None and isinstance(found, Inspection):
                 result = _draw(result, pixels, found, out, number)
+                scores.append((found.score, None))
                 item = (result.score or 0.0, -number, report_image(str(path), found))
                 (heapq.heappush if len(worst) < SHOWN else heapq.heappushpop)(worst, item)
             total, failed = total + 1, failed + bool(result.error)
@@ -117,11 +120,15 @@ def _write_all(inspector: Inspector, paths: Sequence[Path], out: Path, batch: in
             yield result
     shown = [item for _, _, item in sorted(worst, reverse=True)]
     title = f"{total} images: {defective} defective, {failed} could not be inspected"
-    (out / "report.html").write_text(render_report(title, shown), encoding="utf-8", errors="backslashreplace")
+    page = render_report(title, shown, scores=scores, provenance=page_provenance(inspector.bundle))
+    (out / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def report_image(name: str, found: Inspection) -> ReportImage:
-    """One image's row of a report: what the network saw, its two drawings, the map and the outlined regions."""
+def report_image(name: str, found: Inspection, truth: bool | None = None, kind: str = "") -> ReportImage:
+    """One image's row of a report: what the network saw, its two drawings, the map and the outlined regions.
+
+    `truth`: whether the part is known to be defective, `kind`: of the defect.
+    """
     down, across = (small / whole for small, whole in zip(found.network_map.shape, found.map.shape, strict=True))
     lines = [np.rint(np.array(region.polygon) * (across, down)).astype(np.int32) for region in found.regions]
     pictures = {
@@ -132,7 +139,21 @@ def report_image(name: str, found: Inspection) -> ReportImage:
         "regions": overlay(found.input_image, found.network_map, lines),
     }
     verdict = {True: "defective", False: "good", None: "no threshold"}[found.defective]
-    return ReportImage(name, verdict, [(caption, encode_jpeg(pixels)) for caption, pixels in pictures.items()])
+    return ReportImage(
+        name,
+        verdict,
+        [(caption, encode_jpeg(pixels)) for caption, pixels in pictures.items()],
+        score=found.score,
+        threshold=found.threshold,
+        truth=truth,
+        kind=kind,
+        regions=[(*region.box, region.area, region.peak) for region in found.regions],
+    )
+
+
+def page_provenance(bundle: Bundle) -> dict[str, Any]:
+    """What a report says of the bundle: the single facts of its provenance, without the lists."""
+    return {name: fact for name, fact in bundle.provenance.items() if isinstance(fact, str | int | float)}
 
 
 def _inspected(

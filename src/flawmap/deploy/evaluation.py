@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
 from flawmap.bundle import Bundle
-from flawmap.data.images import read_mask, resize_mask
+from flawmap.data.images import read_mask, resize_map, resize_mask
 from flawmap.data.layouts import Listing, Sample
-from flawmap.deploy.batch import SHOWN, prepare_folder, report_image
+from flawmap.deploy.batch import SHOWN, page_provenance, prepare_folder, report_image
 from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import BundleError, ConfigError, LayoutError
 from flawmap.measure.evaluate import Evaluation, ImageResult, evaluate_results, write_evaluation
@@ -60,16 +61,32 @@ def evaluate(
     rows: list[ImageResult] = []
     shown: list[ReportImage] = []
     for sample, found in _inspected(inspector, samples):
-        row = _row(sample, found, listing.root)
+        row = _row(sample, found, listing.root, protocol)
         rows.append(row)
-        if out is not None and len(shown) < SHOWN:
-            shown.append(report_image(f"{row.image} ({row.kind})", found))
+        if out is not None:
+            shown.append(report_image(row.image, found, row.defective, row.kind))
     evaluation = evaluate_results(rows, protocol)
     if out is not None:
         write_evaluation(out, evaluation, rows)
-        text = render_report(title or f"{listing.name}: {len(rows)} test images", shown, evaluation)
+        text = render_report(
+            title or f"{listing.name}: {len(rows)} test images",
+            _worth_seeing(shown),
+            evaluation,
+            scores=[(row.score, row.defective) for row in rows],
+            provenance=page_provenance(inspector.bundle),
+        )
         (out / page).write_text(text, encoding="utf-8", errors="backslashreplace")
     return evaluation
+
+
+def _worth_seeing(images: list[ReportImage]) -> list[ReportImage]:
+    """At most SHOWN rows: wrong verdicts first, then defective parts and good ones in turn, highest scores first."""
+    ranked = sorted(images, key=lambda image: -(image.score or 0.0))
+    wrong = [image for image in ranked if image.wrong]
+    right = [image for image in ranked if not image.wrong]
+    found, passed = ([image for image in right if bool(image.truth) is truth] for truth in (True, False))
+    mixed = [image for pair in zip_longest(found, passed) for image in pair if image is not None]
+    return (wrong + mixed)[:SHOWN]
 
 
 def table(evaluation: Evaluation) -> list[str]:
@@ -139,12 +156,17 @@ def _inspected(inspector: Inspector, samples: Sequence[Sample]) -> Iterator[tupl
         yield sample, inspection
 
 
-def _row(sample: Sample, found: Inspection, root: Path) -> ImageResult:
+def _row(sample: Sample, found: Inspection, root: Path, protocol: str) -> ImageResult:
+    size = found.network_map.shape
     mask = None
     if sample.mask is not None:
-        mask = resize_mask(read_mask(sample.mask, found.map.shape), *found.network_map.shape)
+        whole = read_mask(sample.mask, found.map.shape)
+        if protocol == "authors":  # resized bilinearly and truncated to integers: only what is all defect remains
+            mask = resize_map(whole.astype(np.float32), *size) >= 1 - 1e-6
+        else:
+            mask = resize_mask(whole, *size)
     elif not sample.defective:
-        mask = np.zeros(found.network_map.shape, dtype=bool)
+        mask = np.zeros(size, dtype=bool)
     return ImageResult(
         image=str(sample.image.relative_to(root)) if sample.image.is_relative_to(root) else str(sample.image),
         kind=sample.kind,

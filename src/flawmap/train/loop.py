@@ -281,11 +281,11 @@ class Stage:
                 if due.due() or step + 1 == self.total:
                     self.save(step + 1)
 
-    def report(self, step: int, losses: Mapping[str, Tensor | float], every: int = 20) -> None:
+    def report(self, step: int, losses: Mapping[str, Tensor], every: int = 20) -> None:
         """Show and log the losses of `step` when it is one of each `every`, or the last. Reading them waits for a GPU."""
         finished = step + 1
         if finished % every == 0 or finished == self.total:
-            values = {name: float(value) for name, value in losses.items()}
+            values = {name: float(value.detach()) for name, value in losses.items()}
             self.meter.show(finished, values)
             self.write(finished, **values, samples_a_second=self.meter.rate(finished))
 

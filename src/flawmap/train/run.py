@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from flawmap.bundle import Bundle, build, load_general, save_bundle
+from flawmap.bundle import Bundle, build, load_general, round_weights, save_bundle
 from flawmap.config import Recipe, ThresholdSettings, dump_recipe
 from flawmap.data.dataset import GoodImages
 from flawmap.data.layouts import Listing
 from flawmap.errors import TrainingError
-from flawmap.measure.threshold import Threshold, choose_threshold
+from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
@@ -41,15 +41,15 @@ def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> t
 
 
 @torch.inference_mode()
-def threshold_from_good(model: DSR, images: GoodImages, overkill: float, device: torch.device) -> Threshold:
-    """Threshold at the stated overkill, from scores and map peaks of good images that were not trained on."""
+def held_out_scores(model: DSR, images: GoodImages, device: torch.device) -> tuple[list[float], list[float]]:
+    """(score, largest value of the map) of each image, by the model as it will be used."""
     scores: list[float] = []
     peaks: list[float] = []
     for index in range(len(images)):
         result = model(images.get([index]).to(device, memory_format=torch.channels_last))
         scores.append(float(result.score))
         peaks.append(float(result.map.max()))
-    return choose_threshold(scores, peaks, overkill)
+    return scores, peaks
 
 
 def train(
@@ -93,7 +93,9 @@ def train(
         model.refinement.requires_grad_(True)
         train_refinement(model, images, recipe, machine, folder, resume=resume, quiet=quiet)
     model.eval().requires_grad_(False)
-    threshold = threshold_from_good(model, held_out, recipe.threshold.overkill, machine.device)
+    round_weights(model)  # the threshold belongs to the weights as they are stored
+    scores, peaks = held_out_scores(model, held_out, machine.device)
+    threshold = choose_threshold(scores, peaks, recipe.threshold.overkill)
     provenance = {
         "flawmap": version("flawmap"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -106,6 +108,8 @@ def train(
         "minutes": round((time.monotonic() - started) / 60, 2),
         "resumed": resume,
         "peak_memory_mb": peak_memory_mb(),
+        "held_out_scores": scores,
+        "held_out_peaks": peaks,
     }
     bundle = Bundle(model=model, recipe=recipe, threshold=threshold, provenance=provenance)
     save_bundle(bundle, out, overwrite=overwrite, metrics=folder / METRICS)

@@ -1,0 +1,1 @@
+"""Scores, thresholds, metrics and reports: what is read from maps."""
