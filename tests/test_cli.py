@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from flawmap import __version__, cli
-from flawmap.bundle import Bundle, build, load_bundle, save_bundle, save_general
+from flawmap.bundle import Bundle, build, general_card, load_bundle, save_bundle, save_general
 from flawmap.config import load_recipe
 from flawmap.data.images import read_image, write_image
 from flawmap.data.surfaces import SURFACES
@@ -272,7 +272,11 @@ def test_train_makes_a_bundle_that_inspects(master: Path, parts: Path, tmp_path:
 def test_pretrain_makes_a_general_model_that_train_takes(parts: Path, tmp_path: Path) -> None:
     general = tmp_path / "general.safetensors"
     succeed("pretrain", parts / "train", "--out", general, "--config", TINY, "--quiet")
+    assert general_card(general)["images"] == 12
+    assert "pretrain" in (tmp_path / "general.metrics.jsonl").read_text(encoding="utf-8")
+    assert not (tmp_path / "general.safetensors.run").exists()
     assert "--overwrite" in refuse("pretrain", parts / "train", "--out", general, "--config", TINY)
+    succeed("pretrain", parts / "train", "--out", general, "--config", TINY, "--quiet", "--overwrite")
     succeed("train", parts, "--out", tmp_path / "part.bundle", "--config", TINY, "--general", general, "--quiet")
 
 

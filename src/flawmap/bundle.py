@@ -318,7 +318,7 @@ def _threshold(values: Any, path: Path) -> Threshold | None:
     if values is None:
         return None
     try:
-        threshold = Threshold(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        threshold = Threshold(**values)
         if not (math.isfinite(threshold.score) and math.isfinite(threshold.pixel)):
             raise ValueError("not a finite number")
     except (AttributeError, TypeError, ValueError) as problem:

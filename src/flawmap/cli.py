@@ -6,6 +6,9 @@ Everything heavy is imported inside the command that needs it, so that `flawmap 
 from __future__ import annotations
 
 import functools
+import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from importlib import resources
@@ -19,6 +22,7 @@ from flawmap import __version__
 from flawmap.errors import BundleError, ConfigError, DataError, FlawmapError
 
 if TYPE_CHECKING:
+    from flawmap.config import Recipe
     from flawmap.data.layouts import Listing
     from flawmap.measure.threshold import Threshold
 
@@ -102,7 +106,7 @@ def _options(
 def pretrain_command(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES…", help="Folders or files of natural images.")],
     out: Annotated[Path, typer.Option("--out", help="The model, a .safetensors file.")],
-    config: Config = "paper",
+    config: Config = "general",
     settings: Set = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -112,23 +116,41 @@ def pretrain_command(
 
     Done once, for all objects; flawmap ships one.
     """
+    import torch.distributed as dist
+
     from flawmap.bundle import save_general
     from flawmap.config import load_recipe
     from flawmap.data.layouts import find_images
     from flawmap.train.pretrain import pretrain
 
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out} exists; choose another --out, or --overwrite it")
-    recipe = load_recipe(config, settings)
+    leader = os.environ.get("RANK", "0") == "0"  # under torchrun every process runs this; one writes and speaks
     folder = out.with_name(out.name + ".run")
-    if folder.exists() and any(folder.iterdir()) and not resume:
+    if leader and out.exists() and not overwrite:
+        raise BundleError(f"{out} exists; choose another --out, or --overwrite it")
+    if leader and not resume and folder.exists() and any(folder.iterdir()):
         raise BundleError(f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew")
+    recipe = load_recipe(config, settings)
     found = find_images(images)
-    _say(f"{len(found)} images, {recipe.pretrain.held_out:.0%} held out")
-    folder.mkdir(parents=True, exist_ok=True)
+    if leader:
+        _say(f"{len(found)} images, {recipe.pretrain.held_out:.0%} held out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise BundleError(f"cannot write to {folder}: {problem.strerror}") from problem
     model = pretrain(found, recipe, folder, resume=resume, quiet=quiet)
-    save_general(model, out)
-    _say(f"wrote {out}; its losses, PSNR and codebook use are in {folder / 'metrics.jsonl'}")
+    if dist.is_initialized():
+        dist.barrier()  # the others may still be writing their checkpoints
+        dist.destroy_process_group()
+    if leader:
+        card = _card(folder, len(found), recipe)
+        save_general(model, out, card)
+        log = out.with_name(out.stem + ".metrics.jsonl")
+        (folder / "metrics.jsonl").replace(log)
+        shutil.rmtree(folder)
+        _say(
+            f"held-out PSNR {card['psnr']:.2f} dB, codes used: {card['coarse_used']:.0%} coarse, {card['fine_used']:.0%} fine"
+        )
+        _say(f"wrote {out}; the course of its losses is in {log}")
 
 
 @_command("train", "go on with the same command and --resume")
@@ -156,7 +178,8 @@ def train_command(
 
     recipe = load_recipe(config, settings)
     listing = _listing(data, layout, category)
-    bundle = train(listing, recipe, out, general=load_general(general), resume=resume, overwrite=overwrite, quiet=quiet)
+    model = None if general is None else load_general(general)  # None: train takes the shipped one, once all is checked
+    bundle = train(listing, recipe, out, general=model, resume=resume, overwrite=overwrite, quiet=quiet)
     facts = bundle.provenance
     _say(f"trained in {facts['minutes']} min, peak memory {facts['peak_memory_mb']} MB")
     _say_threshold(bundle.threshold)
@@ -378,6 +401,15 @@ def _first_sentence(recipe: str) -> str:
     lines = (resources.files("flawmap") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
     return comment.partition(". ")[0].rstrip(".")
+
+
+def _card(folder: Path, images: int, recipe: Recipe) -> dict[str, Any]:
+    """The model card of a general model: what it was trained on, and the last measurement on held-out images."""
+    from flawmap.config import dump_recipe
+
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    measured = [record for record in records if "psnr" in record][-1]
+    return {"images": images, "recipe": dump_recipe(recipe), **measured}
 
 
 def _listing(data: Path, layout: str, category: str | None) -> Listing:

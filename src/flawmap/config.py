@@ -50,23 +50,50 @@ class ModelSettings(_Section):
         "decoder's shape and starts from its weights.",
     )
     decoder_widths: tuple[int, int, int] = Field(
-        (256, 512, 1024), description="Channels of the paper's object-specific decoder at 1/4, 1/8, 1/16. Paper: 256, 512, 1024."
+        (256, 512, 1024),
+        description="Channels of the paper's object-specific decoder at 1/4, 1/8, 1/16. Paper: 256, 512, 1024.",
     )
-    detection_width: int = Field(64, ge=4, le=512, description="Channels of the detection U-Net's first level; the others are 2, 4 and 4 times as wide. Paper: 64.")
-    refinement_width: int = Field(64, ge=4, le=512, description="The same for the upsampling (refinement) module. Paper: 64.")
+    detection_width: int = Field(
+        64,
+        ge=4,
+        le=512,
+        description="Channels of the detection U-Net's first level; the next have 2, 4 and 4 times as many. Paper: 64.",
+    )
+    refinement_width: int = Field(
+        64, ge=4, le=512, description="The same for the upsampling (refinement) module. Paper: 64."
+    )
 
 
 class AnomalySettings(_Section):
     """Training defects: Perlin masks, and codes replaced under them (DSR §3.3)."""
 
-    strength_min: float = Field(0.2, gt=0, le=1, description="Smallest strength; a defect's codes come from at most this share of the codebook, nearest first. Authors: 0.2.")
+    strength_min: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Smallest strength: a defect's codes are of the nearest so many of the codebook, as a share. Authors: 0.2.",
+    )
     strength_max: float = Field(1.0, gt=0, le=1, description="Largest strength. Authors: 1.0.")
     skip_nearest: float = Field(0.05, ge=0, lt=1, description="Share of the nearest codes never drawn. Authors: 0.05.")
-    both_grids: float = Field(0.5, ge=0, le=1, description="Probability that both grids are altered; else coarse or fine alone, equally often. Authors: 0.5.")
+    both_grids: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Probability that both grids are altered; else coarse or fine alone, equally often. Authors: 0.5.",
+    )
     empty: float = Field(0.5, ge=0, le=1, description="Probability that a sample has no defect. Authors: 0.5.")
-    perlin_octaves: int = Field(5, ge=0, le=8, description="Noise cells a side are 2^u, u drawn from 0 to this, for x and y separately. Authors: 5.")
-    perlin_threshold: float = Field(0.5, gt=-1, lt=1, description="The mask is where the noise exceeds this. Authors: 0.5.")
-    rotate: float = Field(0.4, ge=0, le=1, description="Probability that a good image is rotated by U(-90, 90) degrees. Authors: 0.4.")
+    perlin_octaves: int = Field(
+        5,
+        ge=0,
+        le=8,
+        description="Noise cells a side are 2^u, u drawn from 0 to this, for x and y separately. Authors: 5.",
+    )
+    perlin_threshold: float = Field(
+        0.5, gt=-1, lt=1, description="The mask is where the noise exceeds this. Authors: 0.5."
+    )
+    rotate: float = Field(
+        0.4, ge=0, le=1, description="Probability that a good image is rotated by U(-90, 90) degrees. Authors: 0.4."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> AnomalySettings:
@@ -80,11 +107,20 @@ class DetectSettings(_Section):
 
     steps: int = Field(100_000, ge=1, description="Optimizer steps. Paper: 100 000.")
     batch: int = Field(8, ge=1, description="Images a step. Paper: 8.")
-    crop: int = Field(0, ge=0, multiple_of=16, description="Side of a random square crop to train on, in pixels of the network's input; 0 for the whole image. Paper: 0.")
+    crop: int = Field(
+        0,
+        ge=0,
+        multiple_of=16,
+        description="Side of a random square crop to train on, in pixels of the network's input; 0 for all. Paper: 0.",
+    )
     rate: float = Field(2e-4, gt=0, description="Adam's learning rate. Paper: 2e-4.")
-    drop_at: float = Field(0.8, ge=0, le=1, description="Share of the run after which the rate is multiplied by `drop`. Paper: 0.8.")
+    drop_at: float = Field(
+        0.8, ge=0, le=1, description="Share of the run after which the rate is multiplied by `drop`. Paper: 0.8."
+    )
     drop: float = Field(0.1, gt=0, le=1, description="Factor on the rate after `drop_at`. Paper: 0.1.")
-    restriction_weight: float = Field(1.0, ge=0, description="Weight of L2(restricted features, clean codes), each grid. Authors: 1.")
+    restriction_weight: float = Field(
+        1.0, ge=0, description="Weight of L2(restricted features, clean codes), each grid. Authors: 1."
+    )
     image_weight: float = Field(10.0, ge=0, description="Weight of L2(object-specific image, input). Authors: 10.")
     detection_weight: float = Field(1.0, ge=0, description="Weight of the focal loss of the map. Authors: 1.")
 
@@ -92,13 +128,19 @@ class DetectSettings(_Section):
 class RefineSettings(_Section):
     """Upsampling module training (stage 3)."""
 
-    steps: int = Field(50_000, ge=0, description="Optimizer steps; 0 leaves the module out, and the map is the detection's. Paper: 50 000.")
+    steps: int = Field(
+        50_000,
+        ge=0,
+        description="Optimizer steps; 0 leaves the module out, and the map is the detection's. Paper: 50 000.",
+    )
     batch: int = Field(8, ge=1, description="Images a step. Paper: 8.")
     crop: int = Field(0, ge=0, multiple_of=16, description="As in `detect`.")
     rate: float = Field(2e-4, gt=0, description="Adam's learning rate. Paper: 2e-4.")
     rotate: float = Field(0.3, ge=0, le=1, description="Probability that a good image is rotated. Authors: 0.3.")
     empty: float = Field(0.5, ge=0, le=1, description="Probability that a sample has no smudge. Authors: 0.5.")
-    transparency_max: float = Field(0.8, ge=0, lt=1, description="A smudge's colour is blended in with weight 1 - U(0, this). Authors: 0.8.")
+    transparency_max: float = Field(
+        0.8, ge=0, lt=1, description="A smudge's colour is blended in with weight 1 - U(0, this). Authors: 0.8."
+    )
 
 
 class PretrainSettings(_Section):
@@ -108,21 +150,37 @@ class PretrainSettings(_Section):
     batch: int = Field(12, ge=1, description="Crops a step, per process.")
     crop: int = Field(128, ge=16, multiple_of=16, description="Side of a square training crop in pixels.")
     rate: float = Field(1e-3, gt=0, description="Adam's largest learning rate.")
-    warmup: int = Field(200, ge=0, description="Steps over which the rate rises from 0; it then falls to 0 along a cosine.")
-    continuous: int = Field(0, ge=0, description="First steps that train encoders and decoder without codebooks, which then start from features.")
-    image_weight: float = Field(1.0, gt=0, description="Weight of the image L2. METHOD: 1; 16 is about one over the variance of natural images.")
-    commitment: float = Field(0.25, ge=0, description="Weight of ||features - codes||^2, each grid. van den Oord et al. 2017: 0.25.")
-    decay: float = Field(0.99, gt=0, lt=1, description="Decay of the codebooks' moving averages, a step. van den Oord et al. 2017: 0.99.")
+    warmup: int = Field(
+        200, ge=0, description="Steps over which the rate rises from 0; it then falls to 0 along a cosine."
+    )
+    continuous: int = Field(
+        0,
+        ge=0,
+        description="First steps that train encoders and decoder without codebooks, which then start from features.",
+    )
+    image_weight: float = Field(
+        1.0, gt=0, description="Weight of the image L2. METHOD: 1; 16 is about one over the variance of natural images."
+    )
+    commitment: float = Field(
+        0.25, ge=0, description="Weight of ||features - codes||^2, each grid. van den Oord et al. 2017: 0.25."
+    )
+    decay: float = Field(
+        0.99, gt=0, lt=1, description="Decay of the codebooks' moving averages, a step. van den Oord et al. 2017: 0.99."
+    )
     revive_every: int = Field(10, ge=0, description="Steps between two looks for dead codes; 0 for never.")
     revive_until: float = Field(0.8, ge=0, le=1, description="Share of the run after which dead codes are left alone.")
-    held_out: float = Field(0.05, gt=0, lt=1, description="Share of the images kept out of training for PSNR and codebook use.")
+    held_out: float = Field(
+        0.05, gt=0, lt=1, description="Share of the images kept out of training for PSNR and codebook use."
+    )
     check_every: int = Field(500, ge=1, description="Steps between two measurements on the held-out images.")
 
 
 class ThresholdSettings(_Section):
     """Where good ends and defective begins."""
 
-    held_out: float = Field(0.1, gt=0, lt=1, description="Share of the good training images kept out of training to set the threshold.")
+    held_out: float = Field(
+        0.1, gt=0, lt=1, description="Share of the good training images kept out of training to set the threshold."
+    )
     held_out_min: int = Field(8, ge=1, description="At least this many good images are kept out.")
     overkill: float = Field(0.01, gt=0, lt=1, description="Share of good parts one accepts to reject.")
 
@@ -132,7 +190,9 @@ class RunSettings(_Section):
 
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
     device: str = Field("auto", description="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ….")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Arithmetic of training: `auto` is bfloat16 where the processor has it.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of training: `auto` is bfloat16 where the processor has it."
+    )
     threads: int = Field(0, ge=0, description="CPU threads; 0 for as many as there are cores.")
     checkpoint_seconds: float = Field(120.0, ge=0, description="Seconds between two checkpoints of a training.")
 
@@ -193,7 +253,10 @@ def dump_recipe(recipe: Recipe) -> str:
 def _recipe_text(source: str | Path) -> str:
     path = Path(source)
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as problem:
+            raise ConfigError(f"{path} cannot be read as UTF-8 text; expected a TOML recipe") from problem
     shipped = resources.files("flawmap") / "recipes" / f"{path.name.removesuffix('.toml')}.toml"
     if path.parent == Path() and shipped.is_file():
         return shipped.read_text(encoding="utf-8")

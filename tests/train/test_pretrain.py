@@ -87,7 +87,13 @@ def test_two_processes_learn_one_codebook(photos: Path, tmp_path: Path) -> None:
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(photos), str(tmp_path), *TINY],
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            },
         )
         for rank in (0, 1)
     ]

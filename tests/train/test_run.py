@@ -84,7 +84,10 @@ def test_killed_training_resumes_to_the_same_weights(
     assert sha(killed) == sha(whole)
     assert load_bundle(killed).threshold == load_bundle(whole).threshold
     assert not (tmp_path / "killed.run").exists()
-    steps = [(record["stage"], record["step"]) for record in map(json.loads, (killed / "metrics.jsonl").read_text().splitlines())]
+    steps = [
+        (record["stage"], record["step"])
+        for record in map(json.loads, (killed / "metrics.jsonl").read_text().splitlines())
+    ]
     assert steps == [("detect", 20), ("detect", 40), ("refine", 20)]
 
 
@@ -93,7 +96,13 @@ def test_another_seed_gives_other_weights(parts: Path, tmp_path: Path) -> None:
     discrete, listing = DiscreteModel(32, 8, 16, 8), read_layout(parts)
     settings = [*TINY, "detect.steps=2", "refine.steps=1"]
     for seed in (0, 1):
-        train(listing, load_recipe(None, [*settings, f"run.seed={seed}"]), tmp_path / str(seed), general=discrete, quiet=True)
+        train(
+            listing,
+            load_recipe(None, [*settings, f"run.seed={seed}"]),
+            tmp_path / str(seed),
+            general=discrete,
+            quiet=True,
+        )
     assert sha(tmp_path / "0") != sha(tmp_path / "1")
 
 
@@ -101,7 +110,13 @@ def test_training_leaves_the_discrete_model_as_it_was(parts: Path, tmp_path: Pat
     torch.manual_seed(0)
     discrete, listing = DiscreteModel(32, 8, 16, 8), read_layout(parts)
     round_weights(discrete)
-    bundle = train(listing, load_recipe(None, [*TINY, "detect.steps=2", "refine.steps=0"]), tmp_path / "b", general=discrete, quiet=True)
+    bundle = train(
+        listing,
+        load_recipe(None, [*TINY, "detect.steps=2", "refine.steps=0"]),
+        tmp_path / "b",
+        general=discrete,
+        quiet=True,
+    )
     for name, value in discrete.state_dict().items():
         assert torch.equal(bundle.model.discrete.state_dict()[name], value)
     assert bundle.model.refinement is None
@@ -113,7 +128,9 @@ def test_an_unfinished_run_is_never_overwritten_unasked(parts: Path, tmp_path: P
     (tmp_path / "b.run").mkdir()
     (tmp_path / "b.run" / "detect.safetensors").write_bytes(b"precious")
     with pytest.raises(TrainingError, match="--resume"):
-        train(read_layout(parts), load_recipe(None, TINY), tmp_path / "b", general=DiscreteModel(32, 8, 16, 8), quiet=True)
+        train(
+            read_layout(parts), load_recipe(None, TINY), tmp_path / "b", general=DiscreteModel(32, 8, 16, 8), quiet=True
+        )
     assert (tmp_path / "b.run" / "detect.safetensors").read_bytes() == b"precious"
 
 
@@ -123,7 +140,14 @@ def test_resume_with_other_settings_is_refused(parts: Path, tmp_path: Path) -> N
     (tmp_path / "b.run").mkdir()
     (tmp_path / "b.run" / "recipe.toml").write_text(dump_recipe(load_recipe(None, [*TINY, "detect.rate=0.5"])))
     with pytest.raises(TrainingError, match="differs"):
-        train(read_layout(parts), load_recipe(None, TINY), tmp_path / "b", general=DiscreteModel(32, 8, 16, 8), resume=True, quiet=True)
+        train(
+            read_layout(parts),
+            load_recipe(None, TINY),
+            tmp_path / "b",
+            general=DiscreteModel(32, 8, 16, 8),
+            resume=True,
+            quiet=True,
+        )
 
 
 def test_too_few_good_images_are_refused_in_one_line() -> None:

@@ -1,4 +1,4 @@
-"""Feature-level anomalies: replace codes under a mask by others of a controlled distance (DSR §3.3; Zavrtanik et al. 2022).
+"""Feature-level anomalies: replace codes under a mask by others at a controlled distance (DSR §3.3; METHOD 2).
 
 Same rule as the authors', who sort all K distances of every cell, image by image, on the CPU; here only the masked
 cells of the batch are sorted, in blocks, on whatever device the codes are.
@@ -70,7 +70,7 @@ def replace_codes(
     chosen = [
         # (block, K), nearest first
         codebook.distances(block).argsort(dim=1).gather(1, rank.unsqueeze(1)).squeeze(1)
-        for block, rank in zip(cells.split(CELLS_PER_BLOCK), ranks.split(CELLS_PER_BLOCK), strict=True)
+        for block, rank in zip(torch.split(cells, CELLS_PER_BLOCK), torch.split(ranks, CELLS_PER_BLOCK), strict=True)
     ]
     altered[image, row, column] = torch.cat(chosen)
     return altered
@@ -142,4 +142,3 @@ def alter(
         fine_alone[per_image], blow_up(pool_mask(mask, FINE), FINE), blow_up(pool_mask(mask, COARSE), COARSE)
     )
     return Altered(coarse_codes, fine_codes, coarse.codes, fine.codes, target)
-

@@ -21,8 +21,10 @@ class ResidualLayer(nn.Module):
         self.conv1x1 = nn.Conv2d(hidden, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
         y = torch.relu(x)
-        return y + self.conv1x1(torch.relu(self.conv3x3(y)))
+        change: Tensor = self.conv1x1(torch.relu(self.conv3x3(y)))
+        return y + change
 
 
 class ResidualStack(nn.Module):
@@ -33,6 +35,7 @@ class ResidualStack(nn.Module):
         self.layers = nn.ModuleList(ResidualLayer(channels, hidden) for _ in range(layers))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
         for layer in self.layers:
             x = layer(x)
         return torch.relu(x)

@@ -59,7 +59,7 @@ class Codebook(nn.Module):
     def nearest(self, features: Tensor) -> Tensor:
         """Index of the nearest code of each cell: (B, D, H, W) -> (B, H, W) int64."""
         cells = cells_of(features)  # (N, D)
-        blocks = [self.distances(block).argmin(1) for block in cells.split(CELLS_PER_BLOCK)]
+        blocks = [self.distances(block).argmin(1) for block in torch.split(cells, CELLS_PER_BLOCK)]
         batch, _, height, width = features.shape
         return torch.cat(blocks).view(batch, height, width)
 

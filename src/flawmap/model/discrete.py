@@ -43,9 +43,11 @@ class FineEncoder(nn.Module):
         self.residual = ResidualStack(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, width, H/4, W/4)."""
         x = torch.relu(self.conv1(x))
         x = torch.relu(self.conv2(x))
-        return self.residual(self.conv3(x))
+        features: Tensor = self.residual(self.conv3(x))
+        return features
 
 
 class CoarseEncoder(nn.Module):
@@ -58,7 +60,9 @@ class CoarseEncoder(nn.Module):
         self.residual = ResidualStack(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.residual(self.conv2(torch.relu(self.conv1(x))))
+        """(B, width, H/4, W/4) -> (B, width, H/8, W/8)."""
+        features: Tensor = self.residual(self.conv2(torch.relu(self.conv1(x))))
+        return features
 
 
 class GeneralDecoder(nn.Module):
@@ -72,6 +76,7 @@ class GeneralDecoder(nn.Module):
         self.up2 = nn.ConvTranspose2d(width // 2, 3, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, 2D, H/4, W/4) -> (B, 3, H, W)."""
         x = self.residual(self.conv(x))
         image: Tensor = self.up2(torch.relu(self.up1(x)))
         return image

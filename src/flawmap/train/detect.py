@@ -11,11 +11,13 @@ from flawmap.data.dataset import GoodImages
 from flawmap.data.perlin import perlin_masks
 from flawmap.model.anomalies import alter
 from flawmap.model.dsr import DSR
-from flawmap.train.losses import focal_loss
 from flawmap.train.loop import Machine, Stage, seeded, set_rate
+from flawmap.train.losses import focal_loss
 
 
-def train_detection(model: DSR, images: GoodImages, recipe: Recipe, machine: Machine, folder: Path, *, resume: bool, quiet: bool) -> None:
+def train_detection(
+    model: DSR, images: GoodImages, recipe: Recipe, machine: Machine, folder: Path, *, resume: bool, quiet: bool
+) -> None:
     """Train `model` in place; the discrete model stays as it is. Checkpoint and metrics.jsonl go to `folder`."""
     settings, defects = recipe.detect, recipe.anomalies
     modules = {
@@ -35,7 +37,7 @@ def train_detection(model: DSR, images: GoodImages, recipe: Recipe, machine: Mac
         set_rate(optimizer, settings.rate * (settings.drop if step >= settings.drop_at * settings.steps else 1.0))
         batch = images.draw(settings.batch, generator, rotate=defects.rotate, crop=settings.crop)
         masks = perlin_masks(
-            *batch[:, 0].shape, generator,
+            settings.batch, batch.shape[2], batch.shape[3], generator,
             octaves=defects.perlin_octaves, threshold=defects.perlin_threshold, empty=defects.empty,
         )  # fmt: skip
         batch = batch.to(machine.device, memory_format=torch.channels_last)

@@ -32,11 +32,17 @@ class Machine:
 
     def __init__(self, settings: RunSettings) -> None:
         self.device = pick_device(settings.device)
-        self.threads = settings.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else settings.threads or os.cpu_count() or 1
+        self.threads = (
+            settings.threads or len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else settings.threads or os.cpu_count() or 1
+        )
         torch.set_num_threads(self.threads)
         # Denormal numbers cost a hundred times a normal one on CPUs and carry nothing here.
         torch.set_flush_denormal(True)
-        self.bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and has_fast_bfloat16(self.device))
+        self.bfloat16 = settings.precision == "bfloat16" or (
+            settings.precision == "auto" and has_fast_bfloat16(self.device)
+        )
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Context in which convolutions run in the chosen precision."""
@@ -63,7 +69,7 @@ def pick_device(name: str) -> torch.device:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware (emulated, it is slower than float32)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -97,7 +103,11 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
     """State of an Adam optimizer as tensors named `prefix`number.moment."""
     state = optimizer.state_dict()["state"]
-    return {f"{prefix}{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()}
+    return {
+        f"{prefix}{index}.{name}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for name, value in entry.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
@@ -168,7 +178,13 @@ class Meter:
         self.bar: Progress | None = None
         self.quiet = quiet
         if self.console.is_terminal and not quiet:
-            columns = (TextColumn(stage), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+            columns = (
+                TextColumn(stage),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+            )
             self.bar = Progress(*columns, console=self.console)
             self.task = self.bar.add_task(stage, total=total, completed=done, text="")
 
@@ -194,7 +210,9 @@ class Meter:
             self.bar.update(self.task, completed=step, text=text)
         elif not self.quiet and (self.lines.due() or step == self.total):
             left = (self.total - step) * (time.monotonic() - self.started) / max(step - self.first, 1)
-            self.console.print(f"{self.stage} {step}/{self.total}  {text}  {left / 60:.1f} min left", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{self.stage} {step}/{self.total}  {text}  {left / 60:.1f} min left", highlight=False, soft_wrap=True
+            )
 
 
 def seeded(seed: int, *stream: int) -> torch.Generator:
@@ -262,7 +280,9 @@ class Stage:
             self.generator.set_state(tensors["generator"])
         except (KeyError, RuntimeError, ValueError) as problem:
             first = str(problem).splitlines()[0]
-            raise CheckpointError(f"{self.checkpoint} does not fit this recipe ({first}); delete it to start anew") from problem
+            raise CheckpointError(
+                f"{self.checkpoint} does not fit this recipe ({first}); delete it to start anew"
+            ) from problem
         self.done = int(notes["step"])
 
     def save(self, step: int) -> None:
@@ -282,7 +302,7 @@ class Stage:
                     self.save(step + 1)
 
     def report(self, step: int, losses: Mapping[str, Tensor], every: int = 20) -> None:
-        """Show and log the losses of `step` when it is one of each `every`, or the last. Reading them waits for a GPU."""
+        """Show and log the losses of `step` when it is one of each `every`, or the last."""
         finished = step + 1
         if finished % every == 0 or finished == self.total:
             values = {name: float(value.detach()) for name, value in losses.items()}

@@ -115,7 +115,9 @@ def learning_rate(step: int, steps: int, warmup: int, rate: float) -> float:
     return rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
-def pretrain(images: Sequence[Path], recipe: Recipe, folder: Path, *, resume: bool = False, quiet: bool = False) -> DiscreteModel:
+def pretrain(
+    images: Sequence[Path], recipe: Recipe, folder: Path, *, resume: bool = False, quiet: bool = False
+) -> DiscreteModel:
     """Train a general discrete model on `images`; checkpoint and metrics.jsonl go to `folder`.
 
     Returns the trained model. With `resume`, goes on from the checkpoint in `folder` to the same weights that an
@@ -127,7 +129,7 @@ def pretrain(images: Sequence[Path], recipe: Recipe, folder: Path, *, resume: bo
         model = DiscreteModel(
             recipe.model.codes, recipe.model.code_length, recipe.model.discrete_width, recipe.model.discrete_hidden
         )
-    model.to(machine.device, memory_format=torch.channels_last)
+    model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     books = {"coarse": model.coarse_codebook, "fine": model.fine_codebook}
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
     generator = seeded(recipe.run.seed, 2, rank)

@@ -11,8 +11,8 @@ from flawmap.config import Recipe
 from flawmap.data.dataset import GoodImages
 from flawmap.data.perlin import perlin_masks
 from flawmap.model.dsr import DSR
-from flawmap.train.losses import focal_loss
 from flawmap.train.loop import Machine, Stage, seeded, set_rate
+from flawmap.train.losses import focal_loss
 
 
 def smudge(images: Tensor, masks: Tensor, generator: torch.Generator, transparency_max: float) -> Tensor:
@@ -22,7 +22,9 @@ def smudge(images: Tensor, masks: Tensor, generator: torch.Generator, transparen
     return torch.where(masks.unsqueeze(1), torch.lerp(images, colours.expand_as(images), weights), images)
 
 
-def train_refinement(model: DSR, images: GoodImages, recipe: Recipe, machine: Machine, folder: Path, *, resume: bool, quiet: bool) -> None:
+def train_refinement(
+    model: DSR, images: GoodImages, recipe: Recipe, machine: Machine, folder: Path, *, resume: bool, quiet: bool
+) -> None:
     """Train `model.refinement` in place. Checkpoint and metrics.jsonl go to `folder`."""
     settings, defects = recipe.refine, recipe.anomalies
     assert model.refinement is not None
@@ -36,7 +38,7 @@ def train_refinement(model: DSR, images: GoodImages, recipe: Recipe, machine: Ma
         set_rate(optimizer, settings.rate)
         batch = images.draw(settings.batch, generator, rotate=settings.rotate, crop=settings.crop)
         masks = perlin_masks(
-            *batch[:, 0].shape, generator,
+            settings.batch, batch.shape[2], batch.shape[3], generator,
             octaves=defects.perlin_octaves, threshold=defects.perlin_threshold, empty=settings.empty,
         )  # fmt: skip
         smudged = smudge(batch, masks, generator, settings.transparency_max)

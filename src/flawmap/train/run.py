@@ -75,7 +75,9 @@ def train(
     _take_up(folder, recipe, resume)
     machine = Machine(recipe.run)
     started = time.monotonic()
-    train_paths, held_out_paths = hold_out([sample.image for sample in listing.train_good], recipe.threshold, recipe.run.seed)
+    train_paths, held_out_paths = hold_out(
+        [sample.image for sample in listing.train_good], recipe.threshold, recipe.run.seed
+    )
     images, held_out = GoodImages(train_paths, recipe.image), GoodImages(held_out_paths, recipe.image)
 
     general = general if general is not None else load_general()
@@ -84,7 +86,7 @@ def train(
     model.discrete.load_state_dict(general.state_dict())
     if recipe.model.decoder == "general":
         model.object_decoder.load_state_dict(general.decoder.state_dict())
-    model.to(machine.device, memory_format=torch.channels_last)
+    model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     train_detection(model, images, recipe, machine, folder, resume=resume, quiet=quiet)
     if recipe.refine.steps > 0:
@@ -130,7 +132,9 @@ def _take_up(folder: Path, recipe: Recipe, resume: bool) -> None:
     note = folder / RECIPE
     if folder.exists() and any(folder.iterdir()):
         if not resume:
-            raise TrainingError(f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew")
+            raise TrainingError(
+                f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew"
+            )
         if note.exists() and note.read_text(encoding="utf-8") != dump_recipe(recipe):
             raise TrainingError(f"{note} differs from the recipe given; resume with the settings it was started with")
     try:
