@@ -147,9 +147,8 @@ def pretrain_command(
         log = out.with_name(out.stem + ".metrics.jsonl")
         (folder / "metrics.jsonl").replace(log)
         shutil.rmtree(folder)
-        _say(
-            f"held-out PSNR {card['psnr']:.2f} dB, codes used: {card['coarse_used']:.0%} coarse, {card['fine_used']:.0%} fine"
-        )
+        used = f"{card['coarse_used']:.0%} of the coarse and {card['fine_used']:.0%} of the fine codes"
+        _say(f"on held-out images: PSNR {card['psnr']:.2f} dB, {used} used")
         _say(f"wrote {out}; the course of its losses is in {log}")
 
 
@@ -424,8 +423,11 @@ def _listing(data: Path, layout: str, category: str | None) -> Listing:
 def _say_threshold(threshold: Threshold | None) -> None:
     if threshold is None:
         return
-    basis = f", {threshold.method}, {threshold.held_out} good images" if threshold.held_out else f", {threshold.method}"
-    _say(f"threshold {threshold.score:.6g} for an overkill of {threshold.overkill:.3g}{basis}")
+    if threshold.method == "given":
+        _say(f"threshold {threshold.score:.6g}, as given")
+    else:
+        basis = f"{threshold.held_out} good images ({threshold.method})"
+        _say(f"threshold {threshold.score:.6g} for an overkill of {threshold.overkill * 100:.3g}%, from {basis}")
     if threshold.note:
         _say(threshold.note)
 

@@ -36,10 +36,14 @@ def test_rotation_by_a_quarter_turn_turns_the_picture() -> None:
     directions = torch.rand(GRADIENTS, GRADIENTS, generator=torch.Generator().manual_seed(0)) * 2 * math.pi
     plain = perlin_noise(64, 64, 2, 2, 0.0, directions)
     turned = perlin_noise(64, 64, 2, 2, math.pi / 2, directions)
-    assert torch.allclose(turned, torch.rot90(plain, 1), atol=1e-4) or torch.allclose(turned, torch.rot90(plain, -1), atol=1e-4)
+    assert torch.allclose(turned, torch.rot90(plain, 1), atol=1e-4) or torch.allclose(
+        turned, torch.rot90(plain, -1), atol=1e-4
+    )
 
 
 def test_one_seed_draws_one_mask() -> None:
-    first, second, other = (perlin_masks(4, 48, 64, torch.Generator().manual_seed(seed), empty=0.0) for seed in (3, 3, 4))
+    first, second, other = (
+        perlin_masks(4, 48, 64, torch.Generator().manual_seed(seed), empty=0.0) for seed in (3, 3, 4)
+    )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)

@@ -53,7 +53,10 @@ class GoodImages:
     def get(self, indices: Sequence[int]) -> Tensor:
         """Images by number: (B, 3, H, W) float32 in [0, 1]."""
         kept = [self.cache[index] for index in indices]
-        whole = [self._read(self.paths[index]) if pixels is None else pixels for index, pixels in zip(indices, kept, strict=True)]
+        whole = [
+            self._read(self.paths[index]) if pixels is None else pixels
+            for index, pixels in zip(indices, kept, strict=True)
+        ]
         return torch.from_numpy(np.stack(whole).astype(np.float32)).permute(0, 3, 1, 2).div_(65535)
 
     def draw(self, count: int, generator: torch.Generator, *, rotate: float, crop: int = 0) -> Tensor:
@@ -70,7 +73,10 @@ def random_rotations(images: Tensor, generator: torch.Generator, share: float) -
     if len(turned) == 0:
         return images
     aspect = height / width  # grid_sample's coordinates run from -1 to 1 along either side
-    rows = [torch.stack([angles.cos(), -angles.sin() * aspect, angles * 0], 1), torch.stack([angles.sin() / aspect, angles.cos(), angles * 0], 1)]
+    rows = [
+        torch.stack([angles.cos(), -angles.sin() * aspect, angles * 0], 1),
+        torch.stack([angles.sin() / aspect, angles.cos(), angles * 0], 1),
+    ]
     grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), [len(turned), 3, height, width], align_corners=False)
     result = images.clone()
     result[turned] = torch.nn.functional.grid_sample(images[turned], grid, padding_mode="zeros", align_corners=False)
@@ -86,4 +92,6 @@ def random_crops(images: Tensor, generator: torch.Generator, side: int) -> Tenso
     places = torch.rand(batch, 2, generator=generator)
     tops = (places[:, 0] * (height - down + 1)).long().tolist()
     lefts = (places[:, 1] * (width - across + 1)).long().tolist()
-    return torch.stack([image[:, top : top + down, left : left + across] for image, top, left in zip(images, tops, lefts, strict=True)])
+    return torch.stack(
+        [image[:, top : top + down, left : left + across] for image, top, left in zip(images, tops, lefts, strict=True)]
+    )

@@ -11,14 +11,16 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 # OpenCV reads its own limit at import; ours is checked first and names the file.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 34))
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what fails is said once, by us
 
 import cv2
 import numpy as np
@@ -35,6 +37,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Polygon = np.ndarray[Any, np.dtype[np.int32]]
 
+_LIMIT = threading.Lock()
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 # What turns or mirrors the stored pixels to the upright image, by EXIF orientation.
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
@@ -56,16 +59,24 @@ def decode_image(data: bytes, name: str) -> Image:
 
 
 def read_mask(path: str | Path, shape: tuple[int, int]) -> Mask:
-    """Read a defect mask: (H, W) bool, True where any channel is not zero. Raises ImageError unless of `shape`."""
+    """Read a defect mask: (H, W) bool, True where any channel is not zero; of a folder, where any mask in it is.
+
+    Raises ImageError unless of `shape`.
+    """
+    if Path(path).is_dir():
+        parts = [part for part in sorted(Path(path).iterdir()) if part.suffix.lower() in SUFFIXES]
+        if not parts:
+            raise ImageError(f"{path}: the folder holds no mask; add one or remove it")
+        return np.asarray(np.any([read_mask(part, shape) for part in parts], axis=0), np.bool_)
     pixels = _decoded(_bytes_of(Path(path)), str(path))
     if pixels.ndim == 3:  # the alpha of a mask says nothing
-        pixels = pixels[:, :, : 3 if pixels.shape[2] == 4 else None].max(axis=2)
+        pixels = pixels[:, :, :3].max(axis=2)
     if pixels.shape != tuple(shape):
         raise ImageError(
             f"{path}: the mask is {pixels.shape[1]}x{pixels.shape[0]} pixels but its image {shape[1]}x{shape[0]}; "
             "save it at the image's size"
         )
-    return pixels != 0
+    return np.asarray(pixels != 0, np.bool_)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -84,10 +95,17 @@ def _bytes_of(path: Path) -> bytes:
 
 def _decoded(data: bytes, name: str) -> np.ndarray[Any, Any]:
     """Upright pixels as stored: (H, W) or (H, W, 3 or 4), BGR(A)."""
-    turn = _check_header(data, name)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    turn, composed = _check_header(data, name)
+    pixels: np.ndarray[Any, Any] | None = None
+    if composed != "grey":
+        try:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:  # sides beyond its limit
+            pixels = None
     if pixels is None:
         pixels = _by_pillow(data, name)
+    elif pixels.ndim == 3 and (composed == "always" or (composed == "8 bits" and pixels.dtype == np.uint8)):
+        pixels = pixels[:, :, :3]
     if turn in _TURNS:
         quarters, mirrored = _TURNS[turn]
         pixels = np.rot90(pixels, quarters)
@@ -95,59 +113,90 @@ def _decoded(data: bytes, name: str) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(pixels)
 
 
-def _check_header(data: bytes, name: str) -> int:
-    """Refuse what is no image, too large or cut short; returns the EXIF orientation (1: upright)."""
+@contextmanager
+def _opened(data: bytes) -> Iterator[Pillow.Image]:
+    """The file in Pillow, with its warnings off and its size limit, lower than ours, lifted while it is opened."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _LIMIT:
+            theirs, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+            try:
+                image = Pillow.open(io.BytesIO(data), formats=_FORMATS)
+            finally:
+                Pillow.MAX_IMAGE_PIXELS = theirs
+        with image:
+            yield image
+
+
+def _check_header(data: bytes, name: str) -> tuple[int, str]:
+    """Refuse what is no image, too large or cut short.
+
+    Returns the EXIF orientation left to apply (1: upright) and in what cases the decoder has composed the alpha
+    channel already: "never", "8 bits", "always", or "grey" where OpenCV loses it.
+    """
+    composed = "never"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own size limit warns at less than ours
-            with Pillow.open(io.BytesIO(data), formats=_FORMATS) as header:
-                width, height = header.size
-                kind = header.format
-                orientation = int(header.getexif().get(0x0112, 1)) if kind in ("JPEG", "WEBP", "TIFF", "PNG") else 1
-    except Pillow.DecompressionBombError as problem:
-        raise ImageError(f"{name}: {problem}; the limit is {MAX_PIXELS} pixels, cut it into smaller images") from problem
+        with _opened(data) as header:
+            width, height = header.size
+            kind = str(header.format)
+            # the decoders turn a TIFF themselves
+            turn = int(header.getexif().get(0x0112, 1)) if kind in ("JPEG", "MPO", "WEBP", "PNG") else 1
+            if kind == "TIFF":
+                extra = header.tag_v2.get(338, (0,))  # type: ignore[attr-defined]
+                alpha = extra[0] if isinstance(extra, tuple) else extra
+                composed = "grey" if header.mode == "LA" else {1: "always", 2: "8 bits"}.get(alpha, "never")
+            large = width * height > MAX_PIXELS
+            whole = large or _whole(data, kind, header)
     except UnidentifiedImageError as problem:
-        raise ImageError(f"{name}: not an image, or damaged at its start; expected PNG, JPEG, BMP, TIFF or WebP") from problem
+        raise ImageError(
+            f"{name}: not an image, or damaged at its start; expected PNG, JPEG, BMP, TIFF or WebP"
+        ) from problem
     except Exception as problem:  # Pillow raises many kinds on damaged headers; each means the same here
-        raise ImageError(f"{name}: the image is damaged ({type(problem).__name__}); copy it again or remove it") from problem
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width}x{height} is over the limit of {MAX_PIXELS} pixels; cut it into smaller images")
-    if width == 0 or height == 0 or not _whole(data, str(kind), name):
+        raise _damaged(name, problem) from problem
+    if large:
+        raise ImageError(
+            f"{name}: {width}x{height} is over the limit of {MAX_PIXELS} pixels; cut it into smaller images"
+        )
+    if width == 0 or height == 0 or not whole:
         raise ImageError(f"{name}: the image is truncated; copy it again or remove it")
-    return orientation
+    return turn, composed
 
 
-def _whole(data: bytes, kind: str, name: str) -> bool:
-    """Whether the file holds all its pixels. Cheap where the format has an end mark, by decoding elsewhere."""
-    if kind == "JPEG":
-        return data.rfind(b"\xff\xd9") > len(data) // 2
+def _damaged(name: str, problem: Exception) -> ImageError:
+    return ImageError(f"{name}: the image is damaged ({type(problem).__name__}); copy it again or remove it")
+
+
+def _whole(data: bytes, kind: str, header: Pillow.Image) -> bool:
+    """Whether the file holds all its pixels, by its end mark or stated length: nothing is decoded."""
+    if kind in ("JPEG", "MPO"):
+        start = 2
+        while start + 4 <= len(data) and data[start] == 0xFF and data[start + 1] != 0xDA:  # thumbnails end as images do
+            start += 1 if data[start + 1] == 0xFF else 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        return data.find(b"\xff\xd9", start) >= 0
     if kind == "PNG":
-        return b"IEND" in data[-64:] or data.rfind(b"IEND") > 0
+        start = 8
+        while start + 12 <= len(data):
+            if data[start + 4 : start + 8] == b"IEND":
+                return True
+            start += 12 + int.from_bytes(data[start : start + 4], "big")
+        return False
     if kind == "BMP":
-        return len(data) >= struct.unpack_from("<I", data, 2)[0]
+        return len(data) >= int(struct.unpack_from("<I", data, 2)[0])
     if kind == "WEBP":
-        return len(data) >= struct.unpack_from("<I", data, 4)[0] + 8
-    try:
-        with Pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
-            for number, start in enumerate(image.tag_v2.get(273, image.tag_v2.get(324, ()))):  # type: ignore[attr-defined]
-                counts = image.tag_v2.get(279, image.tag_v2.get(325, ()))  # type: ignore[attr-defined]
-                if number < len(counts) and start + counts[number] > len(data):
-                    return False
-    except Exception as problem:
-        raise ImageError(f"{name}: the image is damaged ({type(problem).__name__}); copy it again or remove it") from problem
-    return True
+        return len(data) >= int(struct.unpack_from("<I", data, 4)[0]) + 8
+    tags = header.tag_v2  # type: ignore[attr-defined]
+    starts, counts = tags.get(273, tags.get(324, ())), tags.get(279, tags.get(325, ()))
+    return all(start + count <= len(data) for start, count in zip(starts, counts, strict=False))
 
 
 def _by_pillow(data: bytes, name: str) -> np.ndarray[Any, Any]:
     """Decode what OpenCV does not (some TIFF compressions, some palettes): (H, W) or (H, W, 3 or 4), BGR(A)."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
-                plain = image.mode in ("L", "I;16", "F")
-                pixels = np.asarray(image if plain else image.convert("RGBA" if "transparency" in image.info else "RGB"))
+        with _opened(data) as image:
+            plain = image.mode in ("L", "I;16", "F")
+            pixels = np.asarray(image if plain else image.convert("RGBA" if image.has_transparency_data else "RGB"))
     except Exception as problem:
-        raise ImageError(f"{name}: the image is damaged ({type(problem).__name__}); copy it again or remove it") from problem
+        raise _damaged(name, problem) from problem
     return pixels if pixels.ndim == 2 else pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
 
 

@@ -24,7 +24,10 @@ EXPECTED = " ".join(sorted(SUFFIXES))
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: its file, split, whether it is defective (None: unknown), the kind of defect or "good", its mask."""
+    """One image: its file, split, whether it is defective (None: unknown), the kind of defect or "good", its mask.
+
+    The mask is a file, or a folder of masks that hold one defect each.
+    """
 
     image: Path
     split: Split
@@ -66,7 +69,7 @@ class _Tree:
         self.files: list[Path] = []
         problems: list[OSError] = []
         for folder, folders, names in os.walk(root, onerror=problems.append, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and not _loops(Path(folder, name)))
             self.files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
         if problems:
             raise LayoutError(f"{problems[0].filename}: the folder cannot be read; change its permissions")
@@ -83,7 +86,11 @@ class _Tree:
     def folders(self, *parts: str) -> list[str]:
         """Names of the folders in a folder below the root, that hold images somewhere."""
         folder = self.root.joinpath(*parts)
-        found = {path.relative_to(folder).parts[0] for path in self.images_found if path.is_relative_to(folder) and path.parent != folder}
+        found = {
+            path.relative_to(folder).parts[0]
+            for path in self.images_found
+            if path.is_relative_to(folder) and path.parent != folder
+        }
         return sorted(found)
 
     def first(self, folder: Path, names: Iterable[str]) -> Path | None:
@@ -91,8 +98,17 @@ class _Tree:
         return next((folder / name for name in names if folder / name in self.present), None)
 
 
+def _loops(folder: Path) -> bool:
+    """Whether a folder is a link to one that holds it."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
 def _stems(stem: str, *endings: str) -> list[str]:
-    return [stem + ending + suffix for ending in endings for suffix in (*sorted(SUFFIXES), *(s.upper() for s in sorted(SUFFIXES)))]
+    return [
+        stem + ending + suffix
+        for ending in endings
+        for suffix in (*sorted(SUFFIXES), *(s.upper() for s in sorted(SUFFIXES)))
+    ]
 
 
 def _alternate(paths: Sequence[Path]) -> dict[Path, Split]:
@@ -116,11 +132,10 @@ def _mvtec_like(tree: _Tree, tests: Sequence[str], masks: str) -> list[Sample]:
 
 
 def _parts_mask(tree: _Tree, folder: Path) -> Path | None:
-    """LOCO keeps a folder of masks an image; the first is used when it is the only one."""
+    """LOCO keeps a folder of masks an image, one a defect: the only one, or the folder, which means all of them."""
     found = tree.images(*folder.relative_to(tree.root).parts)
-    if len(found) > 1:
-        tree.used.update(found)
-    return found[0] if found else None
+    tree.used.update(found)
+    return folder if len(found) > 1 else next(iter(found), None)
 
 
 def _mvtec(tree: _Tree) -> list[Sample] | None:
@@ -135,18 +150,20 @@ def _mpdd(tree: _Tree) -> list[Sample] | None:
 
 
 def _mvtec_loco(tree: _Tree) -> list[Sample] | None:
+    """As MVTec AD; the good images of validation/ are learned from too, the published test set stays as it is."""
     if not {"logical_anomalies", "structural_anomalies"} & set(tree.folders("test")):
         return None
     samples = _mvtec_like(tree, ["test"], "ground_truth")
-    return samples + [Sample(path, "test", False, "good") for path in tree.images("validation", "good")]
+    return samples + [Sample(path, "train", False, "good") for path in tree.images("validation", "good")]
 
 
 def _mvtec_ad2(tree: _Tree) -> list[Sample] | None:
-    """test_public/{good,bad,ground_truth/bad}; the private test images have no labels."""
+    """train/ and validation/good to learn from; test_public/{good,bad,ground_truth/bad}; the private have no labels."""
     if not tree.folders("test_public"):
         return None
     samples = [Sample(path, "train", False, "good") for path in tree.images("train", "good")]
-    samples += [Sample(path, "test", False, "good") for split in ("validation", "test_public") for path in tree.images(split, "good")]
+    samples += [Sample(path, "train", False, "good") for path in tree.images("validation", "good")]
+    samples += [Sample(path, "test", False, "good") for path in tree.images("test_public", "good")]
     for path in tree.images("test_public", "bad"):
         mask = tree.first(tree.root / "test_public" / "ground_truth" / "bad", _stems(path.stem, "_mask", ""))
         samples.append(Sample(path, "test", True, "bad", mask))
@@ -157,18 +174,23 @@ def _mvtec_ad2(tree: _Tree) -> list[Sample] | None:
 
 def _kolektor(tree: _Tree) -> list[Sample] | None:
     """KolektorSDD: kosNN/PartM.jpg with PartM_label.bmp, black for a good part."""
-    from flawmap.data.images import read_mask, read_image
+    from flawmap.data.images import read_image, read_mask
 
-    parts = [path for path in tree.images_found if path.parent.name.lower().startswith("kos") and not path.stem.endswith("_label")]
+    parts = [
+        path
+        for path in tree.images_found
+        if path.parent.name.lower().startswith("kos") and not path.stem.endswith("_label")
+    ]
     labels = {path: tree.first(path.parent, _stems(path.stem, "_label")) for path in parts}
     if not parts or not any(labels.values()):
         return None
     defective: dict[Path, Path] = {}
     for path, label in labels.items():
-        if label is not None:
-            tree.used.add(label)
-            if read_mask(label, read_image(label).shape[:2]).any():  # the label says good by being black
-                defective[path] = label
+        if label is None:
+            raise LayoutError(f"{path}: its mask {path.stem}_label.bmp is missing; in KolektorSDD every image has one")
+        tree.used.add(label)
+        if read_mask(label, read_image(label).shape[:2]).any():  # the label says good by being black
+            defective[path] = label
     split = _alternate([path for path in parts if path not in defective])
     samples = [Sample(path, split[path], False, "good") for path in parts if path in split]
     return samples + [Sample(path, "test", True, "defect", mask) for path, mask in defective.items()]
@@ -188,7 +210,9 @@ def _kolektor2(tree: _Tree) -> list[Sample] | None:
                 continue
             mask = tree.first(path.parent, _stems(path.stem, "_GT"))
             if mask is None:
-                raise LayoutError(f"{path}: its mask {path.stem}_GT.png is missing; in KolektorSDD2 every image has one")
+                raise LayoutError(
+                    f"{path}: its mask {path.stem}_GT.png is missing; in KolektorSDD2 every image has one"
+                )
             tree.used.add(mask)
             bad = bool(read_mask(mask, read_image(mask).shape[:2]).any())
             samples.append(Sample(path, split, bad, "defect" if bad else "good", mask if bad else None))
@@ -202,18 +226,25 @@ def _visa(tree: _Tree) -> list[Sample] | None:
     if not normal or not anomaly:
         return None
     split = _alternate(normal)
-    for table in (tree.root.parent / "split_csv" / "1cls.csv", tree.root / "1cls.csv", tree.root / "split_csv" / "1cls.csv"):
+    root = tree.root.resolve()
+    for table in (root.parent / "split_csv" / "1cls.csv", root / "1cls.csv", root / "split_csv" / "1cls.csv"):
         if table.is_file():
-            tree.used.add(table)
-            rows = [row for row in _rows(table, ("object", "split", "label", "image")) if row["object"] == tree.root.name]
+            tree.used.add(tree.root / table.relative_to(root) if table.is_relative_to(root) else table)
             split = {}
-            for row in rows:
+            for number, row in _rows(table, ("object", "split", "label", "image")):
+                if row["object"] != root.name:
+                    continue
                 path = folder / Path(row["image"]).parent.name / Path(row["image"]).name
                 if row["split"] not in ("train", "test"):
-                    raise LayoutError(f"{table}: split {row['split']!r} of {row['image']}; expected train or test")
+                    raise LayoutError(f"{table} row {number}: split {row['split']!r}; expected train or test")
                 if path not in tree.present:
-                    raise LayoutError(f"{table} names {row['image']}, which is not there; download it again")
+                    raise LayoutError(f"{table} row {number}: {row['image']} is not there; download it again")
                 split[path] = "train" if row["split"] == "train" else "test"
+            if not split:
+                raise LayoutError(
+                    f"{table} has no rows of the object {root.name}; name the folder as the data set does"
+                )
+            break
     samples = [Sample(path, split[path], False, "good") for path in normal if path in split]
     for path in anomaly:
         mask = tree.first(tree.root / "Data" / "Masks" / "Anomaly", _stems(path.stem, ""))
@@ -228,7 +259,11 @@ def _btad(tree: _Tree) -> list[Sample] | None:
     samples = [Sample(path, "train", False, "good") for path in tree.images("train", "ok")]
     samples += [Sample(path, "test", False, "good") for path in tree.images("test", "ok")]
     for path in tree.images("test", "ko"):
-        samples.append(Sample(path, "test", True, "ko", tree.first(tree.root / "ground_truth" / "ko", _stems(path.stem, "", "_mask"))))
+        samples.append(
+            Sample(
+                path, "test", True, "ko", tree.first(tree.root / "ground_truth" / "ko", _stems(path.stem, "", "_mask"))
+            )
+        )
     return samples
 
 
@@ -246,7 +281,7 @@ def _dagm(tree: _Tree) -> list[Sample] | None:
 
 
 def _magnetic_tile(tree: _Tree) -> list[Sample] | None:
-    """Magnetic Tile: MT_Free/Imgs/*.jpg, MT_<Defect>/Imgs/*.jpg with a .png mask; the .png beside a good one is black."""
+    """Magnetic Tile: MT_Free/Imgs/*.jpg, MT_<Defect>/Imgs/*.jpg with a .png mask, black beside a good one."""
     kinds = [name for name in tree.folders() if name.startswith("MT_")]
     if not kinds:
         return None
@@ -281,9 +316,18 @@ def _folder(tree: _Tree) -> list[Sample] | None:
                 tree.used.add(path)
                 continue
             inner = path.parent.relative_to(tree.root / name)
-            places = [path.parent, *(tree.root / mask / part for mask in ("masks", "mask", "ground_truth") for part in (Path(name) / inner, inner, Path()))]
+            places = [
+                path.parent,
+                *(
+                    tree.root / mask / part
+                    for mask in ("masks", "mask", "ground_truth")
+                    for part in (Path(name) / inner, inner, Path())
+                ),
+            ]
             endings = [("_mask",), *[("_mask", "")] * (len(places) - 1)]
-            found = (tree.first(place, _stems(path.stem, *ending)) for place, ending in zip(places, endings, strict=True))
+            found = (
+                tree.first(place, _stems(path.stem, *ending)) for place, ending in zip(places, endings, strict=True)
+            )
             kind = inner.parts[0] if inner.parts else name
             samples.append(Sample(path, "test", True, kind, next((mask for mask in found if mask), None)))
     return samples
@@ -308,7 +352,7 @@ def read_table(table: Path) -> list[Sample]:
     Raises LayoutError, naming the row, for a missing column or file or a split other than train and test.
     """
     samples = []
-    for number, row in enumerate(_rows(table, ("image", "split", "label")), 2):
+    for number, row in _rows(table, ("image", "split", "label")):
         image = table.parent / row["image"]
         label, mask = row["label"].strip(), (row.get("mask") or "").strip()
         if row["split"] not in ("train", "test"):
@@ -321,20 +365,23 @@ def read_table(table: Path) -> list[Sample]:
         kind = "good" if good else label or "unlabelled"
         split: Split = "train" if row["split"] == "train" else "test"
         samples.append(Sample(image, split, defective, kind, table.parent / mask if mask and not good else None))
+    if not samples:
+        raise LayoutError(f"{table} lists no images; add a row for each")
     return samples
 
 
-def _rows(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def _rows(table: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Rows by column, each with its line in the file."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             missing = [name for name in columns if name not in (reader.fieldnames or [])]
             if missing:
                 raise LayoutError(f"{table} has no column {', '.join(missing)}; expected {','.join(columns)}")
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise LayoutError(f"{table} cannot be read as a UTF-8 csv ({problem}); save it again") from problem
-    for number, row in enumerate(rows, 2):
+    for number, row in rows:
         if any(row[name] is None for name in columns):
             raise LayoutError(f"{table} row {number} has too few columns; expected {','.join(columns)}")
     return rows
@@ -365,9 +412,15 @@ def read_layout(root: str | Path, layout: str = "auto", category: str | None = N
     `layout`: `auto` or a name in LAYOUTS; `category`: a folder below `root`, for data sets of several. Raises
     LayoutError when nothing usable is there, when several categories are and none is chosen, or for an unknown layout.
     """
-    root = Path(root)
     if layout not in ("auto", *LAYOUTS):
         raise LayoutError(f"no layout {layout}; there are: auto, {', '.join(LAYOUTS)}")
+    try:
+        return _read(Path(root), layout, category)
+    except PermissionError as problem:
+        raise LayoutError(f"{problem.filename}: no permission to read it; change its permissions") from problem
+
+
+def _read(root: Path, layout: str, category: str | None) -> Listing:
     if root.is_file() and root.suffix.lower() == ".csv":
         samples = read_table(root)
         return _listing(root.parent, "csv", samples, [f"{root.name}: read as a csv of {len(samples)} images"])
@@ -375,7 +428,9 @@ def read_layout(root: str | Path, layout: str = "auto", category: str | None = N
         raise LayoutError(f"{root}: there is no such folder")
     if category is not None:
         if not (root / category).is_dir():
-            known = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+            known = ", ".join(
+                sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+            )
             raise LayoutError(f"{root}: no category {category}; there are: {known}")
         root = root / category
     tree = _Tree(root)
@@ -386,6 +441,7 @@ def read_layout(root: str | Path, layout: str = "auto", category: str | None = N
             _refuse_categories(tree)
         if (found := _READERS[name](tree)) is not None:
             return _listing(root, name, found, _notes(tree, name, found, forced=layout != "auto"))
+    _refuse_categories(tree)
     raise LayoutError(f"{root} is not laid out as {layout}; try --layout auto, or see docs/data.md")
 
 
@@ -401,12 +457,15 @@ def _listing(root: Path, layout: str, samples: list[Sample], notes: list[str]) -
     maskless = [sample for sample in samples if sample.defective and sample.mask is None and sample.split == "test"]
     if maskless:
         notes.append(
-            f"{len(maskless)} defective test images have no mask ({maskless[0].image.name}, …): they count for detection "
-            "and are left out of localization"
+            f"{len(maskless)} defective test images have no mask ({maskless[0].image.name}, …): they count for "
+            "detection and are left out of localization"
         )
     unlabelled = [sample for sample in samples if sample.defective is None]
     if unlabelled:
-        notes.append(f"{len(unlabelled)} images have no label ({unlabelled[0].image.name}, …): they are neither learned from nor measured on")
+        notes.append(
+            f"{len(unlabelled)} images have no label ({unlabelled[0].image.name}, …): they are neither learned from "
+            "nor measured on"
+        )
     defective = [sample for sample in samples if sample.defective and sample.split == "train"]
     if defective:
         notes.append(f"{len(defective)} defective training images ({defective[0].image.name}, …) are not learned from")
@@ -416,10 +475,11 @@ def _listing(root: Path, layout: str, samples: list[Sample], notes: list[str]) -
 def _notes(tree: _Tree, name: str, samples: list[Sample], forced: bool) -> list[str]:
     good = sum(sample.split == "train" and sample.defective is False for sample in samples)
     tests = [sample for sample in samples if sample.split == "test"]
-    bad = sum(bool(sample.defective) for sample in tests)
+    fine, bad = (sum(sample.defective is wanted for sample in tests) for wanted in (False, True))
     verb = "read as asked" if forced else "recognised"
-    notes = [f"layout {name} {verb}: {good} good images to learn from, {len(tests) - bad} good and {bad} defective to test on"]
-    if name not in _OWN_SPLIT and tests:
+    notes = [f"layout {name} {verb}: {good} good images to learn from, {fine} good and {bad} defective to test on"]
+    split_given = name in _OWN_SPLIT and (name != "visa" or any(path.suffix == ".csv" for path in tree.used))
+    if tests and not split_given:
         notes.append("this layout has no split of its own: every fifth good image, in order of name, is for testing")
     taken = {sample.image for sample in samples} | {sample.mask for sample in samples} | tree.used
     left = [path for path in tree.images_found if path not in taken]
@@ -433,15 +493,21 @@ def _notes(tree: _Tree, name: str, samples: list[Sample], forced: bool) -> list[
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Files, and the images below folders, in order; each once. Raises DataError for one that is not there or no images."""
+    """Files, and the images below folders, in order; each once.
+
+    Raises DataError for one that is not there and a folder without images.
+    """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            found |= dict.fromkeys(_Tree(path).images_found)
+            inside = _Tree(path).images_found
+            if not inside:
+                raise DataError(f"no images in {path}; expected {EXPECTED}")
+            found |= dict.fromkeys(inside)
         elif path.exists():
             found[path] = None  # a file named outright is tried, whatever its suffix
         else:
             raise DataError(f"{path}: there is no such file or folder")
     if not found:
-        raise DataError(f"no images in {', '.join(map(str, paths))}; expected {EXPECTED}")
+        raise DataError("no images given; name files or folders")
     return list(found)

@@ -1,7 +1,10 @@
 """From scored images to an evaluation: every metric with a 95 % interval, a figure per kind of defect, files.
 
 Intervals are percentiles of a bootstrap over images, good and defective ones resampled apart (so that their numbers
-stay). Protocol `authors`: the central 224x224 of a 256x256 map against masks resized bilinearly and cut to integers.
+stay). Two cases where it would promise too much are treated apart: a share of 0 or 1, whose resamples are all alike,
+gets the exact binomial interval (Clopper & Pearson 1934), and a class with a single image gives no interval.
+
+Protocol `authors`: the central 224x224 of a 256x256 map against masks resized bilinearly and cut to integers.
 """
 
 from __future__ import annotations
@@ -11,19 +14,21 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flawmap.errors import DataError
 from flawmap.measure import metrics
 from flawmap.measure.metrics import Bools, Floats, PixelCounts
 
 NAMES = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "f1_max", "escape", "overkill")
 RESAMPLES = 1000
-PIXEL_RESAMPLES = 200  # each adds up the histograms of all images
+AT_ONCE = 100  # resamples of pixel histograms in memory
+LEVEL = 0.95
 BORDER = 16  # pixels left out on each side of 256 by the protocol `authors`
 
 
@@ -46,7 +51,7 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class Value:
-    """A metric and its 95 % interval; NaN where it cannot be computed."""
+    """A metric and its 95 % interval; NaN where it cannot be computed (one image is too few for an interval)."""
 
     value: float
     low: float = math.nan
@@ -62,6 +67,7 @@ class Evaluation:
     """All metrics of a test set.
 
     values: by the names in NAMES; kinds: image AUROC of each kind of defect against all good images
+    without_mask: defective images that have none; empty_mask: whose mask marks no pixel, which count as all good pixels
     """
 
     values: dict[str, Value]
@@ -72,48 +78,40 @@ class Evaluation:
     without_mask: int
     threshold: float
     counts_by_kind: dict[str, int] = field(default_factory=dict)
+    empty_mask: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What metrics.json holds."""
         result: dict[str, Any] = {name: self.values[name].to_json() for name in NAMES}
-        result["kinds"] = {kind: value.to_json() | {"images": self.counts_by_kind[kind]} for kind, value in self.kinds.items()}
+        result["kinds"] = {
+            kind: value.to_json() | {"images": self.counts_by_kind[kind]} for kind, value in self.kinds.items()
+        }
         result |= {"protocol": self.protocol, "good": self.good, "defective": self.defective}
-        result |= {"without_mask": self.without_mask, "threshold": Value(self.threshold).to_json()["value"]}
+        result |= {"without_mask": self.without_mask, "empty_mask": self.empty_mask}
+        result["threshold"] = Value(self.threshold).to_json()["value"]
         return result
 
 
 def evaluate_results(
     rows: Sequence[ImageResult], protocol: str = "full", *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Evaluation:
-    """Measure inspected images. A metric is NaN when a class or all masks are missing."""
-    defective = np.array([row.defective for row in rows])
+    """Measure inspected images. A metric is NaN when a class or all masks are missing.
+
+    Scores are numbers, maps lie in [0, 1]: anything else is a mistake of the program (AssertionError).
+    """
+    defective = np.array([row.defective for row in rows], np.bool_)
     scores = np.array([row.score for row in rows], np.float64)
     assert np.isfinite(scores).all(), "a score is always a number"
     limits = np.array([row.threshold for row in rows], np.float64)
-    known = bool(np.isfinite(limits).all()) and len(rows) > 0
-    rejected = scores > limits
+    known = len(rows) > 0 and bool(np.isfinite(limits).all())
     rng = np.random.default_rng(seed)
-    draws = _stratified(defective, resamples, rng)
-
-    def interval(metric: Any, *columns: Any) -> Value:
-        return _value(metric(*columns), [metric(*(column[draw] for column in columns)) for draw in draws])
-
-    values = {
-        "image_auroc": interval(metrics.image_auroc, defective, scores),
-        "image_ap": interval(metrics.image_ap, defective, scores),
-        "f1_max": interval(metrics.f1_max, defective, scores),
-        "escape": interval(metrics.escape, defective, rejected) if known else Value(math.nan),
-        "overkill": interval(metrics.overkill, defective, rejected) if known else Value(math.nan),
-    }
-    values |= _pixel_values(rows, protocol, rng)
+    values = _detection(defective, scores, scores > limits if known else None, resamples, rng)
+    values |= _localization(rows, protocol, resamples, rng)
     kinds, numbers = {}, {}
     for kind in sorted({row.kind for row in rows if row.defective}):
         chosen = np.array([not row.defective or row.kind == kind for row in rows])
         numbers[kind] = int((chosen & defective).sum())
-        kept_defective, kept_scores = defective[chosen], scores[chosen]
-        parts = _stratified(kept_defective, resamples, rng)
-        again = [metrics.image_auroc(kept_defective[part], kept_scores[part]) for part in parts]
-        kinds[kind] = _value(metrics.image_auroc(kept_defective, kept_scores), again)
+        kinds[kind] = _detection(defective[chosen], scores[chosen], None, resamples, rng)["image_auroc"]
     return Evaluation(
         values={name: values[name] for name in NAMES},
         kinds=kinds,
@@ -123,6 +121,7 @@ def evaluate_results(
         without_mask=sum(row.mask is None for row in rows),
         threshold=float(limits[0]) if known else math.nan,
         counts_by_kind=numbers,
+        empty_mask=sum(row.defective and row.mask is not None and not row.mask.any() for row in rows),
     )
 
 
@@ -133,64 +132,111 @@ def authors_view(map_: np.ndarray[Any, Any], mask: Bools) -> tuple[np.ndarray[An
     return map_[inside], mask[inside]
 
 
-def _pixel_values(rows: Sequence[ImageResult], protocol: str, rng: np.random.Generator) -> dict[str, Value]:
-    names = ("pixel_auroc", "pixel_ap", "aupro")
-    with_mask = [row for row in rows if row.mask is not None]
-    counts = []
-    for row in with_mask:
-        assert row.mask is not None
-        view = authors_view(row.map, row.mask) if protocol == "authors" else (row.map, row.mask)
-        counts.append(PixelCounts(*view))
-    if not any(count.regions for count in counts):
-        return {name: Value(math.nan) for name in names}
-    positives = np.stack([count.positives for count in counts])
-    negatives = np.stack([count.negatives for count in counts])
-    overlap = np.stack([count.overlap for count in counts])
-    regions = np.array([count.regions for count in counts], np.float64)
-    draws = _stratified(np.array([row.defective for row in with_mask]), PIXEL_RESAMPLES, rng)
-    # Row 0: every image once; then how often each image is in each resample. (1 + R, N)
-    times = np.stack([np.ones(len(counts)), *(np.bincount(draw, minlength=len(counts)) for draw in draws)])
-    times = times.astype(np.float32)
-    summed = {name: (times @ table.astype(np.float32)).astype(np.float64) for name, table in
-              (("positives", positives), ("negatives", negatives), ("overlap", overlap))}  # fmt: skip
-    summed["positives"][0], summed["negatives"][0] = positives.sum(0), negatives.sum(0)  # exact, not float32
-    found: dict[str, Floats] = {
-        "pixel_auroc": np.asarray(metrics.auroc_of(summed["positives"], summed["negatives"])),
-        "pixel_ap": np.asarray(metrics.ap_of(summed["positives"], summed["negatives"])),
-        "aupro": metrics.aupro_of(summed["overlap"], times @ regions, summed["negatives"]),
+def _detection(
+    defective: Bools, scores: Floats, rejected: Bools | None, resamples: int, rng: np.random.Generator
+) -> dict[str, Value]:
+    times = _times(defective, resamples, rng)
+    counts = metrics.curve_counts(defective, scores, times)
+    several = bool(min(defective.sum(), (~defective).sum()) > 1)
+    values = {
+        "image_auroc": _value(metrics.auroc_of(*counts), several),
+        "image_ap": _value(metrics.ap_of(*counts), several),
+        "f1_max": _value(metrics.f1_of(*counts), several),
     }
-    return {name: _value(float(found[name][0]), found[name][1:].tolist()) for name in names}
+    if rejected is None:
+        return values | {"escape": Value(math.nan), "overkill": Value(math.nan)}
+    escape = metrics.share_of(~rejected, defective, times)
+    overkill = metrics.share_of(rejected, ~defective, times)
+    values["escape"] = _share(escape, int(defective.sum()))
+    values["overkill"] = _share(overkill, int((~defective).sum()))
+    return values
 
 
-def _stratified(defective: Bools, resamples: int, rng: np.random.Generator) -> list[np.ndarray[Any, Any]]:
-    """Index arrays (N,), good and defective images drawn with replacement apart."""
-    groups = [np.flatnonzero(defective == kind) for kind in (False, True)]
-    return [
-        np.concatenate([rng.choice(group, len(group)) for group in groups if len(group)] or [np.empty(0, np.int64)])
-        for _ in range(resamples)
+def _localization(
+    rows: Sequence[ImageResult], protocol: str, resamples: int, rng: np.random.Generator
+) -> dict[str, Value]:
+    names = ("pixel_auroc", "pixel_ap", "aupro")
+    views = [
+        authors_view(row.map, row.mask) if protocol == "authors" else (row.map, row.mask)
+        for row in rows
+        if row.mask is not None
     ]
+    if not any(mask.any() for _, mask in views):
+        return {name: Value(math.nan) for name in names}
+    assert all(np.isfinite(map_).all() for map_, _ in views), "a map holds numbers"
+    edges = metrics.bin_edges([map_ for map_, _ in views], [mask for _, mask in views])
+    counts = [PixelCounts(map_, mask, edges) for map_, mask in views]
+    tables = [np.stack([getattr(count, name) for count in counts]) for name in ("positives", "negatives", "overlap")]
+    regions = np.array([count.regions for count in counts], np.float64)
+    defective = np.array([row.defective for row in rows if row.mask is not None], np.bool_)
+    found: dict[str, list[Floats]] = {name: [] for name in names}
+    for times in _blocks(_times(defective, resamples, rng)):
+        # float32 halves the work; its sums are right to 1e-7
+        positives, negatives, overlap = ((times.astype(np.float32) @ table).astype(np.float64) for table in tables)
+        found["pixel_auroc"].append(metrics.auroc_of(positives, negatives))
+        found["pixel_ap"].append(metrics.ap_of(positives, negatives))
+        found["aupro"].append(metrics.aupro_of(overlap, times @ regions, negatives))
+    several = sum(bool(mask.any()) for _, mask in views) > 1
+    return {name: _value(np.concatenate(found[name]), several) for name in names}
 
 
-def _value(value: float, resampled: Sequence[float]) -> Value:
-    kept = [number for number in resampled if not math.isnan(number)]
-    if math.isnan(value) or not kept:
-        return Value(value)
-    low, high = np.percentile(kept, [2.5, 97.5])
-    return Value(float(value), float(low), float(high))
+def _times(defective: Bools, resamples: int, rng: np.random.Generator) -> Floats:
+    """How often each image is in each resample, good and defective ones drawn apart: (1 + R, N), row 0 all ones."""
+    times = np.ones((1 + resamples, len(defective)))
+    for group in (defective, ~defective):
+        if count := int(group.sum()):
+            times[1:, group] = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    return times
+
+
+def _blocks(times: Floats) -> Iterator[Floats]:
+    for start in range(0, len(times), AT_ONCE):
+        yield times[start : start + AT_ONCE]
+
+
+def _value(found: Floats, several: bool) -> Value:
+    """The metric on all images (row 0) and percentiles of the others; `several`: more than one image of each class."""
+    kept = found[1:][~np.isnan(found[1:])]
+    if math.isnan(found[0]) or not several or len(kept) == 0:
+        return Value(float(found[0]))
+    low, high = np.percentile(kept, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return Value(float(found[0]), float(low), float(high))
+
+
+def _share(found: Floats, count: int) -> Value:
+    """The same for a share of `count` images, exact where it is 0 or 1."""
+    if found[0] in (0.0, 1.0):
+        reach = 1 - ((1 - LEVEL) / 2) ** (1 / count)
+        return Value(float(found[0]), *((0.0, reach) if found[0] == 0 else (1 - reach, 1.0)))
+    return _value(found, several=True)
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, rows: Sequence[ImageResult]) -> None:
-    """Write metrics.json and, a row per image, images.csv; neither is ever half there."""
+    """Write metrics.json and, a row per image, images.csv; neither is ever half there.
+
+    Raises DataError when the folder cannot be written.
+    """
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["image", "kind", "label", "score", "threshold", "defective", "correct"])
     for row in rows:
-        known = not math.isnan(row.threshold)
-        verdict = row.score > row.threshold
         cells: list[object] = [row.image, row.kind, "defective" if row.defective else "good", repr(row.score)]
-        cells += [repr(row.threshold), str(verdict).lower(), str(verdict == row.defective).lower()] if known else [""] * 3
+        if math.isnan(row.threshold):
+            cells += ["", "", ""]
+        else:
+            verdict = row.score > row.threshold
+            cells += [repr(row.threshold), str(verdict).lower(), str(verdict == row.defective).lower()]
         writer.writerow(cells)
-    for name, text in (("images.csv", table.getvalue()), ("metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")):
-        temporary = folder / f".{name}.{os.getpid()}"
+    _write(folder / "images.csv", table.getvalue())
+    _write(folder / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # surrogateescape: a file name that is not valid Unicode is written as the bytes it has.
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-        temporary.replace(folder / name)
+        temporary.replace(path)
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({problem.strerror}); choose another folder") from problem

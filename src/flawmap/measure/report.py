@@ -1,7 +1,8 @@
 """One self-contained HTML page: key figures, a histogram of scores, and a row of pictures an image.
 
 Pictures are inside the page as data URIs, the histogram is SVG, nothing is loaded from elsewhere and no script runs,
-so the page can be mailed, printed and archived.
+so the page can be mailed, printed and archived. Verdicts are words as well as colours, and the colours are blue and
+orange, which are told apart without red/green vision.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flawmap.measure.evaluate import NAMES, Evaluation
+from flawmap.measure.evaluate import NAMES, Evaluation, Value
 
 LABELS = {
     "image_auroc": ("Image AUROC", "chance that a defective part scores above a good one"),
@@ -26,6 +27,8 @@ LABELS = {
 }
 SHARES = ("escape", "overkill")  # shown as percentages
 BINS = 40
+WIDTH, HEIGHT = 1000, 150  # of the histogram's bars, in units of its SVG
+REGIONS = 10  # listed for an image, largest peak first
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class ReportImage:
 
     @property
     def wrong(self) -> str:
-        """"missed" or "false alarm" when the verdict contradicts what is known, else ""."""
+        """What is wrong with the verdict, "missed" or "false alarm"; empty when nothing is, or the truth unknown."""
         if self.truth is None or self.verdict not in ("good", "defective"):
             return ""
         if self.truth and self.verdict == "good":
@@ -58,13 +61,16 @@ class ReportImage:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bars of an SVG: (x, height of good, height of defective), all in the SVG's units, and the threshold's x."""
+    """Bars of an SVG: (x, height of good, height of defective), in its units, the threshold's x and its ticks.
+
+    ticks: (x, text) of the axis
+    """
 
     bars: list[tuple[float, float, float]]
     bar_width: float
     threshold: float | None
-    low: float
-    high: float
+    ticks: list[tuple[float, str]]
+    known: bool
 
 
 def render_report(
@@ -74,21 +80,33 @@ def render_report(
     scores: Sequence[tuple[float, bool | None]] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page as text. `scores`: (score, defective or None) of all images, for the histogram."""
+    """The page as text: `images` in their order, but wrong verdicts first.
+
+    `scores`: (score, defective or None) of all images, also those not shown, for the histogram.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("flawmap.measure"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("flawmap.measure"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = data_uri
+    environment.filters |= {"data_uri": data_uri, "short": short}
     threshold = next((image.threshold for image in images if image.threshold is not None), None)
     return environment.get_template("report.html.j2").render(
         title=title,
-        images=images,
+        images=sorted(images, key=lambda image: not image.wrong),
+        total=len(scores),
         figures=_figures(evaluation),
         evaluation=evaluation,
+        remarks=_remarks(evaluation),
         kinds=_kinds(evaluation),
         histogram=histogram(scores, threshold) if scores else None,
+        width=WIDTH,
+        height=HEIGHT,
+        most_regions=REGIONS,
         provenance=dict(provenance or {}),
     )
 
@@ -99,8 +117,14 @@ def data_uri(picture: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
+def short(score: float) -> str:
+    """A score with enough figures to compare it with its threshold: 0.314, 0.00271, 0.999962."""
+    rest = min(abs(score), abs(1 - score)) or 1.0
+    return f"{score:.{min(max(2 - math.floor(math.log10(rest)), 3), 8)}f}"
+
+
 def histogram(scores: Sequence[tuple[float, bool | None]], threshold: float | None) -> Histogram:
-    """Bars over 600 x 120 units; heights are square roots of counts, so that a single part stays visible."""
+    """Bars over WIDTH x HEIGHT units; heights are square roots of counts, so that a single part stays visible."""
     values = [score for score, _ in scores] + ([threshold] if threshold is not None else [])
     low, high = min(values), max(values)
     span = max(high - low, 1e-9)
@@ -109,13 +133,14 @@ def histogram(scores: Sequence[tuple[float, bool | None]], threshold: float | No
         place = min(int((score - low) / span * BINS), BINS - 1)
         (bad if defective else good)[place] += 1
     tallest = math.sqrt(max(*good, *bad, 1))
-    width = 600 / BINS
+    width = WIDTH / BINS
     bars = [
-        (round(i * width, 2), round(110 * math.sqrt(g) / tallest, 2), round(110 * math.sqrt(b) / tallest, 2))
+        (round(i * width, 2), round(HEIGHT * math.sqrt(g) / tallest, 2), round(HEIGHT * math.sqrt(b) / tallest, 2))
         for i, (g, b) in enumerate(zip(good, bad, strict=True))
     ]
-    line = None if threshold is None else round((threshold - low) / span * 600, 2)
-    return Histogram(bars, width, line, low, high)
+    line = None if threshold is None else round((threshold - low) / span * WIDTH, 2)
+    ticks = [(round(part * WIDTH / 4, 2), f"{low + span * part / 4:.3g}") for part in range(5)]
+    return Histogram(bars, width, line, ticks, known=any(defective is not None for _, defective in scores))
 
 
 def _figures(evaluation: Evaluation | None) -> list[dict[str, str]]:
@@ -123,17 +148,42 @@ def _figures(evaluation: Evaluation | None) -> list[dict[str, str]]:
         return []
     figures = []
     for name in NAMES:
-        value = evaluation.values[name]
         label, meaning = LABELS[name]
-        form = (lambda v: f"{v:.1%}") if name in SHARES else (lambda v: f"{v:.3f}")
-        text = "–" if math.isnan(value.value) else form(value.value)
-        interval = "not measurable here" if math.isnan(value.low) else f"{form(value.low)} … {form(value.high)}"
-        figures.append({"label": label, "value": text, "interval": interval, "meaning": meaning})
+        value, interval = _words(evaluation.values[name], share=name in SHARES)
+        figures.append({"label": label, "value": value, "interval": interval, "meaning": meaning})
     return figures
 
 
-def _kinds(evaluation: Evaluation | None) -> list[tuple[str, int, str]]:
+def _words(value: Value, share: bool = False) -> tuple[str, str]:
+    """A value and its interval as text."""
+
+    def form(number: float) -> str:
+        return f"{100 * number:.1f} %" if share else f"{number:.3f}"
+
+    if math.isnan(value.value):
+        return "–", "not measurable here"
+    if math.isnan(value.low):
+        return form(value.value), "one image is too few for an interval"
+    return form(value.value), f"95 %: {form(value.low)} … {form(value.high)}"
+
+
+def _remarks(evaluation: Evaluation | None) -> list[str]:
+    """Sentences that a reader of the figures needs."""
     if evaluation is None:
         return []
-    kinds = evaluation.kinds.items()
-    return [(kind, evaluation.counts_by_kind[kind], "–" if math.isnan(v.value) else f"{v.value:.3f}") for kind, v in kinds]
+    remarks = []
+    if evaluation.protocol != "full":
+        remarks.append(f"Protocol {evaluation.protocol}.")
+    if evaluation.without_mask:
+        remarks.append(f"Left out of localization for want of a mask: {evaluation.without_mask} defective.")
+    if evaluation.empty_mask:
+        remarks.append(f"With a mask that marks nothing at the map's size: {evaluation.empty_mask} defective.")
+    if any(value.value == value.low == value.high == 1 for value in evaluation.values.values()):
+        remarks.append("An interval of one value, 1, only says that these parts were told apart without fault.")
+    return remarks
+
+
+def _kinds(evaluation: Evaluation | None) -> list[tuple[str, int, str, str]]:
+    if evaluation is None:
+        return []
+    return [(kind, evaluation.counts_by_kind[kind], *_words(value)) for kind, value in evaluation.kinds.items()]

@@ -32,10 +32,12 @@ def find_regions(
 ) -> list[Region]:
     """Regions of a map (H, W) where it exceeds `threshold`, largest peak first.
 
-    Pixels touching at a corner belong together. Areas under `min_area` pixels are left out.
+    Pixels touching at a corner belong together. Areas under `min_area` pixels are left out. A map holds numbers, NaN
+    is a mistake of the program (AssertionError).
     """
     from scipy import ndimage
 
+    assert np.isfinite(map_).all(), "a map holds numbers"
     labels, _ = ndimage.label(map_ > threshold, structure=np.ones((3, 3)))
     regions = []
     for number, place in enumerate(ndimage.find_objects(labels), 1):

@@ -2,7 +2,8 @@
 
 Source: Vovk et al. 2005; Angelopoulos & Bates 2021. With n good images that took no part in training, the
 ceil((n + 1)(1 - overkill))-th smallest score keeps the chance that the next good part is rejected at or under
-`overkill`, if parts are exchangeable. That order exists only when n >= 1 / overkill - 1.
+`overkill`, if parts are exchangeable. That order exists only when n >= 1 / overkill - 1. With fewer images the tail of
+the scores is continued as an exponential one, which is our addition: a guess, and said to be one.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from flawmap.errors import DataError
-
-MARGIN = 0.05  # over the largest good score, as a share of what is left to 1, when the images are too few
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,12 @@ def choose_threshold(
     """Threshold from scores of good images that were not trained on, and the largest map value of each.
 
     With too few images for `overkill`, the largest score plus a margin, and a note that says how many are needed.
-    Raises DataError without images or with an overkill outside (0, 1).
+    Raises DataError without images or with an overkill outside (0, 1). There are as many peaks as scores, and all are
+    numbers; anything else is a mistake of the program (AssertionError).
     """
     count = len(good_scores)
+    assert len(good_map_peaks) == count, "a peak for each score"
+    assert all(math.isfinite(value) for value in (*good_scores, *good_map_peaks)), "scores and peaks are numbers"
     if count == 0:
         raise DataError("a threshold needs good images that were not trained on; there are none")
     if not 0 < overkill < 1:
@@ -51,8 +54,9 @@ def choose_threshold(
     supported, note = count >= needed, ""
     if not supported:
         note = (
-            f"{count} good images cannot support an overkill of {overkill:.3g}: {needed} are needed. The threshold is "
-            f"the largest of their scores and a margin; expect up to {1 / (count + 1):.1%} of good parts rejected."
+            f"{count} good images cannot support an overkill of {100 * overkill:.3g} %: {needed} are needed. The "
+            "threshold is the largest of their scores plus a guessed margin; "
+            f"expect up to {100 / (count + 1):.1f} % of good parts rejected."
         )
     return Threshold(
         score=_order_statistic(good_scores, overkill),
@@ -68,10 +72,10 @@ def choose_threshold(
 def threshold_from_labelled(
     good_scores: Sequence[float], bad_scores: Sequence[float], good_map_peaks: Sequence[float], overkill: float
 ) -> Threshold:
-    """Threshold from good and defective images: at `overkill` of the good ones, or lower where nothing is lost by it.
+    """Threshold from good and defective images: at `overkill` of the good ones, unless the classes are apart.
 
-    When the classes are apart, halfway between the largest good and the smallest defective score: any value there
-    is right on these images. Raises DataError when either kind is missing.
+    Then halfway between the largest good and the smallest defective score: any value there is right on these images,
+    and this one is farthest from both. Raises DataError when either kind is missing.
     """
     if not bad_scores:
         raise DataError("a threshold from labelled images needs defective ones; there are none")
@@ -87,4 +91,10 @@ def _order_statistic(values: Sequence[float], overkill: float) -> float:
     rank = math.ceil((len(ordered) + 1) * (1 - overkill) - 1e-9)
     if rank <= len(ordered):
         return float(ordered[rank - 1])
-    return float(ordered[-1] + MARGIN * max(0.0, 1 - ordered[-1]))
+    # An exponential tail with the mean excess of the upper half over the median. The largest of n is exceeded with a
+    # chance of 1 / (n + 1); the margin goes on to `overkill`, and vanishes where n is just enough. It follows the
+    # scale of the scores, which a fixed margin does not; half of what is left to 1 keeps it a usable threshold.
+    largest, upper = ordered[-1], ordered[len(ordered) // 2 :]
+    excess = sum(upper) / len(upper) - median(ordered)
+    margin = excess * math.log(1 / ((len(ordered) + 1) * overkill))
+    return float(largest + min(max(margin, 0.0), max(0.0, 1 - largest) / 2))
