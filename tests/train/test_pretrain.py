@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_learning_rate_rises_then_falls_to_nothing() -> None:
     assert rates[9] == pytest.approx(1.0)
     assert max(rates) == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.0)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_paper_recipe_is_the_paper_schedule() -> None:

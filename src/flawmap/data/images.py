@@ -139,14 +139,15 @@ def _check_header(data: bytes, name: str) -> tuple[int, str]:
         with _opened(data) as header:
             width, height = header.size
             kind = str(header.format)
-            # the decoders turn a TIFF themselves
-            turn = int(header.getexif().get(0x0112, 1)) if kind in ("JPEG", "MPO", "WEBP", "PNG") else 1
             if kind == "TIFF":
                 extra = header.tag_v2.get(338, (0,))  # type: ignore[attr-defined]
                 alpha = extra[0] if isinstance(extra, tuple) else extra
                 composed = "grey" if header.mode == "LA" else {1: "always", 2: "8 bits"}.get(alpha, "never")
+            if kind == "PNG" and header.mode in ("1", "L") and "transparency" in header.info:
+                composed = "grey"
             large = width * height > MAX_PIXELS
             whole = large or _whole(data, kind, header)
+            turn = _orientation(data, kind, header) if whole and not large else 1
     except UnidentifiedImageError as problem:
         raise ImageError(
             f"{name}: not an image, or damaged at its start; expected PNG, JPEG, BMP, TIFF or WebP"
@@ -160,6 +161,15 @@ def _check_header(data: bytes, name: str) -> tuple[int, str]:
     if width == 0 or height == 0 or not whole:
         raise ImageError(f"{name}: the image is truncated; copy it again or remove it")
     return turn, composed
+
+
+def _orientation(data: bytes, kind: str, header: Pillow.Image) -> int:
+    """EXIF orientation left to apply: the decoders turn a TIFF themselves."""
+    if kind in ("TIFF", "BMP"):
+        return 1
+    if kind == "PNG" and b"eXIf" not in data and b"Raw profile type exif" not in data:
+        return 1  # Pillow would decode the whole picture in search of it
+    return int(header.getexif().get(0x0112, 1))
 
 
 def _damaged(name: str, problem: Exception) -> ImageError:
@@ -193,7 +203,7 @@ def _by_pillow(data: bytes, name: str) -> np.ndarray[Any, Any]:
     """Decode what OpenCV does not (some TIFF compressions, some palettes): (H, W) or (H, W, 3 or 4), BGR(A)."""
     try:
         with _opened(data) as image:
-            plain = image.mode in ("L", "I;16", "F")
+            plain = image.mode in ("L", "I;16", "F") and not image.has_transparency_data
             pixels = np.asarray(image if plain else image.convert("RGBA" if image.has_transparency_data else "RGB"))
     except Exception as problem:
         raise _damaged(name, problem) from problem

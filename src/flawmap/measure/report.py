@@ -107,6 +107,7 @@ def render_report(
         width=WIDTH,
         height=HEIGHT,
         most_regions=REGIONS,
+        largest=max((value for image in images for value in (image.score, image.threshold) if value), default=1.0),
         provenance=dict(provenance or {}),
     )
 
@@ -178,7 +179,7 @@ def _remarks(evaluation: Evaluation | None) -> list[str]:
         remarks.append(f"Left out of localization for want of a mask: {evaluation.without_mask} defective.")
     if evaluation.empty_mask:
         remarks.append(f"With a mask that marks nothing at the map's size: {evaluation.empty_mask} defective.")
-    if any(value.value == value.low == value.high == 1 for value in evaluation.values.values()):
+    if any(value.low == value.high == 1 for value in (*evaluation.values.values(), *evaluation.kinds.values())):
         remarks.append("An interval of one value, 1, only says that these parts were told apart without fault.")
     return remarks
 

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flawmap.errors import DataError
+from flawmap.measure.threshold import Threshold, choose_threshold, threshold_from_labelled
+
+scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
+
+
+def of(values: list[float], overkill: float) -> Threshold:
+    return choose_threshold(values, values, overkill)
+
+
+def test_good_parts_are_rejected_as_often_as_promised() -> None:
+    rng = np.random.default_rng(0)
+    # Of uniform scores, 1 - threshold exceed it. 19 images are just enough for 5 %, 30 are some more than enough.
+    for count, expected in ((19, 1 - 19 / 20), (30, 1 - 30 / 31), (60, 1 - 58 / 61)):
+        rejected = [1 - of(rng.random(count).tolist(), 0.05).score for _ in range(3000)]
+        assert np.mean(rejected) == pytest.approx(expected, abs=0.003)
+        assert expected <= 0.05 + 1e-12
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(st.floats(0, 1), min_size=19, max_size=40))
+def test_a_supported_threshold_is_the_order_statistic_whatever_the_distribution(values: list[float]) -> None:
+    found = of(values, 0.05)
+    assert found.supported and found.note == ""
+    assert found.score == sorted(values)[math.ceil((len(values) + 1) * 0.95 - 1e-9) - 1]
+    assert of([value**3 for value in values], 0.05).score == found.score**3
+
+
+@pytest.mark.parametrize(("overkill", "needed"), [(0.05, 19), (0.01, 99), (0.005, 199), (0.001, 999), (0.3, 3)])
+def test_support_begins_at_one_over_overkill_less_one(overkill: float, needed: int) -> None:
+    values = np.linspace(0.1, 0.2, needed).tolist()
+    assert of(values, overkill).supported
+    few = of(values[:-1], overkill)
+    assert not few.supported
+    assert f"{needed} are needed" in few.note and f"{needed - 1} good images" in few.note
+    assert "\n" not in few.note
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(scores)
+def test_too_few_images_put_the_threshold_over_all_of_them(values: list[float]) -> None:
+    found = of(values, 0.01)
+    assert max(values) <= found.score <= (1 + max(values)) / 2
+    assert found.held_out == len(values)
+
+
+def test_the_margin_follows_the_scale_of_the_scores() -> None:
+    rng = np.random.default_rng(1)
+    values = (0.2 * rng.random(12)).tolist()
+    large, small = of(values, 0.01), of([value / 100 for value in values], 0.01)
+    assert large.score > max(values)
+    assert small.score == pytest.approx(large.score / 100)
+
+
+def test_the_margin_grows_for_a_rarer_overkill_and_vanishes_where_images_are_just_enough() -> None:
+    values = np.random.default_rng(2).uniform(0, 0.1, 18).tolist()
+    largest = max(values)
+    margins = [of(values, overkill).score - largest for overkill in (0.0526, 0.02, 0.01, 0.001)]
+    assert 0 <= margins[0] < 1e-3
+    assert margins == sorted(margins) and margins[1] > 2e-3
+
+
+def test_the_guessed_margin_comes_near_the_overkill_on_exponential_scores() -> None:
+    rng = np.random.default_rng(3)
+    plain, guessed = [], []
+    for _ in range(2000):
+        values = rng.exponential(0.005, 12)
+        plain.append(math.exp(-values.max() / 0.005))
+        guessed.append(math.exp(-of(values.tolist(), 0.01).score / 0.005))
+    assert np.mean(plain) == pytest.approx(1 / 13, abs=0.01)
+    assert 0.005 < np.mean(guessed) < 0.03
+
+
+def test_equal_scores_give_a_threshold_that_passes_them() -> None:
+    assert of([0.25] * 8, 0.01).score == 0.25
+    assert of([1.0] * 8, 0.01).score == 1.0
+    assert of([0.5], 0.01).score == 0.5
+
+
+def test_scores_and_peaks_have_their_own_thresholds() -> None:
+    found = choose_threshold([0.1] * 99, [0.7] * 99, 0.01)
+    assert (found.score, found.pixel) == (0.1, 0.7)
+    assert (found.overkill, found.held_out, found.method) == (0.01, 99, "held-out good")
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(DataError, match="good images"):
+        choose_threshold([], [], 0.01)
+
+
+@pytest.mark.parametrize("overkill", [0.0, 1.0, -0.1, 5.0, math.nan])
+def test_an_overkill_outside_0_to_1_is_refused(overkill: float) -> None:
+    with pytest.raises(DataError, match="between 0 and 1"):
+        of([0.1, 0.2], overkill)
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    for values, peaks in (([0.1, math.nan], [0.1, 0.1]), ([0.1, 0.1], [math.inf, 0.1]), ([0.1, 0.1], [0.1])):
+        with pytest.raises(AssertionError):
+            choose_threshold(values, peaks, 0.01)
+
+
+def test_classes_apart_are_parted_in_the_middle() -> None:
+    found = threshold_from_labelled([0.1, 0.2], [0.6, 0.9], [0.3, 0.4], 0.01)
+    assert found.score == pytest.approx(0.4)
+    assert found.method == "labelled"
+    assert found.pixel == choose_threshold([0.1, 0.2], [0.3, 0.4], 0.01).pixel
+
+
+def test_overlapping_classes_are_parted_at_the_overkill_of_the_good() -> None:
+    good = np.linspace(0, 0.5, 99).tolist()
+    found = threshold_from_labelled(good, [0.3, 0.9], good, 0.1)
+    assert found.score == choose_threshold(good, good, 0.1).score
+    assert sum(score > found.score for score in good) <= 9
+
+
+def test_labelled_images_of_one_kind_are_refused() -> None:
+    with pytest.raises(DataError, match="defective"):
+        threshold_from_labelled([0.1], [], [0.1], 0.01)
+    with pytest.raises(DataError, match="good"):
+        threshold_from_labelled([], [0.9], [], 0.01)
