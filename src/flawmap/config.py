@@ -71,7 +71,7 @@ class AnomalySettings(_Section):
         0.2,
         gt=0,
         le=1,
-        description="Smallest strength: the share of the codebook, nearest first, that codes are drawn from. Authors: 0.2.",
+        description="Smallest strength: the share of the codebook, nearest first, to draw codes from. Authors: 0.2.",
     )
     strength_max: float = Field(1.0, gt=0, le=1, description="Largest strength. Authors: 1.0.")
     skip_nearest: float = Field(0.05, ge=0, lt=1, description="Share of the nearest codes never drawn. Authors: 0.05.")

@@ -282,6 +282,12 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, suffix: str, form: str, 
         assert any(word in message for word in ("truncated", "damaged", "not an image")), message
 
 
+@pytest.mark.parametrize(("suffix", "form"), [("png", "PNG"), ("jpg", "JPEG"), ("bmp", "BMP"), ("tif", "TIFF")])
+def test_a_file_that_lacks_its_last_byte_is_said_to_be_truncated(tmp_path: Path, suffix: str, form: str) -> None:
+    (tmp_path / f"x.{suffix}").write_bytes(saved(pillow(picture()), form)[:-1])
+    assert refusal(tmp_path / f"x.{suffix}").endswith("the image is truncated; copy it again or remove it")
+
+
 def test_the_end_of_a_thumbnail_is_not_the_end_of_the_jpeg() -> None:
     small, large = (saved(pillow(picture(side, side)), "JPEG") for side in (40, 16))
     block = b"\xff\xe1" + struct.pack(">H", len(small) + 8) + b"Thumb\0" + small
