@@ -312,7 +312,7 @@ def test_a_bitmap_without_a_stated_size_is_read_whole_and_refused_cut() -> None:
     data = bytearray(saved(pillow(picture()), "BMP"))
     data[2:6] = bytes(4)
     assert np.array_equal(decode_image(bytes(data), "x"), scaled(picture()))
-    with pytest.raises(ImageError, match=r"^x: the image is damaged"):
+    with pytest.raises(ImageError, match=r"^x: the image is truncated"):
         decode_image(bytes(data[: len(data) // 2]), "x")
 
 
@@ -479,3 +479,60 @@ def test_outlines_surround_each_area_once_and_show_on_the_overlay() -> None:
     assert (drawn[5, 20] != 128).any() and (drawn[20, 5] == 128).all()
     hot = overlay(grey, mask.astype(np.float32), [])
     assert (hot[7, 25] != 128).any() and (hot[20, 5] == 128).all()
+
+
+# --- what one would not think of -----------------------------------------------------------------------------------
+
+
+def colours(form: str, **options: Any) -> bytes:
+    picture = Pillow.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).convert("RGB")
+    return saved(picture, form, **options)
+
+
+def test_a_bitmap_whose_stated_size_is_wrong_is_read() -> None:
+    data = bytearray(colours("BMP"))
+    data[2:6] = struct.pack("<I", 10**8)
+    assert decode_image(bytes(data), "x").shape == (3, 4, 3)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "PNG", "WEBP"])
+def test_a_file_of_several_images_is_refused_and_not_cut_to_its_first(form: str) -> None:
+    other = Pillow.new("RGB", (4, 3), (9, 9, 200))
+    with pytest.raises(ImageError, match=r"^x: the file holds several images; save each"):
+        decode_image(colours(form, save_all=True, append_images=[other]), "x")
+
+
+def test_a_smaller_version_kept_in_a_tiff_does_not_count_as_another_image() -> None:
+    small = Pillow.new("RGB", (2, 2))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    data = colours("TIFF", save_all=True, append_images=[small])
+    assert decode_image(data, "x").shape == (3, 4, 3)
+
+
+def test_damaged_exif_leaves_the_image_as_it_is() -> None:
+    text = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0"
+    assert decode_image(colours("JPEG", exif=text), "x").shape == (3, 4, 3)
+
+
+def test_a_jpeg_mask_has_no_rings_about_its_edges(tmp_path: Path) -> None:
+    square = np.zeros((40, 40), np.uint8)
+    square[11:30, 11:30] = 255
+    Pillow.fromarray(square).save(tmp_path / "mask.jpg", quality=60)
+    assert np.array_equal(read_mask(tmp_path / "mask.jpg", (40, 40)), square > 0)
+
+
+def test_hidden_files_in_a_folder_of_masks_are_no_masks(tmp_path: Path) -> None:
+    write_image(tmp_path / "0.png", np.full((3, 4), 255, np.uint8))
+    (tmp_path / "._0.png").write_bytes(b"Mac OS X")
+    assert read_mask(tmp_path, (3, 4)).all()
+
+
+def test_writing_below_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / "file" / "0.png", np.zeros((3, 4), np.uint8))
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(ImageError, match="is not the name of a file"):
+        read_image("a\0b.png")

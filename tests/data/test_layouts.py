@@ -532,3 +532,75 @@ def test_what_gives_no_images_is_named_even_beside_what_does(tmp_path: Path) -> 
         with pytest.raises(DataError) as caught:
             find_images(paths)
         assert str(caught.value).startswith(words)
+
+
+# --- what one would not think of -----------------------------------------------------------------------------------
+
+
+def test_hidden_files_and_folders_are_counted_and_one_named(tmp_path: Path) -> None:
+    mvtec(tmp_path)
+    (tmp_path / "._000.png").write_bytes(b"Mac OS X")
+    put(tmp_path, ".thumbnails/000.png")
+    assert "2 hidden files or folders are left out (._000.png, …)" in read_layout(tmp_path).notes
+
+
+def test_folders_of_unknown_names_are_not_learned_from_unasked(tmp_path: Path) -> None:
+    put(tmp_path, "okay/0.png", "scratched/0.png")
+    words = refused(tmp_path)
+    assert "okay, scratched" in words and "--layout images" in words
+    assert len(read_layout(tmp_path, "images").train_good) == 2
+
+
+def test_masks_beside_plain_images_are_not_learned_from(tmp_path: Path) -> None:
+    put(tmp_path, "0.png", "masks/0.png")
+    assert "masks" in refused(tmp_path)
+
+
+def test_either_half_of_mvtecs_layout_is_enough(tmp_path: Path) -> None:
+    put(tmp_path / "learn", *numbers("train/good/{}.png", 3))
+    put(tmp_path / "measure", "test/good/0.png", "test/crack/0.png")
+    learn, measure = read_layout(tmp_path / "learn"), read_layout(tmp_path / "measure")
+    assert (learn.layout, len(learn.train_good), len(learn.test)) == ("mvtec", 3, 0)
+    assert (measure.layout, len(measure.train_good), len(measure.test)) == ("mvtec", 0, 2)
+
+
+def test_mpdd_is_told_by_the_names_of_its_objects(tmp_path: Path) -> None:
+    mvtec(tmp_path / "bracket_black")
+    assert read_layout(tmp_path / "bracket_black").layout == "mpdd"
+    assert read_layout(tmp_path / "bracket_black", "mvtec").layout == "mvtec"
+
+
+def test_a_folder_of_another_name_with_the_prefix_of_magnetic_tile_is_not_one(tmp_path: Path) -> None:
+    put(tmp_path, *numbers("MT_Steel/{}.png", 3))
+    assert read_layout(tmp_path).layout == "images"
+
+
+def test_one_mask_is_not_lent_to_two_images(tmp_path: Path) -> None:
+    put(tmp_path, "good/0.png", "dent/0.png", "scratch/0.png", "masks/0.png")
+    words = refused(tmp_path)
+    assert all(part in words for part in ("masks/0.png", "dent/0.png", "scratch/0.png"))
+
+
+def test_an_image_twice_in_a_csv_is_refused_as_it_could_be_learned_from_and_tested_on(tmp_path: Path) -> None:
+    put(tmp_path, "0.png")
+    write(tmp_path / "split.csv", "image,split,label", "0.png,train,good", "0.png,test,good")
+    assert refused(tmp_path).endswith("split.csv row 3: 0.png is in row 2 already; keep one of them")
+
+
+def test_blanks_and_capitals_in_a_csv_do_not_matter(tmp_path: Path) -> None:
+    put(tmp_path, "0.png")
+    write(tmp_path / "split.csv", "image,split,label", " 0.png , Train , GOOD ")
+    assert len(read_layout(tmp_path).train_good) == 1
+
+
+def test_a_csv_given_outright_is_not_read_as_another_layout(tmp_path: Path) -> None:
+    put(tmp_path, "0.png")
+    write(tmp_path / "mine.csv", "image,split,label", "0.png,train,good")
+    assert "cannot be read as mvtec" in refused(tmp_path / "mine.csv", layout="mvtec")
+
+
+def test_links_between_two_folders_end(tmp_path: Path) -> None:
+    put(tmp_path, "a/0.png", "b/1.png")
+    (tmp_path / "a" / "b").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "a").symlink_to(tmp_path / "a")
+    assert len(find_images([tmp_path])) == 4

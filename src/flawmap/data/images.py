@@ -14,7 +14,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,14 +61,17 @@ def decode_image(data: bytes, name: str) -> Image:
 def read_mask(path: str | Path, shape: tuple[int, int]) -> Mask:
     """Read a defect mask: (H, W) bool, True where any channel is not zero; of a folder, where any mask in it is.
 
-    Raises ImageError unless of `shape`.
+    In a JPEG, from half of the full scale on: its compression leaves faint rings about every edge. Raises ImageError
+    unless of `shape`.
     """
     if Path(path).is_dir():
         parts = [part for part in sorted(Path(path).iterdir()) if part.suffix.lower() in SUFFIXES]
+        parts = [part for part in parts if not part.name.startswith(".")]
         if not parts:
             raise ImageError(f"{path}: the folder holds no mask; add one or remove it")
         return np.asarray(np.any([read_mask(part, shape) for part in parts], axis=0), np.bool_)
-    pixels = _decoded(_bytes_of(Path(path)), str(path))
+    data = _bytes_of(Path(path))
+    pixels = _decoded(data, str(path))
     if pixels.ndim == 3:  # the alpha of a mask says nothing
         pixels = pixels[:, :, :3].max(axis=2)
     if pixels.shape != tuple(shape):
@@ -76,7 +79,7 @@ def read_mask(path: str | Path, shape: tuple[int, int]) -> Mask:
             f"{path}: the mask is {pixels.shape[1]}x{pixels.shape[0]} pixels but its image {shape[1]}x{shape[0]}; "
             "save it at the image's size"
         )
-    return np.asarray(pixels != 0, np.bool_)
+    return np.asarray(pixels > 127 if data.startswith(b"\xff\xd8") else pixels != 0, np.bool_)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -88,6 +91,8 @@ def _bytes_of(path: Path) -> bytes:
         raise ImageError(f"{path}: no permission to read it; change its permissions") from problem
     except OSError as problem:
         raise ImageError(f"{path}: cannot be read ({problem.strerror})") from problem
+    except ValueError as problem:  # a NUL in the name
+        raise ImageError(f"{str(path)!r} is not the name of a file") from problem
     if not data:
         raise ImageError(f"{path}: the file is empty; copy it again or remove it")
     return data
@@ -148,6 +153,7 @@ def _check_header(data: bytes, name: str) -> tuple[int, str]:
             large = width * height > MAX_PIXELS
             whole = large or _whole(data, kind, header)
             turn = _orientation(data, kind, header) if whole and not large else 1
+            several = whole and not large and kind != "MPO" and _several(header, kind)
     except UnidentifiedImageError as problem:
         raise ImageError(
             f"{name}: not an image, or damaged at its start; expected PNG, JPEG, BMP, TIFF or WebP"
@@ -160,6 +166,8 @@ def _check_header(data: bytes, name: str) -> tuple[int, str]:
         )
     if width == 0 or height == 0 or not whole:
         raise ImageError(f"{name}: the image is truncated; copy it again or remove it")
+    if several:
+        raise ImageError(f"{name}: the file holds several images; save each as a file of its own")
     return turn, composed
 
 
@@ -169,7 +177,21 @@ def _orientation(data: bytes, kind: str, header: Pillow.Image) -> int:
         return 1
     if kind == "PNG" and b"eXIf" not in data and b"Raw profile type exif" not in data:
         return 1  # Pillow would decode the whole picture in search of it
-    return int(header.getexif().get(0x0112, 1))
+    try:
+        return int(header.getexif().get(0x0112, 1))
+    except Exception:  # Pillow raises many kinds on damaged EXIF, which says nothing of the pixels
+        return 1
+
+
+def _several(header: Pillow.Image, kind: str) -> bool:
+    """Whether there are more images than the first; smaller versions and masks that TIFF keeps with it do not count."""
+    if kind != "TIFF":
+        return bool(getattr(header, "is_animated", False))
+    for page in range(1, int(getattr(header, "n_frames", 1))):
+        header.seek(page)
+        if not int(header.tag_v2.get(254, 0)) & 5:  # type: ignore[attr-defined]
+            return True
+    return False
 
 
 def _damaged(name: str, problem: Exception) -> ImageError:
@@ -191,6 +213,9 @@ def _whole(data: bytes, kind: str, header: Pillow.Image) -> bool:
             start += 12 + int.from_bytes(data[start : start + 4], "big")
         return False
     if kind == "BMP":
+        for decoder, (_, top, _, bottom), offset, arguments in header.tile:  # type: ignore[attr-defined]
+            if decoder == "raw":  # some writers leave the stated length 0 or wrong
+                return len(data) >= int(offset) + int(arguments[1]) * int(bottom - top)
         return len(data) >= int(struct.unpack_from("<I", data, 2)[0])
     if kind == "WEBP":
         return len(data) >= int(struct.unpack_from("<I", data, 4)[0]) + 8
@@ -263,7 +288,8 @@ def write_image(path: str | Path, pixels: Pixels) -> None:
     except cv2.error as problem:
         raise ImageError(f"{path}: cannot be written in this format; use .png or .jpg") from problem
     except OSError as problem:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have been there
+            temporary.unlink()
         raise ImageError(f"{path}: cannot be written ({problem.strerror})") from problem
 
 

@@ -19,6 +19,7 @@ from flawmap.errors import DataError, LayoutError
 
 Split = Literal["train", "test"]
 GOOD_NAMES = frozenset({"good", "ok", "normal", "free", "0"})
+_MASK_FOLDERS = frozenset({"masks", "mask", "ground_truth"})
 EXPECTED = " ".join(sorted(SUFFIXES))
 
 
@@ -67,8 +68,10 @@ class _Tree:
     def __init__(self, root: Path) -> None:
         self.root, self.used = root, set[Path]()
         self.files: list[Path] = []
+        self.hidden: list[Path] = []
         problems: list[OSError] = []
         for folder, folders, names in os.walk(root, onerror=problems.append, followlinks=True):
+            self.hidden += [Path(folder, name) for name in sorted([*folders, *names]) if name.startswith(".")]
             folders[:] = sorted(name for name in folders if not name.startswith(".") and not _loops(Path(folder, name)))
             self.files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
         if problems:
@@ -99,8 +102,11 @@ class _Tree:
 
 
 def _loops(folder: Path) -> bool:
-    """Whether a folder is a link to one that holds it."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+    """Whether a folder is a link to one it was reached through, or that holds it."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    return any(above.resolve().is_relative_to(target) for above in folder.parents)
 
 
 def _stems(stem: str, *endings: str) -> list[str]:
@@ -139,13 +145,14 @@ def _parts_mask(tree: _Tree, folder: Path) -> Path | None:
 
 
 def _mvtec(tree: _Tree) -> list[Sample] | None:
-    if not tree.images("train", "good") or not tree.folders("test"):
+    """Either half may be absent: a folder to learn from alone, or one to measure on."""
+    if not tree.images("train", "good") and not tree.images("test", "good"):
         return None
     return _mvtec_like(tree, ["test"], "ground_truth")
 
 
 def _mpdd(tree: _Tree) -> list[Sample] | None:
-    """MPDD is laid out as MVTec AD is; it is only ever forced by name."""
+    """MPDD is laid out as MVTec AD is; it is told by the names of its objects."""
     return _mvtec(tree)
 
 
@@ -283,7 +290,7 @@ def _dagm(tree: _Tree) -> list[Sample] | None:
 def _magnetic_tile(tree: _Tree) -> list[Sample] | None:
     """Magnetic Tile: MT_Free/Imgs/*.jpg, MT_<Defect>/Imgs/*.jpg with a .png mask, black beside a good one."""
     kinds = [name for name in tree.folders() if name.startswith("MT_")]
-    if not kinds:
+    if "MT_Free" not in kinds:
         return None
     samples = []
     for name in kinds:
@@ -307,7 +314,7 @@ def _folder(tree: _Tree) -> list[Sample] | None:
     if not good:
         return None
     photos = [path for name in good for path in tree.images(name, deep=True)]
-    others = [name for name in folders if name not in good and name.lower() not in ("masks", "mask", "ground_truth")]
+    others = [name for name in folders if name not in good and name.lower() not in _MASK_FOLDERS]
     split: dict[Path, Split] = _alternate(photos) if others else dict.fromkeys(photos, "train")
     samples = [Sample(path, split[path], False, "good") for path in photos]
     for name in others:
@@ -352,18 +359,22 @@ def read_table(table: Path) -> list[Sample]:
     Raises LayoutError, naming the row, for a missing column or file or a split other than train and test.
     """
     samples = []
+    rows: dict[Path, int] = {}
     for number, row in _rows(table, ("image", "split", "label")):
-        image = table.parent / row["image"]
+        image = table.parent / row["image"].strip()
         label, mask = row["label"].strip(), (row.get("mask") or "").strip()
-        if row["split"] not in ("train", "test"):
+        given = row["split"].strip().lower()
+        if given not in ("train", "test"):
             raise LayoutError(f"{table} row {number}: split {row['split']!r}; expected train or test")
+        if rows.setdefault(image, number) != number:
+            raise LayoutError(f"{table} row {number}: {row['image']} is in row {rows[image]} already; keep one of them")
         for path in (image, *([table.parent / mask] if mask else [])):
             if not path.is_file():
                 raise LayoutError(f"{table} row {number}: there is no file {path}; correct the row or add the file")
         good = label.lower() in GOOD_NAMES
         defective = None if not label else not good
         kind = "good" if good else label or "unlabelled"
-        split: Split = "train" if row["split"] == "train" else "test"
+        split: Split = "train" if given == "train" else "test"
         samples.append(Sample(image, split, defective, kind, table.parent / mask if mask and not good else None))
     if not samples:
         raise LayoutError(f"{table} lists no images; add a row for each")
@@ -403,6 +414,7 @@ _READERS: dict[str, Callable[[_Tree], list[Sample] | None]] = {
     "images": _only_images,
 }
 LAYOUTS = tuple(_READERS)
+_MPDD_OBJECTS = frozenset({"bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes"})
 _OWN_SPLIT = frozenset(LAYOUTS) - {"kolektor", "magnetic-tile", "folder", "images"}
 
 
@@ -422,6 +434,8 @@ def read_layout(root: str | Path, layout: str = "auto", category: str | None = N
 
 def _read(root: Path, layout: str, category: str | None) -> Listing:
     if root.is_file() and root.suffix.lower() == ".csv":
+        if layout not in ("auto", "csv"):
+            raise LayoutError(f"{root} is a csv and cannot be read as {layout}; give its folder")
         samples = read_table(root)
         return _listing(root.parent, "csv", samples, [f"{root.name}: read as a csv of {len(samples)} images"])
     if not root.is_dir():
@@ -439,6 +453,9 @@ def _read(root: Path, layout: str, category: str | None) -> Listing:
     for name in LAYOUTS if layout == "auto" else [layout]:
         if layout == "auto" and name == "images":
             _refuse_categories(tree)
+            _refuse_unknown_folders(tree)
+        if layout == "auto" and name == "mvtec" and root.resolve().name in _MPDD_OBJECTS:
+            name = "mpdd"
         if (found := _READERS[name](tree)) is not None:
             return _listing(root, name, found, _notes(tree, name, found, forced=layout != "auto"))
     _refuse_categories(tree)
@@ -453,7 +470,24 @@ def _refuse_categories(tree: _Tree) -> None:
         raise LayoutError(f"{tree.root} holds several categories; choose one with --category: {', '.join(known)}")
 
 
+def _refuse_unknown_folders(tree: _Tree) -> None:
+    """Images in several folders may be of defective parts, or masks: they are not learned from unasked."""
+    folders = tree.folders()
+    if len(folders) > 1 or _MASK_FOLDERS & {name.lower() for name in folders}:
+        names = ", ".join(folders[:5]) + (", …" if folders[5:] else "")
+        raise LayoutError(
+            f"{tree.root}: which images are good? there are some in {names}; name folders good and bad, "
+            "or give --layout images if all are good"
+        )
+
+
 def _listing(root: Path, layout: str, samples: list[Sample], notes: list[str]) -> Listing:
+    owners: dict[Path, Path] = {}
+    for sample in samples:
+        if sample.mask is not None and owners.setdefault(sample.mask, sample.image) != sample.image:
+            raise LayoutError(
+                f"{sample.mask} would be the mask of both {owners[sample.mask]} and {sample.image}; give each its own"
+            )
     maskless = [sample for sample in samples if sample.defective and sample.mask is None and sample.split == "test"]
     if maskless:
         notes.append(
@@ -489,6 +523,9 @@ def _notes(tree: _Tree, name: str, samples: list[Sample], forced: bool) -> list[
     others = [path for path in others if path.name != "split.csv"]
     if others:
         notes.append(f"{len(others)} files are not images and left out ({others[0].relative_to(tree.root)}, …)")
+    if tree.hidden:
+        first = tree.hidden[0].relative_to(tree.root)
+        notes.append(f"{len(tree.hidden)} hidden files or folders are left out ({first}, …)")
     return notes
 
 
