@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -48,7 +50,7 @@ def slow_aupro(maps: list[np.ndarray], masks: list[np.ndarray], max_fpr: float =
         overlaps = [(maps[number][region] >= threshold).mean() for number, region in regions]
         curve.append((float((good >= threshold).mean()), float(np.mean(overlaps))))
     area = 0.0
-    for (x0, y0), (x1, y1) in zip(curve, curve[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(curve):
         if x0 >= max_fpr:
             break
         if x1 > max_fpr:

@@ -29,7 +29,7 @@ def test_regions_have_their_box_area_peak_and_mean_highest_peak_first() -> None:
     assert (large.box, large.area) == ((10, 5, 20, 10), 200)
     assert small.peak == pytest.approx(0.95)
     assert small.mean == pytest.approx((29 * 0.7 + 0.95) / 30, abs=1e-6)
-    assert large.peak == large.mean == pytest.approx(0.6)
+    assert (large.peak, large.mean) == (pytest.approx(0.6), pytest.approx(0.6))
 
 
 def test_a_polygon_filled_gives_the_region_again() -> None:
