@@ -1,0 +1,16 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """A training flushes denormal numbers to zero for its process; the next test gets them back."""
+    yield
+    import torch
+
+    torch.set_flush_denormal(False)
