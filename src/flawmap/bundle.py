@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -63,16 +63,19 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         if settings.decoder == "general"
         else ObjectDecoder(2 * length, settings.decoder_widths, hidden, width, hidden)
     )
-    detection = DetectionUNet(6, settings.detection_width)
+    norm = settings.norm
+    detection = DetectionUNet(9 if settings.detection_sees_image else 6, settings.detection_width, norm)
     start_from_normal(object_decoder)
     start_from_normal(detection)
     return DSR(
         discrete=DiscreteModel(settings.codes, length, width, hidden),
-        coarse_restriction=SubspaceRestriction(length, settings.restriction_widths),
-        fine_restriction=SubspaceRestriction(length, settings.restriction_widths),
+        coarse_restriction=SubspaceRestriction(length, settings.restriction_widths, norm),
+        fine_restriction=SubspaceRestriction(length, settings.restriction_widths, norm),
         object_decoder=object_decoder,
         detection=detection,
-        refinement=DetectionUNet(8, settings.refinement_width) if with_refinement else None,
+        refinement=DetectionUNet(8, settings.refinement_width, norm) if with_refinement else None,
+        detection_scale=settings.detection_scale,
+        sees_image=settings.detection_sees_image,
     )
 
 
@@ -187,7 +190,10 @@ def load_general(path: Path | None = None) -> DiscreteModel:
     Raises BundleError.
     """
     file = _general_file(path)
-    tensors, _ = _load_tensors(file)
+    tensors, metadata = _load_tensors(file)
+    if "model" in metadata:  # a general prior, which holds a discrete model too
+        part = "discrete."
+        tensors = {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
     try:
         codes, length = tensors["coarse_codebook.vectors"].shape
         width = tensors["fine_encoder.conv2.weight"].shape[0]
@@ -200,6 +206,42 @@ def load_general(path: Path | None = None) -> DiscreteModel:
         model = DiscreteModel(codes, length, width, hidden)
     fill(model, tensors, str(file))
     return model
+
+
+class Prior(NamedTuple):
+    """A DSR trained on natural images, its sizes, and its model card: what a training for an object starts from."""
+
+    model: DSR
+    settings: ModelSettings
+    card: dict[str, Any]
+
+
+def save_prior(prior: Prior, path: Path, *, dtype: Precision = "float16") -> None:
+    """Write a general prior as one safetensors file, in place of one that is there. Raises BundleError."""
+    path = Path(path)
+    saving = path.with_name(f".{path.name}.saving")
+    with _writing(path, saving):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"model": prior.settings.model_dump_json(), "card": json.dumps(prior.card, allow_nan=False)}
+        _save_tensors(saving, prior.model, dtype, metadata)
+        saving.replace(path)
+
+
+def load_prior(name: str | Path) -> Prior:
+    """Read a general prior, float32, frozen: a file, or the name of a shipped one (`lean`). Raises BundleError."""
+    shipped = _weights_folder() / f"{name}.safetensors"
+    file = shipped if Path(name).parent == Path() and shipped.is_file() and not Path(name).is_file() else Path(name)
+    if not file.is_file():
+        raise BundleError(f"no general prior {name}; make one with flawmap pretrain --config lean")
+    tensors, metadata = _load_tensors(file)
+    try:
+        settings = ModelSettings.model_validate_json(metadata["model"])
+    except (KeyError, ValueError) as problem:
+        raise BundleError(f"{file} is not a general prior; make one with flawmap pretrain --config lean") from problem
+    with torch.random.fork_rng(devices=[]):
+        model = build(settings, with_refinement=False)
+    fill(model, tensors, str(file))
+    return Prior(model, settings, json.loads(metadata.get("card", "{}")))
 
 
 def general_card(path: Path | None = None) -> dict[str, Any]:
@@ -253,12 +295,16 @@ def _general_file(path: Path | None) -> Path:
         if not file.is_file():
             raise BundleError(f"no general model {file}; make one with flawmap pretrain or flawmap import")
         return file
-    shipped = Path(str(resources.files("flawmap"))) / "weights" / "general.safetensors"
+    shipped = _weights_folder() / "general.safetensors"
     if not shipped.is_file():
         raise BundleError(
             "this installation has no general model; make one with flawmap pretrain and pass it with --general"
         )
     return shipped
+
+
+def _weights_folder() -> Path:
+    return Path(str(resources.files("flawmap"))) / "weights"
 
 
 def _save_tensors(file: Path, model: nn.Module, dtype: Precision, metadata: Mapping[str, str]) -> None:

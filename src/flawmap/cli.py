@@ -108,20 +108,24 @@ def pretrain_command(
     out: Annotated[Path, typer.Option("--out", help="The model, a .safetensors file.")],
     config: Config = "general",
     settings: Set = None,
+    general: Annotated[
+        Path | None, typer.Option("--general", help="A discrete model to make a prior for, instead of training one.")
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train the general discrete model on natural images.
+    """Train the general discrete model on natural images; with the recipe `lean`, a whole general prior.
 
-    Done once, for all objects; flawmap ships one.
+    Done once, for all objects; flawmap ships both.
     """
     import torch.distributed as dist
 
-    from flawmap.bundle import save_general
+    from flawmap.bundle import Prior, general_card, load_general, save_general, save_prior
     from flawmap.config import load_recipe
     from flawmap.data.layouts import find_images
     from flawmap.train.pretrain import pretrain
+    from flawmap.train.prior import train_prior
 
     leader = os.environ.get("RANK", "0") == "0"  # under torchrun every process runs this; one writes and speaks
     folder = out.with_name(out.name + ".run")
@@ -130,6 +134,8 @@ def pretrain_command(
     if leader and not resume and folder.exists() and any(folder.iterdir()):
         raise BundleError(f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew")
     recipe = load_recipe(config, settings)
+    if general is not None and not recipe.pretrain.prior:
+        raise ConfigError("--general is of use for a prior alone; this recipe trains a discrete model")
     found = find_images(images)
     if leader:
         _say(f"{len(found)} images, {recipe.pretrain.held_out:.0%} held out")
@@ -137,13 +143,17 @@ def pretrain_command(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise BundleError(f"cannot write to {folder}: {problem.strerror}") from problem
-    model = pretrain(found, recipe, folder, resume=resume, quiet=quiet)
+    model = load_general(general) if general else pretrain(found, recipe, folder, resume=resume, quiet=quiet)
     if dist.is_initialized():
         dist.barrier()  # the others may still be writing their checkpoints
         dist.destroy_process_group()
     if leader:
-        card = _card(folder, len(found), recipe)
-        save_general(model, out, card)
+        card = general_card(general) if general else _card(folder, len(found), recipe)
+        if recipe.pretrain.prior:
+            prior = train_prior(found, recipe, model, folder, resume=resume, quiet=quiet)
+            save_prior(Prior(prior, recipe.model, card), out)
+        else:
+            save_general(model, out, card)
         log = out.with_name(out.stem + ".metrics.jsonl")
         (folder / "metrics.jsonl").replace(log)
         shutil.rmtree(folder)

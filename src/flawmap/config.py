@@ -37,6 +37,16 @@ class ImageSettings(_Section):
 class ModelSettings(_Section):
     """Sizes of the networks. The defaults are the paper's."""
 
+    prior: str = Field(
+        "",
+        description="The general prior to start from: the name of a shipped one (`lean`) or a file. Empty: the general "
+        "discrete model alone, everything else untrained, as in the paper.",
+    )
+    warm: bool = Field(
+        True,
+        description="With a prior, restriction, object decoder and detection start from it; false: only the discrete "
+        "model is taken.",
+    )
     codes: int = Field(4096, ge=2, le=65536, description="Codes in each of the two codebooks. Paper: 4096.")
     code_length: int = Field(128, ge=4, le=1024, description="Numbers in a code. Paper: 128.")
     discrete_width: int = Field(128, ge=8, le=1024, description="Channels of the discrete model. Paper: 128.")
@@ -61,6 +71,17 @@ class ModelSettings(_Section):
     )
     refinement_width: int = Field(
         64, ge=4, le=512, description="The same for the upsampling (refinement) module. Paper: 64."
+    )
+    norm: Literal["instance", "batch"] = Field(
+        "instance",
+        description="Normalisation in restriction, detection and refinement: `instance` is the paper's; `batch` sees a "
+        "part of an image as it sees the whole, and costs nothing when inspecting.",
+    )
+    detection_scale: Literal[1, 2] = Field(
+        1, description="Detection compares the drawings at 1/this of their size, and its map is enlarged. Paper: 1."
+    )
+    detection_sees_image: bool = Field(
+        False, description="Detection reads the image itself beside its two drawings. Paper: false."
     )
 
 
@@ -92,13 +113,38 @@ class AnomalySettings(_Section):
         0.5, gt=-1, lt=1, description="The mask is where the noise exceeds this. Authors: 0.5."
     )
     rotate: float = Field(
-        0.4, ge=0, le=1, description="Probability that a good image is rotated by U(-90, 90) degrees. Authors: 0.4."
+        0.4,
+        ge=0,
+        le=1,
+        description="Probability that a good image is rotated by U(-rotate_degrees, rotate_degrees). Authors: 0.4.",
     )
+    rotate_degrees: float = Field(90.0, ge=0, le=180, description="Largest rotation, in degrees. Authors: 90.")
+    rotate_border: Literal["black", "mirror"] = Field(
+        "black", description="What a rotated image shows beyond its border. Authors: black."
+    )
+    place: Literal["codes", "image"] = Field(
+        "codes",
+        description="Where training defects are made: in the `codes` that the networks read (the paper), or painted "
+        "onto the `image` from what altered codes draw, and encoded anew.",
+    )
+    shift: float = Field(
+        0.35, ge=0, le=1, description="Painted: share of the defects made by shifting all codes of a region alike."
+    )
+    blend: float = Field(
+        0.35, ge=0, le=1, description="Painted: share made by drawing a region's codes towards one code of the object."
+    )
+    decoy: float = Field(
+        0.3, ge=0, le=1, description="Painted: share of images with a region redrawn from its own codes: no defect."
+    )
+    lines: float = Field(0.3, ge=0, le=1, description="Painted: share of the defects that are thin lines.")
+    blobs: float = Field(0.3, ge=0, le=1, description="Painted: share that are blobs; the rest are Perlin patches.")
 
     @model_validator(mode="after")
     def _ordered(self) -> AnomalySettings:
         if not self.skip_nearest < self.strength_min <= self.strength_max:
             raise ValueError("skip_nearest < strength_min <= strength_max must hold")
+        if self.shift + self.blend > 1 or self.lines + self.blobs > 1:
+            raise ValueError("shift + blend and lines + blobs must not exceed 1")
         return self
 
 
@@ -118,6 +164,11 @@ class DetectSettings(_Section):
         0.8, ge=0, le=1, description="Share of the run after which the rate is multiplied by `drop`. Paper: 0.8."
     )
     drop: float = Field(0.1, gt=0, le=1, description="Factor on the rate after `drop_at`. Paper: 0.1.")
+    schedule: Literal["drop", "cosine"] = Field(
+        "drop",
+        description="`drop`: the paper's. `cosine`: it rises over `warmup` steps, then falls to 0 as a cosine does.",
+    )
+    warmup: int = Field(50, ge=0, description="Steps over which the rate of a `cosine` schedule rises.")
     restriction_weight: float = Field(
         1.0, ge=0, description="Weight of L2(restricted features, clean codes), each grid. Authors: 1."
     )
@@ -171,6 +222,11 @@ class PretrainSettings(_Section):
     revive_until: float = Field(0.8, ge=0, le=1, description="Share of the run after which dead codes are left alone.")
     held_out: float = Field(
         0.05, gt=0, lt=1, description="Share of the images kept out of training for PSNR and codebook use."
+    )
+    prior: bool = Field(
+        False,
+        description="After the discrete model, also train restriction, object decoder and detection on the same "
+        "images, as `detect` and `anomalies` say: a general prior.",
     )
     check_every: int = Field(500, ge=1, description="Steps between two measurements on the held-out images.")
 

@@ -59,17 +59,34 @@ class GoodImages:
         ]
         return torch.from_numpy(np.stack(whole).astype(np.float32)).permute(0, 3, 1, 2).div_(65535)
 
-    def draw(self, count: int, generator: torch.Generator, *, rotate: float, crop: int = 0) -> Tensor:
-        """`count` images drawn with replacement, a share `rotate` of them rotated, cropped to `crop` if not 0."""
+    def draw(
+        self,
+        count: int,
+        generator: torch.Generator,
+        *,
+        rotate: float,
+        degrees: float = 90.0,
+        border: str = "zeros",
+        crop: int = 0,
+    ) -> Tensor:
+        """`count` images drawn with replacement, a share `rotate` of them rotated, cropped to `crop` if not 0.
+
+        `degrees`, `border`: as in `random_rotations`.
+        """  # fmt: skip
         indices = torch.randint(len(self), (count,), generator=generator).tolist()
-        return random_crops(random_rotations(self.get(indices), generator, rotate), generator, crop)
+        return random_crops(random_rotations(self.get(indices), generator, rotate, degrees, border), generator, crop)
 
 
-def random_rotations(images: Tensor, generator: torch.Generator, share: float) -> Tensor:
-    """Rotate a `share` of the images (B, 3, H, W) by U(-90, 90) degrees about the centre, black outside."""
+def random_rotations(
+    images: Tensor, generator: torch.Generator, share: float, degrees: float = 90.0, border: str = "zeros"
+) -> Tensor:
+    """Rotate a `share` of the images (B, 3, H, W) by U(-degrees, degrees) about the centre.
+
+    Outside is black (`border` "zeros") or the image mirrored at its sides ("reflection").
+    """
     batch, _, height, width = images.shape
     turned = (torch.rand(batch, generator=generator) < share).nonzero().flatten()
-    angles = (torch.rand(batch, generator=generator) - 0.5)[turned] * math.pi
+    angles = (torch.rand(batch, generator=generator) - 0.5)[turned] * (2 * math.radians(degrees))
     if len(turned) == 0:
         return images
     aspect = height / width  # grid_sample's coordinates run from -1 to 1 along either side
@@ -79,7 +96,7 @@ def random_rotations(images: Tensor, generator: torch.Generator, share: float) -
     ]
     grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), [len(turned), 3, height, width], align_corners=False)
     result = images.clone()
-    result[turned] = torch.nn.functional.grid_sample(images[turned], grid, padding_mode="zeros", align_corners=False)
+    result[turned] = torch.nn.functional.grid_sample(images[turned], grid, padding_mode=border, align_corners=False)
     return result
 
 

@@ -5,8 +5,31 @@ Axes: B images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
+
+Norm = Literal["instance", "batch"]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm with a fixed momentum and so without the count of batches, which no weights file then carries."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.num_batches_tracked = None
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        nn.Module._load_from_state_dict(self, *arguments)  # PyTorch's own would ask for the count
+
+
+def normalisation(kind: Norm, channels: int) -> nn.Module:
+    """InstanceNorm (the paper's; statistics of each image as a whole) or BatchNorm (fixed once trained).
+
+    With BatchNorm a part of an image is seen as in the whole, and the layer vanishes into the convolution before it.
+    """
+    return nn.InstanceNorm2d(channels) if kind == "instance" else BatchNorm(channels)
 
 
 class ResidualLayer(nn.Module):
@@ -42,27 +65,27 @@ class ResidualStack(nn.Module):
 
 
 class ConvPair(nn.Sequential):
-    """Two of (3x3 convolution, InstanceNorm, ReLU): `inputs` -> `middle` -> `outputs` channels."""
+    """Two of (3x3 convolution, norm, ReLU): `inputs` -> `middle` -> `outputs` channels."""
 
-    def __init__(self, inputs: int, middle: int, outputs: int) -> None:
+    def __init__(self, inputs: int, middle: int, outputs: int, norm: Norm = "instance") -> None:
         super().__init__(
             nn.Conv2d(inputs, middle, 3, padding=1),
-            nn.InstanceNorm2d(middle),
+            normalisation(norm, middle),
             nn.ReLU(inplace=True),
             nn.Conv2d(middle, outputs, 3, padding=1),
-            nn.InstanceNorm2d(outputs),
+            normalisation(norm, outputs),
             nn.ReLU(inplace=True),
         )
 
 
 class UpConv(nn.Sequential):
-    """Twice the size by bilinear interpolation (corners aligned), then 3x3 convolution, InstanceNorm, ReLU."""
+    """Twice the size by bilinear interpolation (corners aligned), then 3x3 convolution, norm, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Norm = "instance") -> None:
         super().__init__(
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
             nn.Conv2d(inputs, outputs, 3, padding=1),
-            nn.InstanceNorm2d(outputs),
+            normalisation(norm, outputs),
             nn.ReLU(inplace=True),
         )
 

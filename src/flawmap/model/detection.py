@@ -10,28 +10,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flawmap.model.blocks import ConvPair, UpConv
+from flawmap.model.blocks import ConvPair, Norm, UpConv
 
 
 class DetectionUNet(nn.Module):
     """(B, inputs, H, W) -> logits (B, 2, H, W), before softmax; channel 1 is "defect".
 
-    Levels have `width`, 2, 4 and 4 times `width` channels. `inputs` is 6 for detection (two drawings) and 8 for
-    refinement (two drawings, a map of two channels). Image sides must be multiples of 16.
+    Levels have `width`, 2, 4 and 4 times `width` channels. `inputs` is 6 for detection (two drawings; 9 with the image
+    itself) and 8 for refinement (two drawings, a map of two channels). Sides must be multiples of 8.
     """
 
-    def __init__(self, inputs: int = 6, width: int = 64) -> None:
+    def __init__(self, inputs: int = 6, width: int = 64, norm: Norm = "instance") -> None:
         super().__init__()
-        self.down1 = ConvPair(inputs, width, width)
-        self.down2 = ConvPair(width, 2 * width, 2 * width)
-        self.down3 = ConvPair(2 * width, 4 * width, 4 * width)
-        self.down4 = ConvPair(4 * width, 4 * width, 4 * width)
-        self.up3 = UpConv(4 * width, 4 * width)
-        self.pair3 = ConvPair(8 * width, 4 * width, 4 * width)
-        self.up2 = UpConv(4 * width, 2 * width)
-        self.pair2 = ConvPair(4 * width, 2 * width, 2 * width)
-        self.up1 = UpConv(2 * width, width)
-        self.pair1 = ConvPair(2 * width, width, width)
+        self.down1 = ConvPair(inputs, width, width, norm)
+        self.down2 = ConvPair(width, 2 * width, 2 * width, norm)
+        self.down3 = ConvPair(2 * width, 4 * width, 4 * width, norm)
+        self.down4 = ConvPair(4 * width, 4 * width, 4 * width, norm)
+        self.up3 = UpConv(4 * width, 4 * width, norm)
+        self.pair3 = ConvPair(8 * width, 4 * width, 4 * width, norm)
+        self.up2 = UpConv(4 * width, 2 * width, norm)
+        self.pair2 = ConvPair(4 * width, 2 * width, 2 * width, norm)
+        self.up1 = UpConv(2 * width, width, norm)
+        self.pair1 = ConvPair(2 * width, width, width, norm)
         self.out = nn.Conv2d(width, 2, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

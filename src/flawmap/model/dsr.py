@@ -55,7 +55,8 @@ class DSR(nn.Module):
     """The parts of DSR at work together; `refinement` may be None.
 
     `object_decoder` takes (B, 2D, H/4, W/4): an ObjectDecoder or a GeneralDecoder. Images are (B, 3, H, W), BGR, in
-    [0, 1], sides multiples of 16.
+    [0, 1], sides multiples of 16. Beyond the paper, detection may compare the drawings at 1/`detection_scale` of the
+    image's size, and may see the image itself as a third picture (`sees_image`), since codes lose what is faint.
     """
 
     def __init__(
@@ -66,6 +67,9 @@ class DSR(nn.Module):
         object_decoder: nn.Module,
         detection: DetectionUNet,
         refinement: DetectionUNet | None = None,
+        *,
+        detection_scale: int = 1,
+        sees_image: bool = False,
     ) -> None:
         super().__init__()
         self.discrete = discrete
@@ -74,6 +78,7 @@ class DSR(nn.Module):
         self.object_decoder = object_decoder
         self.detection = detection
         self.refinement = refinement
+        self.detection_scale, self.sees_image = detection_scale, sees_image
 
     def restrict(self, coarse_codes: Tensor, fine_codes: Tensor) -> Restricted:
         """Pull the codes of both grids back to those of good parts; each grid on its own."""
@@ -91,10 +96,21 @@ class DSR(nn.Module):
         image: Tensor = self.object_decoder(torch.cat([self.discrete.upsample(coarse_codes), fine_codes], dim=1))
         return image
 
-    def detect(self, object_image: Tensor, general_image: Tensor) -> Tensor:
-        """Logits (B, 2, H, W) of where two drawings (B, 3, H, W) differ; channel 1 is "defect"."""
-        logits: Tensor = self.detection(torch.cat([object_image, general_image], dim=1))
-        return logits
+    def detect(self, object_image: Tensor, general_image: Tensor, image: Tensor | None = None) -> Tensor:
+        """Logits (B, 2, H, W) of where two drawings (B, 3, H, W) differ; channel 1 is "defect".
+
+        `image` (B, 3, H, W), the one drawn, is needed only when detection sees it.
+        """
+        pictures = [object_image, general_image]
+        if self.sees_image:
+            assert image is not None, "this detection sees the image itself; pass it too"
+            pictures.append(image)
+        seen = torch.cat([picture.to(object_image.dtype) for picture in pictures], dim=1)
+        if self.detection_scale == 1:
+            logits: Tensor = self.detection(seen)
+            return logits
+        small = self.detection(nn.functional.avg_pool2d(seen, self.detection_scale))
+        return nn.functional.interpolate(small, size=object_image.shape[-2:], mode="bilinear", align_corners=False)
 
     def refine(self, object_image: Tensor, general_image: Tensor, first_map: Tensor) -> Tensor:
         """Logits (B, 2, H, W) from the drawings (B, 3, H, W) and the softmaxed first map (B, 2, H, W)."""
@@ -108,7 +124,7 @@ class DSR(nn.Module):
         restricted = self.restrict(encoding.coarse_codes, encoding.fine_codes)
         object_image = self.draw_object(restricted.coarse_codes, restricted.fine_codes)
         general_image = self.discrete.decode(encoding.coarse_codes, encoding.fine_codes)
-        first_map = torch.softmax(self.detect(object_image, general_image).float(), dim=1)  # (B, 2, H, W)
+        first_map = torch.softmax(self.detect(object_image, general_image, image).float(), dim=1)  # (B, 2, H, W)
         final_map = first_map
         if self.refinement is not None:
             final_map = torch.softmax(self.refine(object_image, general_image, first_map).float(), dim=1)

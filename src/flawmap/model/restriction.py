@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from flawmap.model.blocks import ConvPair
+from flawmap.model.blocks import ConvPair, Norm, normalisation
 
 
 class SubspaceRestriction(nn.Module):
@@ -21,16 +21,16 @@ class SubspaceRestriction(nn.Module):
     least 2x2 cells works.
     """
 
-    def __init__(self, length: int, widths: tuple[int, int, int] = (128, 256, 512)) -> None:
+    def __init__(self, length: int, widths: tuple[int, int, int] = (128, 256, 512), norm: Norm = "instance") -> None:
         super().__init__()
         first, second, third = widths
-        self.down1 = ConvPair(length, first, first)
-        self.down2 = ConvPair(first, second, second)
-        self.down3 = ConvPair(second, third, third)
-        self.up2 = _convolution(third, second)
-        self.pair2 = ConvPair(second, second, second)
-        self.up1 = _convolution(second, first)
-        self.pair1 = ConvPair(first, first, first)
+        self.down1 = ConvPair(length, first, first, norm)
+        self.down2 = ConvPair(first, second, second, norm)
+        self.down3 = ConvPair(second, third, third, norm)
+        self.up2 = _convolution(third, second, norm)
+        self.pair2 = ConvPair(second, second, second, norm)
+        self.up1 = _convolution(second, first, norm)
+        self.pair1 = ConvPair(first, first, first, norm)
         self.out = nn.Conv2d(first, length, 3, padding=1)
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -59,5 +59,5 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
     return nn.functional.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
 
 
-def _convolution(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.InstanceNorm2d(outputs), nn.ReLU(inplace=True))
+def _convolution(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), normalisation(norm, outputs), nn.ReLU(inplace=True))

@@ -1,22 +1,58 @@
-"""Stage 2: restriction, object-specific decoder and detection learn from feature-level anomalies (DSR §3.4)."""
+"""Stage 2: restriction, object-specific decoder and detection learn from training defects (DSR §3.4).
+
+The defects are the paper's, made in the codes, or painted onto the image (`model.painting`).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
-from flawmap.config import Recipe
-from flawmap.data.dataset import GoodImages
+from flawmap.config import AnomalySettings, DetectSettings, Recipe
 from flawmap.data.perlin import perlin_masks
+from flawmap.data.shapes import decoy_masks, defect_masks
 from flawmap.model.anomalies import alter
 from flawmap.model.dsr import DSR
-from flawmap.train.loop import Machine, Stage, seeded, set_rate
+from flawmap.model.painting import Ways, paint
+from flawmap.train.loop import Machine, Stage, learning_rate, seeded, set_rate
 from flawmap.train.losses import focal_loss
 
 
+class Images(Protocol):
+    """Where good images come from: `draw` gives (count, 3, H, W) float32 in [0, 1], BGR."""
+
+    def draw(
+        self, count: int, generator: torch.Generator, *, rotate: float, degrees: float, border: str, crop: int
+    ) -> Tensor:
+        """`count` good images, augmented; all randomness comes from `generator`."""
+        ...
+
+
+class Sample(NamedTuple):
+    """A batch with defects: the image (B, 3, H, W) and codes of both grids as the networks see them, the codes of the
+    good image, which restriction should give back, and the mask (B, H, W) bool of the defects."""
+
+    image: Tensor
+    coarse_codes: Tensor
+    fine_codes: Tensor
+    clean_coarse: Tensor
+    clean_fine: Tensor
+    mask: Tensor
+
+
 def train_detection(
-    model: DSR, images: GoodImages, recipe: Recipe, machine: Machine, folder: Path, *, resume: bool, quiet: bool
+    model: DSR,
+    images: Images,
+    recipe: Recipe,
+    machine: Machine,
+    folder: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    name: str = "detect",
 ) -> None:
     """Train `model` in place; the discrete model stays as it is. Checkpoint and metrics.jsonl go to `folder`."""
     settings, defects = recipe.detect, recipe.anomalies
@@ -30,33 +66,29 @@ def train_detection(
     optimizer = torch.optim.Adam([{"params": module.parameters()} for module in modules.values()], lr=settings.rate)
     generator = seeded(recipe.run.seed, 10)
     stage = Stage(
-        "detect", settings.steps, settings.batch, folder=folder, settings=recipe.run, modules=modules,
+        name, settings.steps, settings.batch, folder=folder, settings=recipe.run, modules=modules,
         optimizer=optimizer, generator=generator, resume=resume, quiet=quiet,
     )  # fmt: skip
     for step in stage:
-        set_rate(optimizer, settings.rate * (settings.drop if step >= settings.drop_at * settings.steps else 1.0))
-        batch = images.draw(settings.batch, generator, rotate=defects.rotate, crop=settings.crop)
-        masks = perlin_masks(
-            settings.batch, batch.shape[2], batch.shape[3], generator,
-            octaves=defects.perlin_octaves, threshold=defects.perlin_threshold, empty=defects.empty,
+        set_rate(optimizer, rate_at(step, settings))
+        batch = images.draw(
+            settings.batch, generator, rotate=defects.rotate, degrees=defects.rotate_degrees,
+            border="zeros" if defects.rotate_border == "black" else "reflection", crop=settings.crop,
         )  # fmt: skip
-        batch = batch.to(machine.device, memory_format=torch.channels_last)
+        batch = batch.to(memory_format=torch.channels_last)
         with machine.autocast():
-            altered = alter(
-                model.discrete, batch, masks.to(machine.device), generator,
-                strength=(defects.strength_min, defects.strength_max),
-                skip_nearest=defects.skip_nearest, both_grids=defects.both_grids,
-            )  # fmt: skip
-            restricted = model.restrict(altered.coarse_codes, altered.fine_codes)
+            sample = with_defects(model, batch, defects, generator, machine.device)
+            batch = batch.to(machine.device)
+            restricted = model.restrict(sample.coarse_codes, sample.fine_codes)
             object_image = model.draw_object(restricted.coarse_codes, restricted.fine_codes)
             with torch.no_grad():
-                general_image = model.discrete.decode(altered.coarse_codes, altered.fine_codes)
-            logits = model.detect(object_image.detach(), general_image)
+                general_image = model.discrete.decode(sample.coarse_codes, sample.fine_codes)
+            logits = model.detect(object_image.detach(), general_image, sample.image)
         losses = {
-            "coarse": (restricted.coarse_features.float() - altered.clean_coarse).square().mean(),
-            "fine": (restricted.fine_features.float() - altered.clean_fine).square().mean(),
+            "coarse": (restricted.coarse_features.float() - sample.clean_coarse).square().mean(),
+            "fine": (restricted.fine_features.float() - sample.clean_fine).square().mean(),
             "image": (object_image.float() - batch).square().mean(),
-            "focal": focal_loss(logits, altered.mask),
+            "focal": focal_loss(logits, sample.mask),
         }
         loss = (
             settings.restriction_weight * (losses["coarse"] + losses["fine"])
@@ -67,3 +99,41 @@ def train_detection(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         stage.report(step, losses)
+
+
+def rate_at(step: int, settings: DetectSettings) -> float:
+    """Adam's learning rate for `step`, counted from 0."""
+    if settings.schedule == "cosine":
+        return learning_rate(step, settings.steps, settings.warmup, settings.rate)
+    return settings.rate * (settings.drop if step >= settings.drop_at * settings.steps else 1.0)
+
+
+def with_defects(
+    model: DSR, batch: Tensor, settings: AnomalySettings, generator: torch.Generator, device: torch.device
+) -> Sample:
+    """Good images (B, 3, H, W) on the CPU with training defects in a part of them, on `device`."""
+    count, _, height, width = batch.shape
+    strength = (settings.strength_min, settings.strength_max)
+    octaves, threshold, empty = settings.perlin_octaves, settings.perlin_threshold, settings.empty
+    if settings.place == "codes":
+        masks = perlin_masks(count, height, width, generator, octaves=octaves, threshold=threshold, empty=empty)
+        batch = batch.to(device)
+        altered = alter(
+            model.discrete, batch, masks.to(device), generator,
+            strength=strength, skip_nearest=settings.skip_nearest, both_grids=settings.both_grids,
+        )  # fmt: skip
+        return Sample(batch, *altered)
+    opacity = defect_masks(
+        count, height, width, generator,
+        octaves=octaves, threshold=threshold, empty=empty, lines=settings.lines, blobs=settings.blobs,
+    )  # fmt: skip
+    decoys = decoy_masks(count, height, width, generator)
+    painted = paint(
+        model.discrete, batch.to(device), opacity.to(device), decoys.to(device), generator,
+        ways=Ways(settings.shift, settings.blend, settings.decoy), strength=strength,
+        skip_nearest=settings.skip_nearest,
+    )  # fmt: skip
+    with torch.no_grad():
+        seen = model.discrete.encode(painted.image)
+    clean = painted.clean
+    return Sample(painted.image, seen.coarse_codes, seen.fine_codes, clean.coarse_codes, clean.fine_codes, painted.mask)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -319,3 +320,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group of parameters this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def learning_rate(step: int, steps: int, warmup: int, rate: float) -> float:
+    """Linear rise over `warmup` steps, then half a cosine down to 0 at `steps`; `step` counts from 0."""
+    if step < warmup:
+        return rate * (step + 1) / warmup
+    return rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))

@@ -21,7 +21,7 @@ from torch import Tensor
 from flawmap.config import Recipe
 from flawmap.data.images import read_image
 from flawmap.model.discrete import DiscreteModel
-from flawmap.train.loop import Machine, Stage, initial_weights, seeded, set_rate
+from flawmap.train.loop import Machine, Stage, initial_weights, learning_rate, seeded, set_rate
 
 CHECK_SIDE = 256  # held-out images are measured on their central 256x256
 CACHE_BYTES = 4 << 30  # decoded images kept in memory; what does not fit is decoded again each time
@@ -106,13 +106,6 @@ def quality(model: DiscreteModel, paths: Sequence[Path], device: torch.device) -
         result[f"{name}_used"] = len(share) / len(count)
         result[f"{name}_perplexity"] = float(torch.exp(-(share * share.log()).sum()))
     return result
-
-
-def learning_rate(step: int, steps: int, warmup: int, rate: float) -> float:
-    """Linear rise over `warmup` steps, then half a cosine down to 0 at `steps`; `step` counts from 0."""
-    if step < warmup:
-        return rate * (step + 1) / warmup
-    return rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
 def pretrain(

@@ -49,7 +49,7 @@ def train_refinement(
                 restricted = model.restrict(encoding.coarse_codes, encoding.fine_codes)
                 object_image = model.draw_object(restricted.coarse_codes, restricted.fine_codes)
                 general_image = model.discrete.decode(encoding.coarse_codes, encoding.fine_codes)
-                first_map = torch.softmax(model.detect(object_image, general_image).float(), dim=1)
+                first_map = torch.softmax(model.detect(object_image, general_image, smudged).float(), dim=1)
             logits = model.refine(object_image, general_image, first_map)
         loss = focal_loss(logits, masks.to(machine.device))
         optimizer.zero_grad(set_to_none=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from flawmap.bundle import Bundle, build, load_general, round_weights, save_bundle
-from flawmap.config import Recipe, ThresholdSettings, dump_recipe
+from flawmap.bundle import Bundle, build, load_general, load_prior, round_weights, save_bundle
+from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
 from flawmap.data.dataset import GoodImages
 from flawmap.data.layouts import Listing
-from flawmap.errors import TrainingError
+from flawmap.errors import ConfigError, TrainingError
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
@@ -38,6 +38,31 @@ def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> t
         )
     order = torch.randperm(len(ordered), generator=seeded(seed, 30)).tolist()
     return [ordered[i] for i in sorted(order[count:])], [ordered[i] for i in sorted(order[:count])]
+
+
+def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | None) -> None:
+    """Put the weights a training starts from into `model`: of the prior, or of the general discrete model.
+
+    Raises ConfigError when the prior has other sizes than the recipe, or when `general` is given besides a prior.
+    """
+    if settings.prior:
+        if general is not None:
+            raise ConfigError('model.prior brings its own discrete model; leave out --general, or set model.prior=""')
+        prior = load_prior(settings.prior)
+        for name in type(settings).model_fields:
+            if name in ("prior", "warm", "refinement_width"):
+                continue
+            wanted, found = getattr(settings, name), getattr(prior.settings, name)
+            if wanted != found:
+                raise ConfigError(f"model.{name} is {wanted}, and {found} in the prior {settings.prior}; use the same")
+        if settings.warm:
+            for part in ("coarse_restriction", "fine_restriction", "object_decoder", "detection"):
+                getattr(model, part).load_state_dict(getattr(prior.model, part).state_dict())
+        general = prior.model.discrete
+    general = general if general is not None else load_general()
+    model.discrete.load_state_dict(general.state_dict())
+    if settings.decoder == "general" and not (settings.prior and settings.warm):
+        model.object_decoder.load_state_dict(general.decoder.state_dict())
 
 
 @torch.inference_mode()
@@ -80,12 +105,9 @@ def train(
     )
     images, held_out = GoodImages(train_paths, recipe.image), GoodImages(held_out_paths, recipe.image)
 
-    general = general if general is not None else load_general()
     with initial_weights(recipe.run.seed):
         model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
-    model.discrete.load_state_dict(general.state_dict())
-    if recipe.model.decoder == "general":
-        model.object_decoder.load_state_dict(general.decoder.state_dict())
+    start_weights(model, recipe.model, general)
     model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     train_detection(model, images, recipe, machine, folder, resume=resume, quiet=quiet)

@@ -1,0 +1,143 @@
+"""Training defects painted onto the image itself: what altered codes draw, laid over the photo (beyond DSR §3.3).
+
+In the paper altered codes go straight into the networks, which may learn what disturbed codes look like rather than
+what a defect looks like, and whose defects are whole cells of 4 or 8 pixels. Here the general decoder draws the altered
+and the untouched codes, and their difference is added to the photo under a mask of any shape. The photo is then
+encoded like any other. Still no texture from outside: all that is painted comes out of codes.
+
+Three ways to alter, per image: the paper's (each cell's code resampled on its own), `shift` (one vector, the
+difference of two of the object's own codes, added to all features), `blend` (features drawn towards one of the
+object's own codes). The last two keep a defect coherent: darker, smoother, discoloured as a whole.
+
+Axes: B images, D code length, H, W rows and columns of the image, h, w of a grid of codes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flawmap.model.anomalies import pool_mask, replace_codes
+from flawmap.model.codebook import Codebook
+from flawmap.model.discrete import COARSE, FINE, DiscreteModel, Encoding
+
+VISIBLE = 0.02  # mean absolute change of a pixel, of 1, under which a painted defect counts as not there
+GREY = 2e-3  # images whose channels differ less than this are grey, and stay so
+
+
+class Painted(NamedTuple):
+    """image (B, 3, H, W): with defects; mask (B, H, W) bool: where they can be seen; clean: codes of the good image."""
+
+    image: Tensor
+    mask: Tensor
+    clean: Encoding
+
+
+class Ways(NamedTuple):
+    """Share of the defects made by `shift` and by `blend` (the rest by the paper's rule), and of images with a decoy.
+
+    A decoy is a region drawn from its own, unaltered codes: it bears every mark of a decoder, and is no defect.
+    """
+
+    shift: float = 0.35
+    blend: float = 0.35
+    decoy: float = 0.3
+
+
+@torch.no_grad()
+def paint(
+    discrete: DiscreteModel,
+    image: Tensor,
+    masks: Tensor,
+    decoys: Tensor,
+    generator: torch.Generator,
+    *,
+    ways: Ways,
+    strength: tuple[float, float] = (0.2, 1.0),
+    skip_nearest: float = 0.05,
+) -> Painted:
+    """Paint defects onto good images (B, 3, H, W) where `masks` (B, H, W), opacity in [0, 1], is above 0.
+
+    `decoys` (B, H, W) bool: where decoys may be. Draws are made on the CPU, so that every device gets the same.
+    """
+    batch, device = len(image), image.device
+    draws = torch.rand(batch, 8, generator=generator)
+    encoding = discrete.encode(image)
+    drawn = discrete.decode(encoding.coarse_codes, encoding.fine_codes).float()
+    change = torch.zeros_like(image)
+    marked = masks.flatten(1).amax(1) > 0
+    chosen = marked.nonzero().flatten()
+    if len(chosen):
+        picks = chosen.cpu()
+        altered = _altered(
+            discrete, encoding.coarse_features[chosen].float(), encoding.coarse_indices[chosen],
+            image[chosen], encoding.fine_features[chosen].float(), encoding.fine_indices[chosen],
+            masks[chosen] > 0, draws[picks], generator, ways, strength, skip_nearest,
+        )  # fmt: skip
+        change[chosen] = altered.float() - drawn[chosen]
+    grey = (image.amax(1) - image.amin(1)).flatten(1).amax(1) < GREY  # (B,)
+    change = torch.where(grey[:, None, None, None], change.mean(1, keepdim=True), change)
+    opacity = (0.4 + 0.8 * draws[:, 0]).to(device)[:, None, None, None]
+    laid = change * opacity * masks.unsqueeze(1)
+    with_decoys = decoys & (draws[:, 1] < ways.decoy).to(device)[:, None, None]
+    own = torch.where(grey[:, None, None, None], drawn.mean(1, keepdim=True), drawn)
+    repainted = torch.where(with_decoys.unsqueeze(1), own, image)
+    seen = nn.functional.avg_pool2d(laid.abs().mean(1, keepdim=True), 3, stride=1, padding=1).squeeze(1)
+    return Painted((repainted + laid).clamp(0, 1), (seen > VISIBLE) & (masks > 0.05), encoding)
+
+
+def _altered(
+    discrete: DiscreteModel,
+    coarse_features: Tensor,
+    coarse_indices: Tensor,
+    image: Tensor,
+    fine_features: Tensor,
+    fine_indices: Tensor,
+    mask: Tensor,
+    draws: Tensor,
+    generator: torch.Generator,
+    ways: Ways,
+    strength: tuple[float, float],
+    skip_nearest: float,
+) -> Tensor:
+    """What the altered codes of some images draw: (b, 3, H, W). `draws` (b, 8) in [0, 1), on the CPU."""
+    device = image.device
+    resampled = draws[:, 2] >= ways.shift + ways.blend
+    blended = ~resampled & (draws[:, 2] >= ways.shift)
+    grids = draws[:, 3]
+    coarse_on, fine_on = (grids < 0.75).to(device), ((grids < 0.5) | (grids >= 0.75)).to(device)
+    low, high = strength
+    codes = []
+    donor = torch.randperm(len(image), generator=generator)  # whose codes are used: images of the same object
+    for book, features, indices, cell, on, column in (
+        (discrete.coarse_codebook, coarse_features, coarse_indices, COARSE, coarse_on, 4),
+        (discrete.fine_codebook, fine_features, fine_indices, FINE, fine_on, 5),
+    ):
+        cells = pool_mask(mask, cell) & on[:, None, None]
+        strengths = low + (high - low) * draws[:, column]
+        alone = cells & resampled.to(device)[:, None, None]
+        changed = replace_codes(book, features, indices, alone, strengths, generator, skip_nearest)
+        moved = _moved(book, features, indices, donor, blended, draws)
+        together = cells & ~resampled.to(device)[:, None, None]
+        image_of, row, across = together.nonzero(as_tuple=True)
+        if len(image_of):
+            changed = changed.clone()
+            changed[image_of, row, across] = book.distances(moved[image_of, :, row, across]).argmin(1)
+        codes.append(book.lookup(changed))
+    return discrete.decode(codes[0], codes[1])
+
+
+def _moved(book: Codebook, features: Tensor, indices: Tensor, donor: Tensor, blended: Tensor, draws: Tensor) -> Tensor:
+    """Features (b, D, h, w) of the coherent ways: blended towards one code of a donor image, or shifted."""
+    _, _, height, width = features.shape
+    place = (draws[:, 6] * height).long(), (draws[:, 7] * width).long()
+    other = (draws[:, 7] * height).long(), (draws[:, 6] * width).long()
+    donor = donor.to(indices.device)
+    one = book.vectors[indices[donor, place[0].to(indices.device), place[1].to(indices.device)]].float()  # (b, D)
+    two = book.vectors[indices[:, other[0].to(indices.device), other[1].to(indices.device)].diagonal()].float()
+    amount = (draws[:, 4] * 0.7 + 0.3).to(features.device)[:, None, None, None]
+    blend = torch.lerp(features, one[:, :, None, None].expand_as(features), amount)
+    shift = features + 2 * amount * (one - two)[:, :, None, None]
+    return torch.where(blended.to(features.device)[:, None, None, None], blend, shift)
