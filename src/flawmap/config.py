@@ -96,6 +96,11 @@ class AnomalySettings(_Section):
     )
     strength_max: float = Field(1.0, gt=0, le=1, description="Largest strength. Authors: 1.0.")
     skip_nearest: float = Field(0.05, ge=0, lt=1, description="Share of the nearest codes never drawn. Authors: 0.05.")
+    ranks: Literal["exact", "table"] = Field(
+        "exact",
+        description="How codes are ranked when one is drawn: `exact` sorts all distances of each cell's feature (the "
+        "paper); `table` looks the rank up among the neighbours of the cell's code, in no time.",
+    )
     both_grids: float = Field(
         0.5,
         ge=0,

@@ -19,6 +19,17 @@ from flawmap.model.discrete import COARSE, FINE, DiscreteModel
 CELLS_PER_BLOCK = 1024  # bounds the sorted distances at 1024 x K numbers
 
 
+class RankTables(NamedTuple):
+    """Per grid, for each code all codes by distance to it, itself first: (K, K) int64 or smaller.
+
+    With these a code of a wanted rank is looked up, where the exact rule sorts K distances for every cell. Ranks then
+    count from a cell's code instead of from its feature before quantization; the two lie close together.
+    """
+
+    coarse: Tensor
+    fine: Tensor
+
+
 class Altered(NamedTuple):
     """Codes with a defect, and where it is.
 
@@ -44,6 +55,17 @@ def rank_bounds(strength: Tensor, codes: int, skip_nearest: float) -> tuple[int,
     return first, last.clamp(min=first)
 
 
+@torch.no_grad()
+def rank_tables(discrete: DiscreteModel) -> RankTables:
+    """The tables of a frozen discrete model; 2 bytes times K squared each."""
+    kind = torch.int16 if discrete.coarse_codebook.size <= 2**15 else torch.int32
+    tables = []
+    for book in (discrete.coarse_codebook, discrete.fine_codebook):
+        blocks = torch.split(book.vectors.float(), CELLS_PER_BLOCK)
+        tables.append(torch.cat([book.distances(block).argsort(dim=1).to(kind) for block in blocks]))
+    return RankTables(*tables)
+
+
 def replace_codes(
     codebook: Codebook,
     features: Tensor,
@@ -52,11 +74,13 @@ def replace_codes(
     strength: Tensor,
     generator: torch.Generator,
     skip_nearest: float = 0.05,
+    table: Tensor | None = None,
 ) -> Tensor:
     """Indices (B, H, W) with those under `mask` (B, H, W) replaced.
 
     For each masked cell the codes are ranked by distance to its *unquantized* feature (B, D, H, W), and one is
     drawn uniformly among the ranks of `rank_bounds` for the image's `strength` (B,). Other cells are untouched.
+    With a `table` (K, K) of `rank_tables`, ranks are those by distance to the cell's code in `indices`.
     The draws are made on the CPU, so that every device gets the same.
     """
     image, row, column = mask.nonzero(as_tuple=True)
@@ -66,6 +90,9 @@ def replace_codes(
     first, last = rank_bounds(strength.cpu()[image.cpu()], codebook.size, skip_nearest)  # (M,)
     draws = torch.rand(len(last), generator=generator, dtype=torch.float64)
     ranks = (first + (draws * (last - first + 1)).long()).to(features.device)
+    if table is not None:
+        altered[image, row, column] = table[indices[image, row, column], ranks].long()
+        return altered
     cells = features[image, :, row, column].float()  # (M, D)
     chosen = [
         # (block, K), nearest first
@@ -96,12 +123,13 @@ def alter(
     strength: tuple[float, float] = (0.2, 1.0),
     skip_nearest: float = 0.05,
     both_grids: float = 0.5,
+    tables: RankTables | None = None,
 ) -> Altered:
     """Encode good images (B, 3, H, W) and alter their codes under `mask` (B, H, W) bool.
 
     Per image, with probability `both_grids` both grids are altered: the fine features are recomputed from the
     altered coarse codes before they are altered in turn. Otherwise one grid alone, ½ each; the other keeps its clean
-    codes. A strength U(strength) is drawn per image and grid.
+    codes. A strength U(strength) is drawn per image and grid. `tables` replace the sorting of distances.
     """
     batch = len(image)
     shared = discrete.fine_encoder(image)
@@ -120,8 +148,9 @@ def alter(
 
     coarse_mask = pool_mask(mask, COARSE) & ~fine_alone[per_image]
     coarse_indices = replace_codes(
-        discrete.coarse_codebook, coarse_features, coarse.indices, coarse_mask, strengths[:, 0], generator, skip_nearest
-    )
+        discrete.coarse_codebook, coarse_features, coarse.indices, coarse_mask, strengths[:, 0], generator,
+        skip_nearest, tables.coarse if tables else None,
+    )  # fmt: skip
     coarse_codes = discrete.coarse_codebook.lookup(coarse_indices)
 
     start_features, start_indices = fine_features.float(), fine.indices
@@ -133,8 +162,9 @@ def alter(
         start_indices[again] = discrete.fine_codebook.nearest(recomputed)
     fine_mask = pool_mask(mask, FINE) & ~coarse_alone[per_image]
     fine_indices = replace_codes(
-        discrete.fine_codebook, start_features, start_indices, fine_mask, strengths[:, 1], generator, skip_nearest
-    )
+        discrete.fine_codebook, start_features, start_indices, fine_mask, strengths[:, 1], generator,
+        skip_nearest, tables.fine if tables else None,
+    )  # fmt: skip
     fine_codes = discrete.fine_codebook.lookup(fine_indices)
 
     # The coarser altered grid says how exactly the defect's place is known.

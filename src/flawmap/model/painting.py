@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flawmap.model.anomalies import pool_mask, replace_codes
+from flawmap.model.anomalies import RankTables, pool_mask, replace_codes
 from flawmap.model.codebook import Codebook
 from flawmap.model.discrete import COARSE, FINE, DiscreteModel, Encoding
 
@@ -57,10 +57,12 @@ def paint(
     ways: Ways,
     strength: tuple[float, float] = (0.2, 1.0),
     skip_nearest: float = 0.05,
+    tables: RankTables | None = None,
 ) -> Painted:
     """Paint defects onto good images (B, 3, H, W) where `masks` (B, H, W), opacity in [0, 1], is above 0.
 
-    `decoys` (B, H, W) bool: where decoys may be. Draws are made on the CPU, so that every device gets the same.
+    `decoys` (B, H, W) bool: where decoys may be. `tables`: as in `anomalies.alter`.
+    Draws are made on the CPU, so that every device gets the same.
     """
     batch, device = len(image), image.device
     draws = torch.rand(batch, 8, generator=generator)
@@ -74,7 +76,7 @@ def paint(
         altered = _altered(
             discrete, encoding.coarse_features[chosen].float(), encoding.coarse_indices[chosen],
             image[chosen], encoding.fine_features[chosen].float(), encoding.fine_indices[chosen],
-            masks[chosen] > 0, draws[picks], generator, ways, strength, skip_nearest,
+            masks[chosen] > 0, draws[picks], generator, ways, strength, skip_nearest, tables,
         )  # fmt: skip
         change[chosen] = altered.float() - drawn[chosen]
     grey = (image.amax(1) - image.amin(1)).flatten(1).amax(1) < GREY  # (B,)
@@ -101,6 +103,7 @@ def _altered(
     ways: Ways,
     strength: tuple[float, float],
     skip_nearest: float,
+    tables: RankTables | None,
 ) -> Tensor:
     """What the altered codes of some images draw: (b, 3, H, W). `draws` (b, 8) in [0, 1), on the CPU."""
     device = image.device
@@ -111,14 +114,15 @@ def _altered(
     low, high = strength
     codes = []
     donor = torch.randperm(len(image), generator=generator)  # whose codes are used: images of the same object
-    for book, features, indices, cell, on, column in (
-        (discrete.coarse_codebook, coarse_features, coarse_indices, COARSE, coarse_on, 4),
-        (discrete.fine_codebook, fine_features, fine_indices, FINE, fine_on, 5),
+    coarse_table, fine_table = tables if tables else (None, None)
+    for book, features, indices, cell, on, column, table in (
+        (discrete.coarse_codebook, coarse_features, coarse_indices, COARSE, coarse_on, 4, coarse_table),
+        (discrete.fine_codebook, fine_features, fine_indices, FINE, fine_on, 5, fine_table),
     ):
         cells = pool_mask(mask, cell) & on[:, None, None]
         strengths = low + (high - low) * draws[:, column]
         alone = cells & resampled.to(device)[:, None, None]
-        changed = replace_codes(book, features, indices, alone, strengths, generator, skip_nearest)
+        changed = replace_codes(book, features, indices, alone, strengths, generator, skip_nearest, table)
         moved = _moved(book, features, indices, donor, blended, draws)
         together = cells & ~resampled.to(device)[:, None, None]
         image_of, row, across = together.nonzero(as_tuple=True)

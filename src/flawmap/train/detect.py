@@ -14,7 +14,7 @@ from torch import Tensor
 from flawmap.config import AnomalySettings, DetectSettings, Recipe
 from flawmap.data.perlin import perlin_masks
 from flawmap.data.shapes import decoy_masks, defect_masks
-from flawmap.model.anomalies import alter
+from flawmap.model.anomalies import RankTables, alter, rank_tables
 from flawmap.model.dsr import DSR
 from flawmap.model.painting import Ways, paint
 from flawmap.train.loop import Machine, Stage, learning_rate, seeded, set_rate
@@ -65,6 +65,7 @@ def train_detection(
     model.discrete.requires_grad_(False)
     optimizer = torch.optim.Adam([{"params": module.parameters()} for module in modules.values()], lr=settings.rate)
     generator = seeded(recipe.run.seed, 10)
+    tables = rank_tables(model.discrete) if defects.ranks == "table" else None
     stage = Stage(
         name, settings.steps, settings.batch, folder=folder, settings=recipe.run, modules=modules,
         optimizer=optimizer, generator=generator, resume=resume, quiet=quiet,
@@ -77,7 +78,7 @@ def train_detection(
         )  # fmt: skip
         batch = batch.to(memory_format=torch.channels_last)
         with machine.autocast():
-            sample = with_defects(model, batch, defects, generator, machine.device)
+            sample = with_defects(model, batch, defects, generator, machine.device, tables)
             batch = batch.to(machine.device)
             restricted = model.restrict(sample.coarse_codes, sample.fine_codes)
             object_image = model.draw_object(restricted.coarse_codes, restricted.fine_codes)
@@ -109,7 +110,12 @@ def rate_at(step: int, settings: DetectSettings) -> float:
 
 
 def with_defects(
-    model: DSR, batch: Tensor, settings: AnomalySettings, generator: torch.Generator, device: torch.device
+    model: DSR,
+    batch: Tensor,
+    settings: AnomalySettings,
+    generator: torch.Generator,
+    device: torch.device,
+    tables: RankTables | None = None,
 ) -> Sample:
     """Good images (B, 3, H, W) on the CPU with training defects in a part of them, on `device`."""
     count, _, height, width = batch.shape
@@ -120,7 +126,7 @@ def with_defects(
         batch = batch.to(device)
         altered = alter(
             model.discrete, batch, masks.to(device), generator,
-            strength=strength, skip_nearest=settings.skip_nearest, both_grids=settings.both_grids,
+            strength=strength, skip_nearest=settings.skip_nearest, both_grids=settings.both_grids, tables=tables,
         )  # fmt: skip
         return Sample(batch, *altered)
     opacity = defect_masks(
@@ -131,7 +137,7 @@ def with_defects(
     painted = paint(
         model.discrete, batch.to(device), opacity.to(device), decoys.to(device), generator,
         ways=Ways(settings.shift, settings.blend, settings.decoy), strength=strength,
-        skip_nearest=settings.skip_nearest,
+        skip_nearest=settings.skip_nearest, tables=tables,
     )  # fmt: skip
     with torch.no_grad():
         seen = model.discrete.encode(painted.image)

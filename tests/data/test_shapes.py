@@ -1,0 +1,69 @@
+"""Shapes of painted defects: thin lines are thin, blobs are small, everything follows from the generator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from flawmap.data.shapes import blob_group, decoy_masks, defect_masks, line, softened
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_masks_are_opacities_and_the_stated_share_is_empty() -> None:
+    masks = defect_masks(400, 64, 64, seeded(), empty=0.5)
+    assert masks.shape == (400, 64, 64)
+    assert masks.dtype == torch.float32
+    assert float(masks.min()) >= 0
+    assert float(masks.max()) <= 1 + 1e-6
+    # Perlin patches may also come out empty, so a little more than half.
+    assert 0.44 < float((masks.flatten(1).amax(1) == 0).float().mean()) < 0.62
+
+
+def test_the_same_seed_draws_the_same_masks() -> None:
+    assert torch.equal(defect_masks(6, 48, 80, seeded(3)), defect_masks(6, 48, 80, seeded(3)))
+    assert not torch.equal(defect_masks(6, 48, 80, seeded(3)), defect_masks(6, 48, 80, seeded(4)))
+
+
+def test_lines_are_thin_at_any_size() -> None:
+    generator = seeded(1)
+    for side in (64, 128, 256):
+        # Twice the largest distance to the background is the width.
+        widths = [2 * ndimage.distance_transform_edt(line(side, side, generator).numpy()).max() for _ in range(30)]
+        assert np.median(widths) <= 6
+        assert min(widths) > 0, "a line is never empty"
+
+
+def test_blobs_are_few_and_within_an_eighth_of_the_side() -> None:
+    generator = seeded(2)
+    for _ in range(40):
+        mask = blob_group(96, 128, generator).numpy()
+        assert ndimage.label(mask)[1] <= 4
+        assert 2 * ndimage.distance_transform_edt(mask).max() <= 2 * 96 / 8 + 2
+
+
+@pytest.mark.parametrize(("lines", "blobs"), [(1.0, 0.0), (0.0, 1.0)])
+def test_shares_choose_the_shape(lines: float, blobs: float) -> None:
+    area = defect_masks(60, 128, 128, seeded(), empty=0.0, lines=lines, blobs=blobs).mean()
+    patches = defect_masks(60, 128, 128, seeded(), empty=0.0, lines=0.0, blobs=0.0).mean()
+    assert float(area) < float(patches), "lines and blobs cover less than Perlin patches"
+
+
+def test_soft_edges_keep_the_peak() -> None:
+    mask = torch.zeros(40, 40)
+    mask[18:22, 18:22] = 1
+    generator = seeded(5)
+    soft = [softened(mask, generator) for _ in range(40)]
+    assert any(bool(((m > 0) & (m < 1)).any()) for m in soft)
+    assert any(torch.equal(m, mask) for m in soft)
+    assert all(abs(float(m.max()) - 1) < 1e-6 for m in soft)
+
+
+def test_decoys_cover_patches_or_everything() -> None:
+    covered = decoy_masks(200, 32, 32, seeded()).float().mean((1, 2))
+    assert 0.15 < float((covered == 1).float().mean()) < 0.4
+    assert bool(((covered > 0) & (covered < 1)).any())

@@ -1,0 +1,103 @@
+"""Painted defects: only under the mask, grey stays grey, decoys are no defects, and the target is what can be seen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from flawmap.bundle import load_general
+from flawmap.data.shapes import decoy_masks, defect_masks
+from flawmap.data.surfaces import SURFACES, draw_good
+from flawmap.model.anomalies import rank_tables, replace_codes
+from flawmap.model.discrete import DiscreteModel
+from flawmap.model.painting import VISIBLE, Painted, Ways, paint
+
+
+@pytest.fixture(scope="module")
+def discrete() -> DiscreteModel:
+    return load_general()
+
+
+@pytest.fixture(scope="module")
+def parts() -> torch.Tensor:
+    import numpy as np
+
+    drawn = [draw_good(SURFACES[index % len(SURFACES)], 64, np.random.default_rng(index)) for index in range(6)]
+    return torch.stack([torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() for image in drawn])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def painted(discrete: DiscreteModel, images: torch.Tensor, masks: torch.Tensor, ways: Ways, seed: int = 0) -> Painted:
+    nowhere = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
+    return paint(discrete, images, masks, nowhere, seeded(seed), ways=ways)
+
+
+@pytest.mark.parametrize("ways", [Ways(0, 0, 0), Ways(1, 0, 0), Ways(0, 1, 0)], ids=["resample", "shift", "blend"])
+def test_only_the_masked_part_changes_and_the_target_is_what_can_be_seen(
+    ways: Ways, discrete: DiscreteModel, parts: torch.Tensor
+) -> None:
+    masks = torch.zeros(6, 64, 64)
+    masks[:, 20:44, 12:40] = 1
+    found = painted(discrete, parts, masks, ways)
+    outside = (masks == 0).unsqueeze(1).expand_as(parts)
+    assert torch.equal(found.image[outside], parts[outside])
+    assert not found.mask[masks == 0].any()
+    assert found.mask.any(), "some of it is visible"
+    change = (found.image - parts).abs().mean(1)
+    assert float(change[found.mask].mean()) > VISIBLE / 2
+    unseen = (masks > 0) & ~found.mask
+    assert not unseen.any() or float(change[unseen].mean()) < 2 * VISIBLE, "at the border, a mean over 3x3 is less"
+
+
+def test_grey_photos_stay_grey(discrete: DiscreteModel, parts: torch.Tensor) -> None:
+    grey = parts.mean(1, keepdim=True).expand(-1, 3, -1, -1).contiguous()
+    everywhere = torch.ones(6, 64, 64, dtype=torch.bool)
+    masks = defect_masks(6, 64, 64, seeded(), empty=0.0)
+    found = paint(discrete, grey, masks, everywhere, seeded(), ways=Ways(0.3, 0.3, 1.0)).image
+    assert float((found.amax(1) - found.amin(1)).max()) < 1e-5
+    assert not torch.equal(found, grey)
+
+
+def test_a_decoy_is_redrawn_and_is_no_defect(discrete: DiscreteModel, parts: torch.Tensor) -> None:
+    nothing, everywhere = torch.zeros(6, 64, 64), torch.ones(6, 64, 64, dtype=torch.bool)
+    found = paint(discrete, parts, nothing, everywhere, seeded(), ways=Ways(0, 0, 1.0))
+    assert not found.mask.any()
+    encoding = discrete.encode(parts)
+    drawn = discrete.decode(encoding.coarse_codes, encoding.fine_codes).clamp(0, 1)
+    colour = (parts.amax(1) - parts.amin(1)).flatten(1).amax(1) > 0.01
+    assert torch.allclose(found.image[colour], drawn[colour], atol=1e-6)
+
+
+def test_empty_masks_leave_the_photo_alone(discrete: DiscreteModel, parts: torch.Tensor) -> None:
+    found = painted(discrete, parts, torch.zeros(6, 64, 64), Ways(0.3, 0.3, 0.3))
+    assert torch.equal(found.image, parts)
+    assert not found.mask.any()
+
+
+def test_the_same_generator_paints_the_same(discrete: DiscreteModel, parts: torch.Tensor) -> None:
+    masks, decoys = defect_masks(6, 64, 64, seeded(1), empty=0.0), decoy_masks(6, 64, 64, seeded(2))
+    one, two = (paint(discrete, parts, masks, decoys, seeded(4), ways=Ways()).image for _ in range(2))
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.6, 1.0])
+def test_table_ranks_are_distributed_as_the_papers(
+    strength: float, discrete: DiscreteModel, parts: torch.Tensor
+) -> None:
+    """Ranks by distance to the unquantized feature, of codes drawn with the table, against the uniform distribution
+    of the exact rule: the largest difference of the two cumulative shares (Kolmogorov)."""
+    table = rank_tables(discrete).fine
+    encoding = discrete.encode(parts)
+    features, indices, book = encoding.fine_features, encoding.fine_indices, discrete.fine_codebook
+    mask = torch.ones_like(indices, dtype=torch.bool)
+    altered = replace_codes(book, features, indices, mask, torch.full((6,), strength), seeded(), table=table)
+    cells = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+    ranks = (book.distances(cells).argsort(1) == altered.flatten()[:, None]).int().argmax(1).sort().values
+    first, last = int(0.05 * book.size), min(int(strength * book.size) + 1, book.size - 1)
+    uniform = (ranks - first + 1).float().clamp(0, last - first + 1) / (last - first + 1)
+    empirical = torch.arange(1, len(ranks) + 1) / len(ranks)
+    assert float((uniform - empirical).abs().max()) < 0.08
+    assert not (altered == indices).any(), "the nearest 5 % hold the cell's own code"
