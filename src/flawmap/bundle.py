@@ -55,7 +55,8 @@ class Bundle:
 def build(settings: ModelSettings, with_refinement: bool) -> DSR:
     """A DSR of these sizes, untrained; its first weights come from torch's global random state.
 
-    Detection and the paper's object decoder start from N(0, 0.02), as the authors' do; the rest as PyTorch does.
+    With InstanceNorm, detection and the object decoder start from N(0, 0.02), as the authors' do; the rest as PyTorch
+    does. With BatchNorm so small a start hardly learns (docs/speed.md).
     """
     length, width, hidden = settings.code_length, settings.discrete_width, settings.discrete_hidden
     object_decoder = (
@@ -65,8 +66,9 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
     )
     norm = settings.norm
     detection = DetectionUNet(9 if settings.detection_sees_image else 6, settings.detection_width, norm)
-    start_from_normal(object_decoder)
-    start_from_normal(detection)
+    if norm == "instance":
+        start_from_normal(object_decoder)
+        start_from_normal(detection)
     return DSR(
         discrete=DiscreteModel(settings.codes, length, width, hidden),
         coarse_restriction=SubspaceRestriction(length, settings.restriction_widths, norm),
