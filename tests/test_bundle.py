@@ -19,13 +19,16 @@ from safetensors.torch import load_file, save_file
 from flawmap import bundle as module
 from flawmap.bundle import (
     Bundle,
+    Prior,
     build,
     general_card,
     load_bundle,
     load_general,
+    load_prior,
     round_weights,
     save_bundle,
     save_general,
+    save_prior,
     sha256,
     update_threshold,
 )
@@ -331,3 +334,46 @@ def test_detection_and_object_decoder_start_from_narrow_weights() -> None:
     for part in (model.detection.down3[3], model.object_decoder.get_submodule("down2.0")):
         assert float(part.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
         assert float(part.bias.detach().abs().max()) == 0
+
+
+def test_batch_norm_comes_back_with_its_statistics(tmp_path: Path) -> None:
+    bundle = tiny_bundle("model.norm=batch", refinement=False)
+    statistics = [buffer for name, buffer in bundle.model.named_buffers() if "running" in name]
+    assert len(statistics) > 20
+    for index, buffer in enumerate(statistics):
+        buffer.fill_(0.25 + index / 256)  # exact in float16
+    bundle.model.eval()
+    round_weights(bundle.model)
+    save_bundle(bundle, tmp_path / "b")
+    again = load_bundle(tmp_path / "b").model
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(bundle.model(image).map, again(image).map)
+    assert same(bundle.model, again)
+
+
+def tiny_prior(*more: str) -> Prior:
+    bundle = tiny_bundle("model.norm=batch", "model.decoder=general", *more, refinement=False)
+    return Prior(bundle.model, bundle.recipe.model, {"psnr": 27.0})
+
+
+def test_a_prior_comes_back_as_it_was_and_gives_its_discrete_model(tmp_path: Path) -> None:
+    prior = tiny_prior()
+    round_weights(prior.model)
+    file = tmp_path / "tiny.safetensors"
+    save_prior(prior, file)
+    again = load_prior(file)
+    assert again.settings == prior.settings
+    assert again.card == prior.card == general_card(file)
+    assert same(again.model, prior.model)
+    assert not again.model.training
+    assert same(load_general(file), prior.model.discrete)
+
+
+def test_a_prior_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+    assert "no general prior nowhere" in refusal(lambda: load_prior("nowhere"))
+    save_general(tiny_bundle().model.discrete, tmp_path / "g.safetensors")
+    assert "is not a general prior" in refusal(lambda: load_prior(tmp_path / "g.safetensors"))
+    short = tiny_prior()
+    save_prior(short._replace(settings=tiny_recipe("model.detection_width=8").model), tmp_path / "s.safetensors")
+    assert "does not fit" in refusal(lambda: load_prior(tmp_path / "s.safetensors"))

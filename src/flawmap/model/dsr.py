@@ -110,7 +110,9 @@ class DSR(nn.Module):
             logits: Tensor = self.detection(seen)
             return logits
         small = self.detection(nn.functional.avg_pool2d(seen, self.detection_scale))
-        return nn.functional.interpolate(small.float(), size=object_image.shape[-2:], mode="bilinear", align_corners=False)
+        return nn.functional.interpolate(
+            small.float(), size=object_image.shape[-2:], mode="bilinear", align_corners=False
+        )
 
     def refine(self, object_image: Tensor, general_image: Tensor, first_map: Tensor) -> Tensor:
         """Logits (B, 2, H, W) from the drawings (B, 3, H, W) and the softmaxed first map (B, 2, H, W)."""
