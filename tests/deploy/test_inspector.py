@@ -14,6 +14,7 @@ from flawmap.bundle import Bundle, build, save_bundle
 from flawmap.config import load_recipe
 from flawmap.data.images import write_image
 from flawmap.deploy.inspector import Inspection, Inspector, peak_region
+from flawmap.deploy.runtimes import Found
 from flawmap.errors import ConfigError, ImageError
 from flawmap.measure.threshold import choose_threshold
 
@@ -180,3 +181,23 @@ def test_load_opens_a_saved_bundle(inspector: Inspector, part: np.ndarray, tmp_p
     save_bundle(inspector.bundle, tmp_path / "part.bundle")
     found = flawmap.load(tmp_path / "part.bundle").inspect(part)
     assert found.score == pytest.approx(inspector.inspect(part).score, abs=0.02)  # stored in half precision
+
+
+def test_whatever_computes_the_network_is_judged_alike(inspector: Inspector, part: np.ndarray) -> None:
+    class Replay:
+        name, usual_batch = "replay", 3
+
+        def __call__(self, images: np.ndarray) -> Found:
+            assert images.dtype == np.float32 and images.shape[1:] == (3, 64, 64)
+            return inspector.runtime(images)
+
+    other = Inspector(inspector.bundle, runtime=Replay())
+    assert other.usual_batch == 3
+    for field in dataclasses.fields(Inspection):
+        mine, its = getattr(other.inspect(part), field.name), getattr(inspector.inspect(part), field.name)
+        assert np.array_equal(mine, its) if isinstance(mine, np.ndarray) else mine == its
+
+
+def test_an_unknown_runtime_is_refused_before_the_bundle_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="abacus"):
+        flawmap.load(tmp_path / "none.bundle", runtime="abacus")

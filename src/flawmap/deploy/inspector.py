@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from flawmap.bundle import Bundle, load_bundle
 from flawmap.data.dataset import network_input
 from flawmap.data.images import read_image, resize_map
+from flawmap.deploy.runtimes import RUNTIMES, Runtime, TorchRuntime
 from flawmap.errors import ConfigError, ImageError
 from flawmap.measure.scores import Region, find_regions
 
@@ -53,24 +53,22 @@ class Inspection:
 
 
 class Inspector:
-    """A bundle on a device, ready to inspect.
+    """A bundle and what computes it, ready to inspect.
 
-    `device`: `auto` (a GPU if there is one), `cpu`, `cuda`, …; `threads`: CPU threads, 0 leaves PyTorch's choice.
-    Computes in float32. Raises ConfigError for a device that is not there.
+    `runtime` computes the network; None is PyTorch in float32 on `device` (`auto`, a GPU if there is one, `cpu`,
+    `cuda`, …) with `threads` CPU threads, 0 for its own choice. Raises ConfigError for a device that is not there.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, bundle: Bundle, device: str = "auto", threads: int = 0, *, runtime: Runtime | None = None
+    ) -> None:
         self.bundle = bundle
-        self.device = _device(device)
-        if threads > 0:
-            torch.set_num_threads(threads)
-        self.model = bundle.model.eval().requires_grad_(False)
-        self.model.to(self.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.runtime = TorchRuntime(bundle.model, device, threads) if runtime is None else runtime
 
     @property
     def usual_batch(self) -> int:
-        """Images at a time: 1 on a CPU, where more only take memory, 8 on a GPU."""
-        return 1 if self.device.type == "cpu" else 8
+        """Images at a time that suit the runtime."""
+        return self.runtime.usual_batch
 
     def inspect(self, image: str | Path | np.ndarray[Any, Any]) -> Inspection:
         """Inspect one image: a file, or an array (H, W, 3) in BGR order, uint8, uint16 or float in [0, 1].
@@ -98,13 +96,14 @@ class Inspector:
     def _inspect(self, images: Sequence[Image]) -> list[Inspection]:
         if not images:
             return []
-        inputs = torch.stack([network_input(image, self.bundle.recipe.image) for image in images])  # (B, 3, h, w)
-        with torch.inference_mode():
-            result = self.model(inputs.to(self.device, memory_format=torch.channels_last))
-        maps, scores = result.map.float().cpu().numpy(), result.score.tolist()
-        seen, drawn, general = (_images(batch) for batch in (inputs, result.object_image, result.general_image))
+        inputs = np.stack([network_input(image, self.bundle.recipe.image).numpy() for image in images])  # (B, 3, h, w)
+        found = self.runtime(inputs)
+        seen = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
+        scores = found.scores.tolist()
         return [
-            self._judge(image.shape[:2], maps[i], scores[i], seen[i], drawn[i], general[i])
+            self._judge(
+                image.shape[:2], found.maps[i], scores[i], seen[i], found.object_images[i], found.general_images[i]
+            )
             for i, image in enumerate(images)
         ]
 
@@ -133,8 +132,10 @@ class Inspector:
         )
 
 
-def load(path: str | Path, device: str = "auto", threads: int = 0) -> Inspector:
-    """Open a bundle for inspection. Raises BundleError, ConfigError."""
+def load(path: str | Path, device: str = "auto", threads: int = 0, *, runtime: str = "torch") -> Inspector:
+    """Open a bundle for inspection; `runtime` is one of RUNTIMES. Raises BundleError, ConfigError."""
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"no runtime {runtime}; there are: {', '.join(RUNTIMES)}")
     return Inspector(load_bundle(Path(path)), device, threads)
 
 
@@ -168,19 +169,3 @@ def _pixels_or_error(image: str | Path | np.ndarray[Any, Any]) -> Image | ImageE
         return _pixels(image)
     except ImageError as problem:
         return problem
-
-
-def _images(batch: torch.Tensor) -> Image:
-    """(B, 3, h, w) on any device -> (B, h, w, 3) numpy, clipped to [0, 1]."""
-    return batch.float().clamp(0, 1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as problem:
-        raise ConfigError(f"no device {name} here; use auto or cpu") from problem
-    return device

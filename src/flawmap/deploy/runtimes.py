@@ -1,0 +1,94 @@
+"""What computes the network: PyTorch here, exported graphs beside it. All take pixels and give maps, alike.
+
+Axes: B images, h, w the network's rows and columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flawmap.errors import ConfigError
+from flawmap.model.dsr import DSR
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+RUNTIMES = ("torch",)
+
+
+class Found(NamedTuple):
+    """What the network says of B images, all float32.
+
+    maps (B, h, w) and scores (B,) in [0, 1]; object_images, general_images (B, h, w, 3) BGR, clipped to [0, 1].
+    """
+
+    maps: Array
+    scores: Array
+    object_images: Array
+    general_images: Array
+
+
+class Runtime(Protocol):
+    """Computes the network of one bundle."""
+
+    @property
+    def name(self) -> str:
+        """One of RUNTIMES."""
+
+    @property
+    def usual_batch(self) -> int:
+        """Images at a time that suit it."""
+
+    def __call__(self, images: Array) -> Found:
+        """Images (B, 3, h, w) float32 in [0, 1], BGR, of the network's size."""
+
+
+class TorchRuntime:
+    """PyTorch, in float32, on any device: `auto` (a GPU if there is one), `cpu`, `cuda`, ….
+
+    `threads`: CPU threads, 0 leaves PyTorch's choice. Raises ConfigError for a device that is not there.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: DSR, device: str = "auto", threads: int = 0) -> None:
+        self.device = _device(device)
+        if threads > 0:
+            torch.set_num_threads(threads)
+        self.model = model.eval().requires_grad_(False)
+        self.model.to(self.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def usual_batch(self) -> int:
+        """1 on a CPU, where more only take memory, 8 on a GPU."""
+        return 1 if self.device.type == "cpu" else 8
+
+    def __call__(self, images: Array) -> Found:
+        """(B, 3, h, w) -> Found."""
+        with torch.inference_mode():
+            result = self.model(torch.from_numpy(images).to(self.device, memory_format=torch.channels_last))
+        return Found(
+            result.map.float().cpu().numpy(),
+            result.score.float().cpu().numpy(),
+            _drawings(result.object_image),
+            _drawings(result.general_image),
+        )
+
+
+def _drawings(batch: Tensor) -> Array:
+    """(B, 3, h, w) on any device -> (B, h, w, 3) numpy, clipped to [0, 1]."""
+    return batch.float().clamp(0, 1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        raise ConfigError(f"no device {name} here; use auto or cpu") from problem
+    return device
