@@ -78,6 +78,7 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         refinement=DetectionUNet(8, settings.refinement_width, norm) if with_refinement else None,
         detection_scale=settings.detection_scale,
         sees_image=settings.detection_sees_image,
+        standardise=settings.detection_standardise,
     )
 
 

@@ -80,6 +80,11 @@ class ModelSettings(_Section):
     detection_scale: Literal[1, 2] = Field(
         1, description="Detection compares the drawings at 1/this of their size, and its map is enlarged. Paper: 1."
     )
+    detection_standardise: bool = Field(
+        False,
+        description="Shift and scale what detection sees by mean and deviation of the image (of the general drawing, "
+        "where it does not see the image). Paper: false.",
+    )
     detection_sees_image: bool = Field(
         False, description="Detection reads the image itself beside its two drawings. Paper: false."
     )
@@ -143,6 +148,14 @@ class AnomalySettings(_Section):
     )
     lines: float = Field(0.3, ge=0, le=1, description="Painted: share of the defects that are thin lines.")
     blobs: float = Field(0.3, ge=0, le=1, description="Painted: share that are blobs; the rest are Perlin patches.")
+    opacity_min: float = Field(0.4, ge=0, description="Painted: smallest factor on what altered codes change.")
+    opacity_max: float = Field(1.2, gt=0, description="Painted: largest factor on what altered codes change.")
+    visible: float = Field(
+        0.02,
+        gt=0,
+        lt=1,
+        description="Painted: mean change of a pixel, of 1, under which it does not count as a defect.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> AnomalySettings:
@@ -150,6 +163,8 @@ class AnomalySettings(_Section):
             raise ValueError("skip_nearest < strength_min <= strength_max must hold")
         if self.shift + self.blend > 1 or self.lines + self.blobs > 1:
             raise ValueError("shift + blend and lines + blobs must not exceed 1")
+        if self.opacity_min > self.opacity_max:
+            raise ValueError("opacity_min must not exceed opacity_max")
         return self
 
 
@@ -174,6 +189,13 @@ class DetectSettings(_Section):
         description="`drop`: the paper's. `cosine`: it rises over `warmup` steps, then falls to 0 as a cosine does.",
     )
     warmup: int = Field(50, ge=0, description="Steps over which the rate of a `cosine` schedule rises.")
+    views: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Detection's optimizer steps on each batch; from the second on, mirrored and turned by quarters. "
+        "Making defects and drawings costs more than detection. Paper: 1.",
+    )
     restriction_weight: float = Field(
         1.0, ge=0, description="Weight of L2(restricted features, clean codes), each grid. Authors: 1."
     )

@@ -10,7 +10,7 @@ from flawmap.data.shapes import decoy_masks, defect_masks
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.model.anomalies import rank_tables, replace_codes
 from flawmap.model.discrete import DiscreteModel
-from flawmap.model.painting import VISIBLE, Painted, Ways, paint
+from flawmap.model.painting import Painted, Ways, paint
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def test_only_the_masked_part_changes_and_the_target_is_what_can_be_seen(
     assert not found.mask[masks == 0].any()
     assert found.mask.any(), "some of it is visible"
     change = (found.image - parts).abs().mean(1)
-    assert float(change[found.mask].mean()) > VISIBLE / 2
+    assert float(change[found.mask].mean()) > Ways().visible / 2
     unseen = (masks > 0) & ~found.mask
-    assert not unseen.any() or float(change[unseen].mean()) < 2 * VISIBLE, "at the border, a mean over 3x3 is less"
+    assert not unseen.any() or float(change[unseen].mean()) < 2 * Ways().visible, "at the border, a mean over 3x3 is less"
 
 
 def test_grey_photos_stay_grey(discrete: DiscreteModel, parts: torch.Tensor) -> None:

@@ -17,6 +17,7 @@ from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.restriction import SubspaceRestriction
 
+DARKEST = 0.02  # added to the deviation of a picture, of 1, before dividing by it: noise is not blown up
 SCORE_SIDE = 21  # pixels along the side of the square a score is a mean over (authors)
 
 
@@ -57,6 +58,8 @@ class DSR(nn.Module):
     `object_decoder` takes (B, 2D, H/4, W/4): an ObjectDecoder or a GeneralDecoder. Images are (B, 3, H, W), BGR, in
     [0, 1], sides multiples of 16. Beyond the paper, detection may compare the drawings at 1/`detection_scale` of the
     image's size, and may see the image itself as a third picture (`sees_image`), since codes lose what is faint.
+    With `standardise` all it sees is shifted and scaled so that the last picture has mean 0 and deviation 1: a scratch
+    on a dark part then looks like one on a bright part.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class DSR(nn.Module):
         *,
         detection_scale: int = 1,
         sees_image: bool = False,
+        standardise: bool = False,
     ) -> None:
         super().__init__()
         self.discrete = discrete
@@ -78,7 +82,7 @@ class DSR(nn.Module):
         self.object_decoder = object_decoder
         self.detection = detection
         self.refinement = refinement
-        self.detection_scale, self.sees_image = detection_scale, sees_image
+        self.detection_scale, self.sees_image, self.standardise = detection_scale, sees_image, standardise
 
     def restrict(self, coarse_codes: Tensor, fine_codes: Tensor) -> Restricted:
         """Pull the codes of both grids back to those of good parts; each grid on its own."""
@@ -106,10 +110,13 @@ class DSR(nn.Module):
             assert image is not None, "this detection sees the image itself; pass it too"
             pictures.append(image)
         seen = torch.cat([picture.to(object_image.dtype) for picture in pictures], dim=1)
+        if self.detection_scale > 1:
+            seen = nn.functional.avg_pool2d(seen, self.detection_scale)
+        if self.standardise:
+            seen = standardised(seen)
+        small: Tensor = self.detection(seen)
         if self.detection_scale == 1:
-            logits: Tensor = self.detection(seen)
-            return logits
-        small = self.detection(nn.functional.avg_pool2d(seen, self.detection_scale))
+            return small
         return nn.functional.interpolate(
             small.float(), size=object_image.shape[-2:], mode="bilinear", align_corners=False
         )
@@ -141,6 +148,13 @@ class DSR(nn.Module):
             coarse_restricted=restricted.coarse_features,
             fine_restricted=restricted.fine_features,
         )
+
+
+def standardised(pictures: Tensor) -> Tensor:
+    """Pictures of three channels, stacked (B, 3n, H, W), shifted and scaled by mean and deviation of the last one."""
+    last = pictures[:, -3:].float()
+    mean, deviation = last.mean(dim=(1, 2, 3), keepdim=True), last.std(dim=(1, 2, 3), keepdim=True)
+    return (pictures - mean) / (deviation + DARKEST)
 
 
 def image_score(maps: Tensor) -> Tensor:

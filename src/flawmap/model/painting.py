@@ -23,7 +23,6 @@ from flawmap.model.anomalies import RankTables, pool_mask, replace_codes
 from flawmap.model.codebook import Codebook
 from flawmap.model.discrete import COARSE, FINE, DiscreteModel, Encoding
 
-VISIBLE = 0.02  # mean absolute change of a pixel, of 1, under which a painted defect counts as not there
 GREY = 2e-3  # images whose channels differ less than this are grey, and stay so
 
 
@@ -38,12 +37,16 @@ class Painted(NamedTuple):
 class Ways(NamedTuple):
     """Share of the defects made by `shift` and by `blend` (the rest by the paper's rule), and of images with a decoy.
 
+    `opacity`: range of the factor on what the altered codes change; `visible`: mean change of a pixel, of 1, under
+    which it does not count as part of a defect.
     A decoy is a region drawn from its own, unaltered codes: it bears every mark of a decoder, and is no defect.
     """
 
     shift: float = 0.35
     blend: float = 0.35
     decoy: float = 0.3
+    opacity: tuple[float, float] = (0.4, 1.2)
+    visible: float = 0.02
 
 
 @torch.no_grad()
@@ -81,13 +84,14 @@ def paint(
         change[chosen] = altered.float() - drawn[chosen]
     grey = (image.amax(1) - image.amin(1)).flatten(1).amax(1) < GREY  # (B,)
     change = torch.where(grey[:, None, None, None], change.mean(1, keepdim=True), change)
-    opacity = (0.4 + 0.8 * draws[:, 0]).to(device)[:, None, None, None]
+    low, high = ways.opacity
+    opacity = (low + (high - low) * draws[:, 0]).to(device)[:, None, None, None]
     laid = change * opacity * masks.unsqueeze(1)
     with_decoys = decoys & (draws[:, 1] < ways.decoy).to(device)[:, None, None]
     own = torch.where(grey[:, None, None, None], drawn.mean(1, keepdim=True), drawn)
     repainted = torch.where(with_decoys.unsqueeze(1), own, image)
     seen = nn.functional.avg_pool2d(laid.abs().mean(1, keepdim=True), 3, stride=1, padding=1).squeeze(1)
-    return Painted((repainted + laid).clamp(0, 1), (seen > VISIBLE) & (masks > 0.05), encoding)
+    return Painted((repainted + laid).clamp(0, 1), (seen > ways.visible) & (masks > 0.05), encoding)
 
 
 def _altered(

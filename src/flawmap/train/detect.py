@@ -5,6 +5,7 @@ The defects are the paper's, made in the codes, or painted onto the image (`mode
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -99,7 +100,28 @@ def train_detection(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        for _ in range(1, settings.views):
+            turn = turned(generator)
+            pictures = [turn(picture.detach()) for picture in (object_image, general_image, sample.image)]
+            with machine.autocast():
+                logits = model.detect(*pictures)
+            again = settings.detection_weight * focal_loss(logits, turn(sample.mask))
+            optimizer.zero_grad(set_to_none=True)  # the others have no gradient, and stay as they are
+            again.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
         stage.report(step, losses)
+
+
+def turned(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """A random mirroring of the last two axes, which square images also swap."""
+    across, down, swap = (torch.rand(3, generator=generator) < 0.5).tolist()
+    axes = [axis for axis, wanted in ((-1, across), (-2, down)) if wanted]
+
+    def turn(x: Tensor) -> Tensor:
+        x = x.flip(axes) if axes else x
+        return x.transpose(-1, -2) if swap and x.shape[-1] == x.shape[-2] else x
+
+    return turn
 
 
 def rate_at(step: int, settings: DetectSettings) -> float:
@@ -136,7 +158,11 @@ def with_defects(
     decoys = decoy_masks(count, height, width, generator)
     painted = paint(
         model.discrete, batch.to(device), opacity.to(device), decoys.to(device), generator,
-        ways=Ways(settings.shift, settings.blend, settings.decoy), strength=strength,
+        ways=Ways(
+            settings.shift, settings.blend, settings.decoy,
+            (settings.opacity_min, settings.opacity_max), settings.visible,
+        ),
+        strength=strength,
         skip_nearest=settings.skip_nearest, tables=tables,
     )  # fmt: skip
     with torch.no_grad():
