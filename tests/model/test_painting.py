@@ -49,7 +49,9 @@ def test_only_the_masked_part_changes_and_the_target_is_what_can_be_seen(
     change = (found.image - parts).abs().mean(1)
     assert float(change[found.mask].mean()) > Ways().visible / 2
     unseen = (masks > 0) & ~found.mask
-    assert not unseen.any() or float(change[unseen].mean()) < 2 * Ways().visible, "at the border, a mean over 3x3 is less"
+    assert not unseen.any() or float(change[unseen].mean()) < 2 * Ways().visible, (
+        "at the border, a mean over 3x3 is less"
+    )
 
 
 def test_grey_photos_stay_grey(discrete: DiscreteModel, parts: torch.Tensor) -> None:
