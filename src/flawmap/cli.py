@@ -342,6 +342,31 @@ def threshold_command(
     _say_threshold(changed)
 
 
+@_command("export", "nothing was written")
+def export_command(
+    bundle: Bundle_,
+    to: Annotated[str, typer.Option("--to", help="`onnx`, a file, or `openvino`, a folder.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The artefact; default: beside the bundle.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="FOLDER", help="Good images to check on; default: drawn ones."),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits, fitted to --images.")] = False,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Take any number of images at once, not one.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write one artefact that inspects without flawmap, checked against PyTorch first."""
+    from flawmap.deploy.export import export
+
+    made = export(bundle, to, out, int8=int8, dynamic_batch=dynamic_batch, images=images, overwrite=overwrite)
+    _say(made.check)
+    if made.about["threshold"] is None:
+        _say(f"{bundle} has no threshold, so the artefact gives scores but no verdicts")
+    _say(f"wrote {made.file if to == 'onnx' else made.file.parent}")
+
+
 @_command("recipes", "nothing was written")
 def recipes_command(
     name: Annotated[str | None, typer.Argument(help="A recipe to show whole.")] = None,

@@ -1,0 +1,146 @@
+"""Exported inspections: an .onnx file, or an OpenVINO .xml with its .bin beside it, opened whole or as a runtime.
+
+Full precision is pinned: on a CPU with bfloat16, OpenVINO would compute in it by itself, and a third of the cells would
+get another code than PyTorch's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from flawmap.deploy.graph import ABOUT, OUTPUTS, network_of
+from flawmap.deploy.resize import IMAGE, PIXELS
+from flawmap.deploy.runtimes import Array, Found
+from flawmap.errors import BundleError, ConfigError
+
+SUFFIXES = {".onnx": "onnx", ".xml": "openvino"}
+Session = Callable[[np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]
+
+
+class GraphRuntime:
+    """The network of an exported inspection, by ONNX Runtime or OpenVINO on the CPU.
+
+    `threads`: CPU threads, 0 for all that this process may use. Raises ConfigError when the runtime is not installed,
+    BundleError when the file is no artefact of flawmap's.
+    """
+
+    usual_batch = 1  # one image fills a CPU
+
+    def __init__(self, file: Path, threads: int = 0) -> None:
+        self.name = kind_of(file)
+        self.about = read_about(file)
+        self.one_image = not self.about["dynamic_batch"]
+        self.session = open_session(file, threads, whole=False)
+
+    def __call__(self, images: Array) -> Found:
+        """(B, 3, h, w) -> Found."""
+        groups = [images[i : i + 1] for i in range(len(images))] if self.one_image else [images]
+        found = [self.session(np.ascontiguousarray(group)) for group in groups]
+        return Found(*(np.concatenate([part[name] for part in found]) for name in OUTPUTS))
+
+
+def kind_of(file: Path) -> str:
+    """`onnx` or `openvino`, by the suffix. Raises BundleError."""
+    if file.suffix not in SUFFIXES:
+        raise BundleError(f"{file} is no artefact; expected an .onnx or an .xml that flawmap export wrote")
+    return SUFFIXES[file.suffix]
+
+
+def find_artefact(path: Path) -> Path | None:
+    """The artefact's own file when `path` is one or OpenVINO's folder, None when it is something else."""
+    if path.suffix in SUFFIXES and path.is_file():
+        return path
+    inside = sorted(path.glob("*.xml")) if path.is_dir() else []
+    return inside[0] if len(inside) == 1 else None
+
+
+def read_about(file: Path) -> dict[str, Any]:
+    """What the artefact says of itself. Raises BundleError, ConfigError."""
+    try:
+        if kind_of(file) == "onnx":
+            props = {prop.key: prop.value for prop in package("onnx").load(file).metadata_props}
+            text = props[ABOUT]
+        else:
+            text = package("openvino").Core().read_model(file).get_rt_info(ABOUT).astype(str)
+        about: dict[str, Any] = json.loads(text)
+    except ConfigError:
+        raise
+    except Exception as problem:  # each package has kinds of its own
+        raise BundleError(f"{file} is not readable as an artefact of flawmap's; export it again") from problem
+    return about
+
+
+def open_session(file: Path, threads: int = 0, *, whole: bool = True) -> Session:
+    """The artefact, ready to compute: images (B, H, W, 3) uint8 BGR -> outputs by name.
+
+    Not `whole`: pixels (B, 3, h, w) float32 of the network's size. Raises BundleError, ConfigError.
+    """
+    kind = kind_of(file)
+    package("onnxruntime" if kind == "onnx" else "openvino")
+    try:
+        return (_open_onnx if kind == "onnx" else _open_openvino)(file, threads or available_cores(), whole)
+    except ConfigError:
+        raise
+    except Exception as problem:  # each package has kinds of its own
+        raise BundleError(f"{file} cannot be opened ({str(problem).splitlines()[0]}); export it again") from problem
+
+
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def package(name: str) -> ModuleType:
+    """A package of the extra `export`. Raises ConfigError when it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError as problem:
+        raise ConfigError(f"{name} is not installed here; pip install 'flawmap[export]'") from problem
+
+
+def _open_onnx(file: Path, threads: int, whole: bool) -> Session:
+    onnx, onnxruntime = package("onnx"), package("onnxruntime")
+    model = onnx.load(file)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        (model if whole else network_of(model)).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    given = IMAGE if whole else PIXELS
+    return lambda array: dict(zip(names, session.run(None, {given: array}), strict=True))
+
+
+def _open_openvino(file: Path, threads: int, whole: bool) -> Session:
+    openvino = package("openvino")
+    core = openvino.Core()
+    model = core.read_model(file)
+    if not whole:
+        model = _network_of(openvino, model)
+    compiled = core.compile_model(model, "CPU", openvino_options(threads))
+    names = [output.get_any_name() for output in compiled.outputs]
+    # copies: the arrays are views of memory that the next call writes over
+    return lambda array: {name: np.array(found) for name, found in zip(names, compiled(array).values(), strict=True)}
+
+
+def openvino_options(threads: int) -> dict[str, Any]:
+    """One image at a time, in full precision."""
+    return {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+
+
+def _network_of(openvino: ModuleType, model: Any) -> Any:
+    """The model without its resize, fed with PIXELS."""
+    (pixels,) = (output for op in model.get_ops() for output in op.outputs() if PIXELS in output.get_names())
+    given = openvino.opset13.parameter(pixels.get_partial_shape(), np.float32, PIXELS)
+    for reader in pixels.get_target_inputs():
+        reader.replace_source_output(given.output(0))
+    return openvino.Model(model.get_results(), [given], "network")

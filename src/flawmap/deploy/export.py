@@ -1,0 +1,232 @@
+"""`flawmap export`: one artefact that inspects without flawmap, checked against PyTorch before it is handed over.
+
+ONNX: a file NAME.onnx. OpenVINO: a folder with NAME.xml and NAME.bin. An artefact that does not agree is deleted, and
+what was at its place before stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flawmap.bundle import WEIGHTS, Bundle, load_bundle, sha256
+from flawmap.config import dump_recipe
+from flawmap.data.images import read_image, to_uint8
+from flawmap.data.layouts import find_images
+from flawmap.data.surfaces import SURFACES, draw_good
+from flawmap.deploy.agreement import Agreement, Pixels, Ranking, compare, rank
+from flawmap.deploy.artefact import open_session, package, read_about
+from flawmap.deploy.graph import ABOUT, CHOICES, VERDICT, inspection_graph, network_graph, write_about
+from flawmap.errors import BundleError, ConfigError, DataError
+from flawmap.model.dsr import SCORE_SIDE
+
+KINDS = ("onnx", "openvino")
+COMPARED = 8  # images that an artefact in full precision is compared on
+CALIBRATED, RANKED = 64, 48  # good images that INT8 is fitted to, and that it is judged on
+FEWEST = 16  # good images without which INT8 is not tried
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """An artefact that was handed over: its file, what it says of itself, and how it agrees with PyTorch."""
+
+    file: Path
+    about: dict[str, Any]
+    check: Agreement | Ranking
+
+
+def export(
+    source: Path,
+    to: str,
+    out: Path | None = None,
+    *,
+    int8: bool = False,
+    dynamic_batch: bool = False,
+    images: Path | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Export the bundle at `source` to `out`; None is beside the bundle, by its name.
+
+    `images`: a folder of good images of the part; without it the check runs on surfaces that flawmap draws. INT8 is
+    fitted to half of them and judged on the other half. Raises ConfigError when a package is missing or `int8` has no
+    images, BundleError when the artefact disagrees with PyTorch or its place is taken, DataError for the images.
+    """
+    if to not in KINDS:
+        raise ConfigError(f"no export to {to}; there are: {', '.join(KINDS)}")
+    for name in ("onnx", "onnxscript", "onnxruntime" if to == "onnx" else "openvino", *(["nncf"] if int8 else [])):
+        package(name)
+    if int8 and images is None:
+        raise ConfigError("--int8 is fitted to good images of the part; give at least 16 with --images FOLDER")
+    place = out if out is not None else source.with_name(_usual_name(source, to, int8))
+    _check_place(place, to, overwrite)
+    bundle = load_bundle(source)
+    shown, whose = _images(bundle, images, int8)
+    fitted, judged = (shown[::2][:CALIBRATED], shown[1::2][:RANKED]) if int8 else ([], shown[:COMPARED])
+    about = describe(bundle, sha256(source / WEIGHTS), "int8" if int8 else "float32", dynamic_batch)
+    saving = place.absolute().with_name(f".{place.name}.saving")
+    _remove(saving)
+    try:
+        saving.mkdir(parents=True)
+        file = _build(bundle, to, saving / place.stem, fitted, dynamic_batch)
+        session = open_session(file)
+        check = rank(session, bundle, judged) if int8 else compare(session, bundle, judged)
+        if check.fault:
+            raise BundleError(f"{place} is refused and was not written: {check.fault}")
+        about |= {"check": {"on": whose, **dataclasses.asdict(check)}}
+        _stamp(file, about)
+        _same(session, file, judged[0])
+        return Exported(_hand_over(file, saving, place), about, check)
+    except OSError as problem:
+        raise BundleError(f"cannot write {place}: {problem.strerror or problem}") from problem
+    finally:
+        _remove(saving)
+
+
+def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch: bool) -> dict[str, Any]:
+    """What an artefact says of itself."""
+    settings, threshold = bundle.recipe.image, bundle.threshold
+    return {
+        "format": 1,
+        "input": "image: uint8 (B, H, W, 3), BGR, any H and W",
+        "outputs": {
+            "map": f"float32 (B, {settings.height}, {settings.width}), probability of a defect in [0, 1]",
+            "score": f"float32 (B,), largest {SCORE_SIDE}x{SCORE_SIDE} mean of the map before refinement",
+            VERDICT: "bool (B,), score > threshold: defective; absent without a threshold",
+            "object_image, general_image": "float32 (B, h, w, 3), BGR in [0, 1], as a good part and as it is",
+            ", ".join(CHOICES): "the code of each cell, for comparison with PyTorch",
+        },
+        "classes": ["good", "defective"],
+        "threshold": None if threshold is None else dataclasses.asdict(threshold),
+        "height": settings.height,
+        "width": settings.width,
+        "dynamic_batch": dynamic_batch,
+        "precision": precision,
+        "weights_sha256": weights_sha256,
+        "recipe": dump_recipe(bundle.recipe),
+        "provenance": bundle.provenance,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in ("flawmap", "torch", "onnx", "onnxruntime", "openvino", "nncf")
+                     if _installed(name)},
+    }  # fmt: skip
+
+
+def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynamic_batch: bool) -> Path:
+    """Write the artefact as `stem` with its suffix; INT8 when there are images to fit it to."""
+    onnx = package("onnx")
+    settings = bundle.recipe.image
+    whole = inspection_graph(network_graph(bundle.model, settings.height, settings.width, dynamic_batch), bundle)
+    if to == "onnx":
+        if fitted:
+            from flawmap.deploy.quantize import quantize_onnx
+
+            whole = quantize_onnx(whole, fitted)
+        file = stem.with_name(stem.name + ".onnx")
+        onnx.save(whole, file)
+        return file
+    openvino = package("openvino")
+    model = openvino.Core().read_model(whole.SerializeToString(), b"")
+    if fitted:
+        from flawmap.deploy.quantize import quantize_openvino
+
+        model = quantize_openvino(model, fitted)
+    file = stem.with_name(stem.name + ".xml")
+    openvino.save_model(model, file, compress_to_fp16=False)
+    return file
+
+
+def _stamp(file: Path, about: dict[str, Any]) -> None:
+    if file.suffix == ".onnx":
+        onnx = package("onnx")
+        whole = onnx.load(file)
+        write_about(whole, about)
+        onnx.save(whole, file)
+        return
+    openvino = package("openvino")
+    model = openvino.Core().read_model(file)
+    model.set_rt_info(json.dumps(about, ensure_ascii=True, allow_nan=False), ABOUT)
+    stamped = file.with_name("stamped.xml")  # the weights of the model just read may still be in use
+    openvino.save_model(model, stamped, compress_to_fp16=False)
+    del model
+    for suffix in (".xml", ".bin"):
+        stamped.with_suffix(suffix).replace(file.with_suffix(suffix))
+
+
+def _same(session: Any, file: Path, image: Pixels) -> None:
+    """The file as it will be handed over, opened once more, finds what the checked one found."""
+    read_about(file)
+    first, second = session(image[None]), open_session(file)(image[None])
+    assert np.allclose(first["score"], second["score"], atol=1e-3), "writing the metadata changed the artefact"
+
+
+def _hand_over(file: Path, saving: Path, place: Path) -> Path:
+    """Move what was built to its place."""
+    if file.suffix == ".onnx":
+        file.replace(place)
+        return place
+    old = place.absolute().with_name(f".{place.name}.old")
+    _remove(old)
+    if place.exists():
+        place.rename(old)
+    try:
+        saving.rename(place)
+    except OSError:
+        if old.exists():
+            old.rename(place)
+        raise
+    _remove(old)
+    return place / file.name
+
+
+def _usual_name(source: Path, to: str, int8: bool) -> str:
+    stem = source.absolute().name.removesuffix(".bundle") + (".int8" if int8 else "")
+    return stem + (".onnx" if to == "onnx" else ".openvino")
+
+
+def _check_place(place: Path, to: str, overwrite: bool) -> None:
+    if to == "onnx" and place.suffix != ".onnx":
+        raise ConfigError(f"--out {place}: an ONNX artefact is a file ending in .onnx")
+    if not place.exists():
+        return
+    if not overwrite:
+        raise BundleError(f"{place} exists; choose another --out, or --overwrite it")
+    ours = place.is_file() if to == "onnx" else place.is_dir() and len(list(place.glob("*.xml"))) == 1
+    if not ours:
+        raise BundleError(f"{place} is not an artefact and is left alone; choose another --out")
+
+
+def _images(bundle: Bundle, folder: Path | None, int8: bool) -> tuple[list[Pixels], str]:
+    """Images (H, W, 3) uint8 to check on, spread over the folder, and whose they are."""
+    wanted = CALIBRATED + RANKED if int8 else COMPARED
+    if folder is None:
+        side = max(bundle.recipe.image.height, bundle.recipe.image.width)
+        random = np.random.default_rng(0)
+        names = sorted(SURFACES)
+        drawn = [to_uint8(draw_good(names[i % len(names)], side + 16 * i, random)) for i in range(wanted)]
+        return drawn, "drawn"
+    files = find_images([folder])
+    if int8 and len(files) < FEWEST:
+        raise DataError(f"{folder} holds {len(files)} images; INT8 is fitted to at least {FEWEST} good ones")
+    step = max(1, len(files) // wanted)
+    return [to_uint8(read_image(file)) for file in files[::step][:wanted]], "given"
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except ImportError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

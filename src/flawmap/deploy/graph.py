@@ -1,0 +1,204 @@
+"""An inspection as one ONNX graph: the image as it comes in, map, score, verdict and both drawings out.
+
+deploy/resize.py writes the first part, PyTorch's exporter the network. What a search chose is an output too, so that an
+artefact can be compared with PyTorch fairly (deploy/agreement.py).
+
+Axes: B images, H, W an image's rows and columns, h, w the network's, K codes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from flawmap.bundle import Bundle
+from flawmap.deploy.resize import PIXELS, resize_graph
+from flawmap.model.codebook import CELLS_PER_BLOCK, Codebook
+from flawmap.model.dsr import DSR
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18
+OUTPUTS = ("map", "score", "object_image", "general_image")
+CHOICES = ("coarse_codes", "fine_codes", "coarse_restricted_codes", "fine_restricted_codes")
+VERDICT = "verdict"
+RESIZE = "resize/"  # begins the name of every node between IMAGE and PIXELS
+ABOUT = "flawmap"  # under this name an artefact says what it is, as JSON
+
+
+class _Network(nn.Module):
+    """DSR with its results in a row: OUTPUTS, then the code each search chose (CHOICES).
+
+    Drawings are clipped and turned to (B, h, w, 3), as the image comes in.
+    """
+
+    def __init__(self, model: DSR, per_image: bool) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        for part in self.model.modules():
+            for name, child in part.named_children():
+                if isinstance(child, nn.InstanceNorm2d):
+                    setattr(part, name, InstanceNorm(child))
+        self.per_image = per_image
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, h, w) -> (B, h, w), (B,), twice (B, h, w, 3), four times (B, rows, columns)."""
+        chosen: list[Tensor] = []
+
+        def search(book: Codebook, features: Tensor) -> Tensor:
+            found = _nearest_per_image(book, features) if self.per_image else Codebook.nearest(book, features)
+            chosen.append(found)
+            return found
+
+        with searching(self.model, search):
+            result = self.model(pixels)
+        drawings = [image.clamp(0, 1).permute(0, 2, 3, 1) for image in (result.object_image, result.general_image)]
+        return (result.map, result.score, *drawings, *chosen)
+
+
+class InstanceNorm(nn.Module):
+    """InstanceNorm by means of blocks, then of the blocks' means.
+
+    A running sum over a whole plane loses five bits and more, which OpenVINO's map shows in its fourth decimal; so
+    summed it agrees with PyTorch to 1e-5, for a few per cent of the time.
+    """
+
+    def __init__(self, like: nn.InstanceNorm2d) -> None:
+        super().__init__()
+        assert not like.affine and not like.track_running_stats, "flawmap's InstanceNorm has no weights"
+        self.epsilon = like.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        centred = x - _mean(x)
+        return centred * torch.rsqrt(_mean(centred * centred) + self.epsilon)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Mean of each plane: (B, C, H, W) -> (B, C, 1, 1)."""
+    height, width = x.shape[-2:]
+    side = next(side for side in (16, 8, 4, 2, 1) if height % side == 0 and width % side == 0)
+    return nn.functional.avg_pool2d(x, side).mean((2, 3), keepdim=True)
+
+
+@contextmanager
+def searching(model: DSR, search: Any) -> Iterator[None]:
+    """Within, every codebook of `model` finds its codes by `search(codebook, features)` -> indices."""
+    books = [part for part in model.modules() if isinstance(part, Codebook)]
+    try:
+        for book in books:
+            book.nearest = partial(search, book)  # type: ignore[method-assign]
+        yield
+    finally:
+        for book in books:
+            del book.nearest  # the class's own shows again
+
+
+def _nearest_per_image(book: Codebook, features: Tensor) -> Tensor:
+    """`Codebook.nearest` in blocks of each image's cells, for a number of images that the graph does not know."""
+    height, width = features.shape[-2:]
+    cells = features.flatten(2).transpose(1, 2)  # (B, cells, D)
+    lengths, opposite = book.vectors.square().sum(1), -2 * book.vectors.t()
+    blocks = [(block @ opposite + lengths).argmin(2) for block in torch.split(cells, CELLS_PER_BLOCK, dim=1)]
+    return torch.cat(blocks, dim=1).reshape(-1, height, width)
+
+
+def network_graph(model: DSR, height: int, width: int, dynamic_batch: bool = False) -> onnx.ModelProto:
+    """The network as ONNX: PIXELS (B, 3, height, width) float32 -> OUTPUTS and CHOICES. B is 1 unless dynamic."""
+    pixels = torch.full((2 if dynamic_batch else 1, 3, height, width), 0.5)
+    shapes = {PIXELS: {0: torch.export.Dim("batch")}} if dynamic_batch else None
+    with warnings.catch_warnings(), _silent("torch.onnx"), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Network(model, per_image=dynamic_batch),
+            (pixels,),
+            dynamo=True,
+            input_names=[PIXELS],
+            output_names=[*OUTPUTS, *CHOICES],
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    assert program is not None, "PyTorch's exporter gives a program"
+    graph: onnx.ModelProto = program.model_proto
+    for node in graph.graph.node:
+        del node.metadata_props[:]  # stack traces, with paths of this machine
+    del graph.graph.metadata_props[:]
+    del graph.graph.value_info[:]
+    return graph
+
+
+def inspection_graph(network: onnx.ModelProto, bundle: Bundle) -> onnx.ModelProto:
+    """`network` with the resize before it, and the verdict behind it when the bundle has a threshold.
+
+    The image (B, H, W, 3) uint8 BGR -> OUTPUTS, VERDICT (B,) bool, CHOICES.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    settings = bundle.recipe.image
+    whole = onnx.ModelProto()
+    whole.CopyFrom(network)
+    batch = network.graph.input[0].type.tensor_type.shape.dim[0]
+    fixed = not batch.dim_param
+    resize = resize_graph(settings.height, settings.width, settings.shrink == "area", fixed, OPSET).graph
+    for number, node in enumerate(resize.node):
+        node.name = f"{RESIZE}{number}-{node.op_type}"
+    graph = whole.graph
+    pixels = graph.input.pop()
+    graph.input.append(resize.input[0])
+    graph.value_info.append(pixels)
+    nodes = [*resize.node, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    if bundle.threshold is not None:
+        graph.initializer.append(helper.make_tensor("threshold", TensorProto.FLOAT, [], [bundle.threshold.score]))
+        graph.node.append(helper.make_node("Greater", ["score", "threshold"], [VERDICT], name=VERDICT))
+        dims = [dim.dim_param or dim.dim_value for dim in graph.output[1].type.tensor_type.shape.dim]
+        graph.output.insert(len(OUTPUTS), helper.make_tensor_value_info(VERDICT, TensorProto.BOOL, dims))
+    graph.name = "flawmap"
+    onnx.checker.check_model(whole, full_check=True)
+    return whole
+
+
+def network_of(whole: onnx.ModelProto) -> onnx.ModelProto:
+    """An inspection graph without its resize: PIXELS (B, 3, h, w) float32 -> its outputs."""
+    import onnx
+
+    cut = onnx.ModelProto()
+    cut.CopyFrom(whole)
+    kept = [node for node in cut.graph.node if not node.name.startswith(RESIZE)]
+    (pixels,) = (value for value in cut.graph.value_info if value.name == PIXELS)
+    del cut.graph.node[:], cut.graph.input[:]
+    cut.graph.node.extend(kept)
+    cut.graph.input.append(pixels)
+    return cut
+
+
+def write_about(whole: onnx.ModelProto, about: Mapping[str, Any]) -> None:
+    """Put what an artefact is into the graph, under ABOUT."""
+    from onnx import helper
+
+    helper.set_model_props(whole, {ABOUT: json.dumps(about, ensure_ascii=False, allow_nan=False)})
+
+
+@contextmanager
+def _silent(logger: str) -> Iterator[None]:
+    """PyTorch's exporter warns of packages that play no part here."""
+    named = logging.getLogger(logger)
+    level = named.level
+    named.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        named.setLevel(level)
