@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,21 @@ def test_python_page_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -
     assert len(blocks) == 3
     exec(compile("\n".join(blocks), "docs/python.md", "exec"), {})
     assert "value" in capsys.readouterr().out
+
+
+def test_commands_for_large_images_run(workplace: Path) -> None:
+    page = (ROOT / "docs" / "large-images.md").read_text(encoding="utf-8")
+    run_all([words for _, block in TESTED.findall(page) for words in commands(block)])
+    assert bundle.load_bundle(workplace / "tiles.bundle").recipe.image.policy == "tile"
+    assert (workplace / "found-in-tiles" / "results.csv").exists()
+    assert (workplace / "measured-in-tiles" / "metrics.json").exists()
+
+
+def test_polygons_in_the_page_on_large_images_are_a_recipe() -> None:
+    page = (ROOT / "docs" / "large-images.md").read_text(encoding="utf-8")
+    (toml,) = (block for kind, block in BLOCKS.findall(page) if kind == "toml")
+    image = config.ImageSettings(**tomllib.loads(toml)["image"])
+    assert (len(image.include), len(image.exclude), image.ignore) == (1, 1, "fixture.png")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

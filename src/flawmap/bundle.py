@@ -1,8 +1,8 @@
 """What a training hands over: weights, recipe, threshold and provenance in one folder, a bundle; and general models.
 
-A bundle holds weights.safetensors (half precision unless asked otherwise), recipe.toml, bundle.json and the training's
-metrics.jsonl. It appears whole or not at all: it is written beside its place and then moved there. Nothing is ever
-unpickled. The authors' files are read by official.py.
+A bundle holds weights.safetensors (half precision unless asked otherwise), recipe.toml, bundle.json, the training's
+metrics.jsonl, and ignore.png where the recipe named such a mask. It appears whole or not at all: it is written beside
+its place and then moved there. Nothing is ever unpickled. The authors' files are read by official.py.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
-from flawmap.errors import BundleError, ConfigError
+from flawmap.data.images import read_mask, write_image
+from flawmap.errors import BundleError, ConfigError, ImageError
 from flawmap.measure.threshold import Threshold
 from flawmap.model.blocks import start_from_normal
 from flawmap.model.decoder import ObjectDecoder
@@ -38,18 +40,23 @@ from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 1  # raised when an older flawmap could no longer read what a newer one writes
 WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
+IGNORE = "ignore.png"
 Precision = Literal["float16", "float32"]
 DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass
 class Bundle:
-    """A trained DSR, the recipe it was trained with, where good ends (None: not set), and where it comes from."""
+    """A trained DSR, the recipe it was trained with, where good ends (None: not set), and where it comes from.
+
+    ignore: (H, W) bool, True where images do not count; None without such a mask
+    """
 
     model: DSR
     recipe: Recipe
     threshold: Threshold | None
     provenance: dict[str, Any]
+    ignore: np.ndarray[Any, np.dtype[np.bool_]] | None = None
 
 
 def build(settings: ModelSettings, with_refinement: bool) -> DSR:
@@ -111,6 +118,8 @@ def save_bundle(
         (saving / RECIPE).write_text(dump_recipe(bundle.recipe), encoding="utf-8")
         if metrics is not None:
             shutil.copyfile(metrics, saving / METRICS)
+        if bundle.ignore is not None:
+            write_image(saving / IGNORE, bundle.ignore.astype(np.uint8) * np.uint8(255))
         note = {
             "format": FORMAT,
             "flawmap": version("flawmap"),
@@ -118,6 +127,7 @@ def save_bundle(
             "weights_dtype": dtype,
             "weights_sha256": sha256(saving / WEIGHTS),
             "threshold": None if bundle.threshold is None else dataclasses.asdict(bundle.threshold),
+            "ignore_sha256": None if bundle.ignore is None else sha256(saving / IGNORE),
             "provenance": bundle.provenance,
         }
         (saving / NOTE).write_text(_json(note), encoding="utf-8")
@@ -157,7 +167,7 @@ def load_bundle(path: Path) -> Bundle:
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
         model = build(recipe.model, with_refinement=note["refinement"])
     fill(model, tensors, str(path / WEIGHTS))
-    return Bundle(model, recipe, _threshold(note["threshold"], path), note["provenance"])
+    return Bundle(model, recipe, _threshold(note["threshold"], path), note["provenance"], _ignore(note, path))
 
 
 def update_threshold(path: Path, threshold: Threshold | None) -> None:
@@ -377,6 +387,17 @@ def _threshold(values: Any, path: Path) -> Threshold | None:
     return threshold
 
 
+def _ignore(note: Mapping[str, Any], path: Path) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    if note.get("ignore_sha256") is None:  # bundles of 0.1 have no such entry
+        return None
+    try:
+        if sha256(path / IGNORE) != note["ignore_sha256"]:
+            raise BundleError(f"{path / IGNORE} is not the file that {NOTE} describes; copy the bundle again")
+        return read_mask(path / IGNORE)
+    except (OSError, ImageError) as problem:
+        raise BundleError(f"{path / IGNORE} cannot be read: {_first_line(problem)}; copy the bundle again") from problem
+
+
 def _json(note: Mapping[str, Any]) -> str:
     return json.dumps(note, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -388,7 +409,7 @@ def _writing(path: Path, saving: Path) -> Iterator[None]:
         yield
     except BaseException as problem:
         _remove(saving)
-        if isinstance(problem, OSError | SafetensorError):
+        if isinstance(problem, OSError | SafetensorError | ImageError):
             raise BundleError(f"cannot write {path}: {_first_line(problem)}") from problem
         raise
 

@@ -24,14 +24,55 @@ class _Section(BaseModel):
 Side = Annotated[int, Field(ge=32, le=4096, multiple_of=16)]
 
 
-class ImageSettings(_Section):
-    """How an image file becomes the network's input."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Polygon = tuple[tuple[Share, Share], ...]
 
-    height: Side = Field(256, description="Rows of the network's input, in pixels; a multiple of 16. Paper: 256.")
-    width: Side = Field(256, description="Columns of the network's input, in pixels; a multiple of 16. Paper: 256.")
+
+class ImageSettings(_Section):
+    """How an image file becomes the network's input, and which part of it counts."""
+
+    policy: Literal["resize", "tile"] = Field(
+        "resize",
+        description="`resize`: the whole image at the network's size, as in the paper. `tile`: the image is cut into "
+        "overlapping tiles of that size, for parts that are large and defects that are small.",
+    )
+    height: Side = Field(
+        256, description="Rows of the network's input (of a tile), in pixels; a multiple of 16. Paper: 256."
+    )
+    width: Side = Field(
+        256, description="Columns of the network's input (of a tile), in pixels; a multiple of 16. Paper: 256."
+    )
     shrink: Literal["linear", "area"] = Field(
         "linear", description="Interpolation when an image is made smaller; `linear` is the authors'."
     )
+    scale: float = Field(
+        1.0, gt=0, le=4, description="Tile: the image is first resized by this factor; 0.5 makes it half as wide."
+    )
+    overlap: float = Field(
+        0.25,
+        ge=0,
+        le=0.5,
+        description="Tile: share of a tile's side that neighbours have in common at least. MONAI's sliding window: "
+        "0.25; nnU-Net: 0.5.",
+    )
+    include: tuple[Polygon, ...] = Field(
+        (),
+        description="Polygons `[[x, y], …]` inside which the image counts, in shares of its width and height from the "
+        "top left; empty: all of it. What does not count is neither scored nor outlined.",
+    )
+    exclude: tuple[Polygon, ...] = Field((), description="Polygons, as in `include`, inside which it does not count.")
+    ignore: str = Field(
+        "",
+        description="An image file of the photos' own size, white where they do not count; the bundle keeps a copy.",
+    )
+
+    @model_validator(mode="after")
+    def _polygons(self) -> ImageSettings:
+        for polygon in (*self.include, *self.exclude):
+            pairs = zip(polygon, polygon[1:] + polygon[:1], strict=True)
+            if abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairs)) < 2e-6:
+                raise ValueError("a polygon needs three corners or more that are not on one line")
+        return self
 
 
 class ModelSettings(_Section):
@@ -277,6 +318,12 @@ class RunSettings(_Section):
         "auto", description="Arithmetic of training: `auto` is bfloat16 where the processor has it."
     )
     threads: int = Field(0, ge=0, description="CPU threads; 0 for as many as there are cores.")
+    disk_cache_gb: float = Field(
+        16.0,
+        ge=0,
+        description="Training on tiles: decoded images are kept in a temporary file beside the bundle, up to this many "
+        "GB; those that do not fit are decoded anew for each tile drawn, which is slow.",
+    )
     checkpoint_seconds: float = Field(120.0, ge=0, description="Seconds between two checkpoints of a training.")
 
 

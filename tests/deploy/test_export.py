@@ -164,6 +164,26 @@ def test_the_lean_family_is_exported_too_and_without_a_threshold_there_is_no_ver
     assert found["score"][0] == pytest.approx(Inspector(load_bundle(source), "cpu").inspect(photo).score, abs=1e-4)
 
 
+def test_tiles_are_inspected_by_an_artefact_as_by_pytorch(tmp_path: Path) -> None:
+    """A scope too: flawmap applies it to the maps of the artefact, which by itself gives no verdict then."""
+    settings = ("image.policy=tile", "image.include=[[[0, 0], [0.6, 0], [0.6, 1], [0, 1]]]")
+    source = make_bundle(tmp_path, "tiles.bundle", settings=settings)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        large = np.random.default_rng(number).integers(0, 256, (150, 210, 3), dtype=np.uint8)
+        write_image(folder / f"{number}.png", large)
+    made = export(source, "onnx", images=folder)
+    assert "64x96 tile" in made.about["input"] and made.about["check"]["map"] < 1e-4
+    assert "verdict" not in open_session(made.file)(large[None, :64, :96])
+    opened = load_bundle(source)
+    mine = Inspector(opened, "cpu").inspect(large)
+    its = Inspector(opened, runtime=GraphRuntime(made.file)).inspect(large)
+    assert its.map == pytest.approx(mine.map, abs=1e-4) and its.map.shape == (150, 210)
+    assert its.score == pytest.approx(mine.score, abs=1e-4) and mine.score > 0
+    assert (its.map[:, 130:] == 0).all()
+
+
 def test_the_norm_of_the_paper_is_exported_as_exactly() -> None:
     torch.manual_seed(0)
     planes = 3 * torch.randn(2, 5, 96, 160) + torch.arange(5)[:, None, None]

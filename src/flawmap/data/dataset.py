@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flawmap.config import ImageSettings
 from flawmap.data.images import read_image, resize_image
+from flawmap.data.scope import Scope
 
 CACHE_BYTES = 3 << 29  # 1.5 GiB: about 4000 images of 256x256; further ones are decoded each time they are drawn
 
@@ -32,10 +33,13 @@ def network_input(image: np.ndarray[Any, np.dtype[np.float32]], settings: ImageS
 
 
 class GoodImages:
-    """The training images. Reading them all at the start finds every broken file before the first step."""
+    """The training images. Reading them all at the start finds every broken file before the first step.
 
-    def __init__(self, paths: Sequence[Path], settings: ImageSettings) -> None:
-        self.paths, self.settings = list(paths), settings
+    Raises ImageError for one, and for an image that the ignore mask of `scope` does not fit.
+    """
+
+    def __init__(self, paths: Sequence[Path], settings: ImageSettings, scope: Scope | None = None) -> None:
+        self.paths, self.settings, self.scope = list(paths), settings, scope
         self.cache: list[Pixels16 | None] = []
         held = 0
         for path in self.paths:
@@ -44,7 +48,10 @@ class GoodImages:
             self.cache.append(pixels if held <= CACHE_BYTES else None)
 
     def _read(self, path: Path) -> Pixels16:
-        resized = resize_image(read_image(path), self.settings.height, self.settings.width, self.settings.shrink)
+        image = read_image(path)
+        if self.scope is not None:
+            self.scope.check(image.shape, str(path))
+        resized = resize_image(image, self.settings.height, self.settings.width, self.settings.shrink)
         return (resized * 65535 + 0.5).astype(np.uint16)
 
     def __len__(self) -> int:

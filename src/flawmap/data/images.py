@@ -34,6 +34,7 @@ MAX_PIXELS = 200_000_000
 
 Image = np.ndarray[Any, np.dtype[np.float32]]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Stored = np.ndarray[Any, Any]  # uint8, uint16, or float32 in [0, 1]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Polygon = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -55,16 +56,31 @@ def read_image(path: str | Path) -> Image:
 
 def decode_image(data: bytes, name: str) -> Image:
     """The same for the bytes of a file; `name` is used in messages."""
-    return _scaled(_decoded(data, name), name)
+    return to_float(_stored(_decoded(data, name), name))
 
 
-def read_mask(path: str | Path, shape: tuple[int, int]) -> Mask:
+def read_pixels(path: str | Path) -> Stored:
+    """The same image in the depth of the file: (H, W, 3) uint8 or uint16, BGR; read-only, grey takes 1 number a pixel.
+
+    Transparent and floating-point images are float32 in [0, 1]. `to_float` of it is what `read_image` gives.
+    """
+    return _stored(_decoded(_bytes_of(Path(path)), str(path)), str(path))
+
+
+def to_float(pixels: Stored) -> Image:
+    """uint8, uint16 or float32 in [0, 1] -> float32 in [0, 1], a copy unless it is that already."""
+    if pixels.dtype.kind == "f":
+        return np.ascontiguousarray(pixels, np.float32)
+    return np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), dtype=np.float32, order="C")
+
+
+def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> Mask:
     """Read a defect mask: (H, W) bool, True where any channel is not zero; of a folder, where any mask in it is.
 
     In a JPEG, from half of the full scale on: its compression leaves faint rings about every edge. Raises ImageError
-    unless of `shape`.
+    unless of `shape`, where one is given, as it must be for a folder.
     """
-    if Path(path).is_dir():
+    if shape is not None and Path(path).is_dir():
         parts = [part for part in sorted(Path(path).iterdir()) if part.suffix.lower() in SUFFIXES]
         parts = [part for part in parts if not part.name.startswith(".")]
         if not parts:
@@ -74,7 +90,7 @@ def read_mask(path: str | Path, shape: tuple[int, int]) -> Mask:
     pixels = _decoded(data, str(path))
     if pixels.ndim == 3:  # the alpha of a mask says nothing
         pixels = pixels[:, :, :3].max(axis=2)
-    if pixels.shape != tuple(shape):
+    if shape is not None and pixels.shape != tuple(shape):
         raise ImageError(
             f"{path}: the mask is {pixels.shape[1]}x{pixels.shape[0]} pixels but its image {shape[1]}x{shape[0]}; "
             "save it at the image's size"
@@ -235,34 +251,41 @@ def _by_pillow(data: bytes, name: str) -> np.ndarray[Any, Any]:
     return pixels if pixels.ndim == 2 else pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
 
 
-def _scaled(pixels: np.ndarray[Any, Any], name: str) -> Image:
-    """Stored pixels -> (H, W, 3) float32 in [0, 1]."""
+def _stored(pixels: np.ndarray[Any, Any], name: str) -> Stored:
+    """Decoded pixels -> (H, W, 3) uint8, uint16 or float32 in [0, 1]; grey is seen three times, not held."""
     if pixels.dtype == np.bool_:
-        image = pixels.astype(np.float32)
-    elif pixels.dtype.kind == "u":
-        image = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
     elif pixels.dtype.kind == "f":
-        image = pixels.astype(np.float32)
-        if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
+        pixels = pixels.astype(np.float32)
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise ImageError(f"{name}: a floating-point image must lie in [0, 1]; divide it by its full scale")
-    else:
+    elif pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{name}: pixels of type {pixels.dtype} are not supported; save it with 8 or 16 bits")
-    if image.ndim == 2:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    if image.shape[2] == 4:
+    if pixels.ndim == 2:
+        return np.broadcast_to(pixels[:, :, None], (*pixels.shape, 3))
+    if pixels.shape[2] == 4:
+        image = to_float(pixels)
         return np.ascontiguousarray(image[:, :, :3] * image[:, :, 3:])
-    if image.shape[2] != 3:
-        raise ImageError(f"{name}: {image.shape[2]} channels are not supported; save it as grey or colour")
-    return image
+    if pixels.shape[2] != 3:
+        raise ImageError(f"{name}: {pixels.shape[2]} channels are not supported; save it as grey or colour")
+    return pixels
 
 
 def resize_image(image: Image, height: int, width: int, shrink: Literal["linear", "area"] = "linear") -> Image:
     """(H, W, 3) -> (height, width, 3). `shrink` is used when both sides become smaller, bilinear otherwise."""
-    if image.shape[:2] == (height, width):
-        return image
-    smaller = height <= image.shape[0] and width <= image.shape[1]
+    return np.asarray(resize_pixels(image, height, width, shrink), dtype=np.float32)
+
+
+def resize_pixels(pixels: Stored, height: int, width: int, shrink: Literal["linear", "area"] = "linear") -> Stored:
+    """`resize_image` for an image of `read_pixels`, in its own depth; grey stays 1 number a pixel."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    smaller = height <= pixels.shape[0] and width <= pixels.shape[1]
     method = cv2.INTER_AREA if shrink == "area" and smaller else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.float32)
+    if pixels.strides[2] == 0:
+        grey = cv2.resize(np.ascontiguousarray(pixels[:, :, 0]), (width, height), interpolation=method)
+        return np.broadcast_to(np.asarray(grey)[:, :, None], (height, width, 3))
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=method))
 
 
 def resize_mask(mask: Mask, height: int, width: int) -> Mask:
@@ -305,7 +328,15 @@ def encode_jpeg(pixels: Pixels, quality: int = 90) -> bytes:
 
 def to_uint8(image: Image) -> Pixels:
     """[0, 1] -> 0…255, rounded; values outside are clipped."""
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    pixels = np.empty(image.shape, np.uint8)
+    for rows in _bands(len(image)):
+        pixels[rows] = np.clip(image[rows], 0, 1) * 255 + 0.5
+    return pixels
+
+
+def _bands(height: int) -> Iterator[slice]:
+    """Some rows at a time, so that a large image needs no copy of all of it in float32."""
+    return (slice(top, top + 256) for top in range(0, height, 256))
 
 
 def colour_map(map_: Image) -> Pixels:
@@ -313,14 +344,16 @@ def colour_map(map_: Image) -> Pixels:
     return np.asarray(cv2.applyColorMap(to_uint8(map_), cv2.COLORMAP_INFERNO), dtype=np.uint8)
 
 
-def overlay(image: Image, map_: Image, polygons: Sequence[Polygon]) -> Pixels:
+def overlay(image: Stored, map_: Image, polygons: Sequence[Polygon]) -> Pixels:
     """The image (H, W, 3) with its map (H, W) laid over as heat and `polygons` (N, 2) drawn around it: uint8 BGR.
 
     Blue and yellow, told apart without red/green vision; a dark line under the bright one keeps it visible on white.
     """
-    heat = colour_map(map_).astype(np.float32) / 255
-    weight = np.clip(map_, 0, 1)[:, :, None] * 0.6
-    pixels = to_uint8(image * (1 - weight) + heat * weight)
+    pixels = np.empty(image.shape, np.uint8)
+    for rows in _bands(len(image)):
+        heat = colour_map(map_[rows]).astype(np.float32) / 255
+        weight = np.clip(map_[rows], 0, 1)[:, :, None] * 0.6
+        pixels[rows] = to_uint8(to_float(image[rows]) * (1 - weight) + heat * weight)
     thickness = max(1, round(max(image.shape[:2]) / 300))
     for colour, width in (((90, 20, 0), thickness + 2), ((0, 230, 255), thickness)):
         cv2.polylines(pixels, [np.asarray(polygon, np.int32) for polygon in polygons], True, colour, width, cv2.LINE_AA)

@@ -18,8 +18,8 @@ import numpy as np
 
 from flawmap.deploy.graph import ABOUT, OUTPUTS, network_of
 from flawmap.deploy.resize import IMAGE, PIXELS
-from flawmap.deploy.runtimes import Array, Found
 from flawmap.errors import BundleError, ConfigError
+from flawmap.measure.found import Array, Found
 
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino"}
 Session = Callable[[np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from flawmap.bundle import Bundle
-from flawmap.data.images import colour_map, encode_jpeg, overlay, read_image, to_uint8, write_image
-from flawmap.deploy.inspector import Image, Inspection, Inspector
+from flawmap.data.images import Stored, colour_map, encode_jpeg, overlay, to_uint8, write_image
+from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import DataError, ImageError
 from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.scores import Region
+from flawmap.measure.tiled import preview_factor, reduced_map
 
 COLUMNS = ("image", "score", "threshold", "defective", "regions", "map", "overlay", "error")
 FILES = ("results.csv", "results.jsonl", "report.html")
@@ -129,14 +130,18 @@ def report_image(name: str, found: Inspection, truth: bool | None = None, kind: 
 
     `truth`: whether the part is known to be defective, `kind`: of the defect.
     """
-    down, across = (small / whole for small, whole in zip(found.network_map.shape, found.map.shape, strict=True))
+    size = found.input_image.shape[:2]
+    small = found.network_map
+    if small.shape != size:  # a large image, whose pictures are reduced
+        small = reduced_map(small, preview_factor((small.shape[0], small.shape[1])))
+    down, across = (part / whole for part, whole in zip(size, found.map.shape, strict=True))
     lines = [np.rint(np.array(region.polygon) * (across, down)).astype(np.int32) for region in found.regions]
     pictures = {
         "image": to_uint8(found.input_image),
         "as a good part": to_uint8(found.object_image),
         "as it is": to_uint8(found.general_image),
-        "map": colour_map(found.network_map),
-        "regions": overlay(found.input_image, found.network_map, lines),
+        "map": colour_map(small),
+        "regions": overlay(found.input_image, small, lines),
     }
     verdict = {True: "defective", False: "good", None: "no threshold"}[found.defective]
     return ReportImage(
@@ -158,22 +163,16 @@ def page_provenance(bundle: Bundle) -> dict[str, Any]:
 
 def _inspected(
     inspector: Inspector, paths: Sequence[Path], batch: int
-) -> Iterator[tuple[Path, Image | None, Inspection | ImageError]]:
+) -> Iterator[tuple[Path, Stored | None, Inspection | ImageError]]:
     """(path, the image (H, W, 3) as read, what was found), a group of `batch` images in memory at a time."""
     waiting = iter(paths)
-    while group := list(islice(waiting, batch or inspector.usual_batch)):
-        read = [_read(path) for path in group]
+    size = batch or inspector.usual_batch
+    while group := list(islice(waiting, 1 if inspector.tiled else size)):
+        read = [inspector.read_or_error(path) for path in group]
         usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
-        found = inspector.inspect_many(usable, len(group))
+        found = inspector.inspect_many(usable, size)
         for path, pixels in zip(group, read, strict=True):
             yield (path, None, pixels) if isinstance(pixels, ImageError) else (path, pixels, next(found))
-
-
-def _read(path: Path) -> Image | ImageError:
-    try:
-        return read_image(path)
-    except ImageError as problem:
-        return problem
 
 
 def _result(path: Path, found: Inspection | ImageError) -> Result:
@@ -182,7 +181,7 @@ def _result(path: Path, found: Inspection | ImageError) -> Result:
     return Result(path, found.score, found.threshold, found.defective, tuple(found.regions))
 
 
-def _draw(result: Result, pixels: Image, found: Inspection, out: Path, number: int) -> Result:
+def _draw(result: Result, pixels: Stored, found: Inspection, out: Path, number: int) -> Result:
     """Write the map (grey, 255 for 1) and the overlay; the running number keeps equal file names apart."""
     name = f"{number:06d}-{result.image.stem[:STEM]}.png"
     polygons = [np.array(region.polygon, dtype=np.int32) for region in found.regions]

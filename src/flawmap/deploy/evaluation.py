@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import numpy as np
 from flawmap.bundle import Bundle
 from flawmap.data.images import read_mask, resize_map, resize_mask
 from flawmap.data.layouts import Listing, Sample
+from flawmap.data.spare import SpareFile
 from flawmap.deploy.batch import SHOWN, page_provenance, prepare_folder, report_image
 from flawmap.deploy.inspector import Inspection, Inspector
-from flawmap.errors import BundleError, ConfigError, LayoutError
+from flawmap.errors import BundleError, ConfigError, DataError, LayoutError
 from flawmap.measure.evaluate import Evaluation, ImageResult, evaluate_results, write_evaluation
 from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.threshold import Threshold, choose_threshold, threshold_from_labelled
@@ -60,11 +63,14 @@ def evaluate(
         prepare_folder(out, ("metrics.json", "images.csv", page), overwrite)
     rows: list[ImageResult] = []
     shown: list[ReportImage] = []
+    spare = SpareFile() if inspector.tiled else None
     for sample, found in _inspected(inspector, samples):
         row = _row(sample, found, listing.root, protocol)
-        rows.append(row)
+        rows.append(row if spare is None else _spared(row, spare))
         if out is not None:
             shown.append(report_image(row.image, found, row.defective, row.kind))
+        if len(shown) == 4 * SHOWN:  # what is not worth seeing among these is not among all
+            shown = _worth_seeing(shown)
     evaluation = evaluate_results(rows, protocol)
     if out is not None:
         write_evaluation(out, evaluation, rows)
@@ -156,6 +162,17 @@ def _inspected(inspector: Inspector, samples: Sequence[Sample]) -> Iterator[tupl
         yield sample, inspection
 
 
+def _spared(row: ImageResult, spare: SpareFile) -> ImageResult:
+    """The same row, its map and mask in a file instead of in memory: 5 bytes a pixel."""
+    try:
+        return replace(row, map=spare.mapped(row.map), mask=None if row.mask is None else spare.mapped(row.mask))
+    except OSError as problem:
+        raise DataError(
+            f"no room for the maps of large images in {tempfile.gettempdir()} ({problem.strerror}); set TMPDIR to a "
+            "folder with 5 bytes for each pixel of all test images"
+        ) from problem
+
+
 def _row(sample: Sample, found: Inspection, root: Path, protocol: str) -> ImageResult:
     size = found.network_map.shape
     mask = None
@@ -175,4 +192,5 @@ def _row(sample: Sample, found: Inspection, root: Path, protocol: str) -> ImageR
         threshold=math.nan if found.threshold is None else found.threshold,
         map=found.network_map,
         mask=mask,
+        inside=found.inside,
     )

@@ -19,9 +19,10 @@ import numpy as np
 
 from flawmap.bundle import WEIGHTS, Bundle, load_bundle, sha256
 from flawmap.config import dump_recipe
-from flawmap.data.images import read_image, to_uint8
+from flawmap.data.images import read_image, read_pixels, to_float, to_uint8
 from flawmap.data.layouts import find_images
 from flawmap.data.surfaces import SURFACES, draw_good
+from flawmap.data.tiles import at_scale, cut
 from flawmap.deploy.agreement import Agreement, Pixels, Ranking, compare, rank
 from flawmap.deploy.artefact import open_session, package, read_about
 from flawmap.deploy.graph import ABOUT, CHOICES, VERDICT, inspection_graph, network_graph, write_about
@@ -95,12 +96,15 @@ def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch:
     settings, threshold = bundle.recipe.image, bundle.threshold
     return {
         "format": 1,
-        "input": "image: uint8 (B, H, W, 3), BGR, any H and W",
+        "input": "image: uint8 (B, H, W, 3), BGR, "
+        + ("any H and W" if settings.policy == "resize" else f"one {settings.height}x{settings.width} tile of a photo"),
         "outputs": {
             "map": f"float32 (B, {settings.height}, {settings.width}), probability of a defect in [0, 1]",
             "score": f"float32 (B,), largest {SCORE_SIDE}x{SCORE_SIDE} mean of the map before refinement",
-            VERDICT: "bool (B,), score > threshold: defective; absent without a threshold",
+            VERDICT: "bool (B,), score > threshold: defective; absent without a threshold, and where image.include, "
+            "exclude or ignore leave out part of the image, which map and score here do not",
             "object_image, general_image": "float32 (B, h, w, 3), BGR in [0, 1], as a good part and as it is",
+            "detection_map": "float32 like map, before refinement",
             ", ".join(CHOICES): "the code of each cell, for comparison with PyTorch",
         },
         "classes": ["good", "defective"],
@@ -215,7 +219,17 @@ def _images(bundle: Bundle, folder: Path | None, int8: bool) -> tuple[list[Pixel
     if int8 and len(files) < FEWEST:
         raise DataError(f"{folder} holds {len(files)} images; INT8 is fitted to at least {FEWEST} good ones")
     step = max(1, len(files) // wanted)
-    return [to_uint8(read_image(file)) for file in files[::step][:wanted]], "given"
+    return [_pixels(file, bundle) for file in files[::step][:wanted]], "given"
+
+
+def _pixels(file: Path, bundle: Bundle) -> Pixels:
+    """What an artefact is shown of a file: all of it, or the tile in its middle."""
+    settings = bundle.recipe.image
+    if settings.policy == "resize":
+        return to_uint8(read_image(file))
+    pixels, size = at_scale(read_pixels(file), settings), (settings.height, settings.width)
+    top, left = (max(0, length - side) // 2 for length, side in zip(pixels.shape[:2], size, strict=True))
+    return to_uint8(to_float(cut(pixels, top, left, *size)))
 
 
 def _installed(name: str) -> bool:

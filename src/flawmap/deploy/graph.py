@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from flawmap.bundle import Bundle
+from flawmap.data.scope import Scope
 from flawmap.deploy.resize import PIXELS, resize_graph
 from flawmap.model.codebook import CELLS_PER_BLOCK, Codebook
 from flawmap.model.dsr import DSR
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
-OUTPUTS = ("map", "score", "object_image", "general_image")
+OUTPUTS = ("map", "score", "object_image", "general_image", "detection_map")  # as in measure.found.Found
 CHOICES = ("coarse_codes", "fine_codes", "coarse_restricted_codes", "fine_restricted_codes")
 VERDICT = "verdict"
 RESIZE = "resize/"  # begins the name of every node between IMAGE and PIXELS
@@ -52,7 +53,7 @@ class _Network(nn.Module):
         self.per_image = per_image
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, h, w) -> (B, h, w), (B,), twice (B, h, w, 3), four times (B, rows, columns)."""
+        """(B, 3, h, w) -> (B, h, w), (B,), twice (B, h, w, 3), (B, h, w), four times (B, rows, columns)."""
         chosen: list[Tensor] = []
 
         def search(book: Codebook, features: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ class _Network(nn.Module):
         with searching(self.model, search):
             result = self.model(pixels)
         drawings = [image.clamp(0, 1).permute(0, 2, 3, 1) for image in (result.object_image, result.general_image)]
-        return (result.map, result.score, *drawings, *chosen)
+        return (result.map, result.score, *drawings, result.detection_map, *chosen)
 
 
 class InstanceNorm(nn.Module):
@@ -141,7 +142,8 @@ def network_graph(model: DSR, height: int, width: int, dynamic_batch: bool = Fal
 def inspection_graph(network: onnx.ModelProto, bundle: Bundle) -> onnx.ModelProto:
     """`network` with the resize before it, and the verdict behind it when the bundle has a threshold.
 
-    The image (B, H, W, 3) uint8 BGR -> OUTPUTS, VERDICT (B,) bool, CHOICES.
+    The image (B, H, W, 3) uint8 BGR -> OUTPUTS, VERDICT (B,) bool, CHOICES. A graph judges all of an image: where only
+    part of it counts (data/scope.py) there is no verdict.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -161,7 +163,7 @@ def inspection_graph(network: onnx.ModelProto, bundle: Bundle) -> onnx.ModelProt
     nodes = [*resize.node, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
-    if bundle.threshold is not None:
+    if bundle.threshold is not None and Scope(settings, bundle.ignore).whole:
         graph.initializer.append(helper.make_tensor("threshold", TensorProto.FLOAT, [], [bundle.threshold.score]))
         graph.node.append(helper.make_node("Greater", ["score", "threshold"], [VERDICT], name=VERDICT))
         dims = [dim.dim_param or dim.dim_value for dim in graph.output[1].type.tensor_type.shape.dim]

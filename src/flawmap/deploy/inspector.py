@@ -1,9 +1,10 @@
 """One call from an image to a verdict: `flawmap.load(BUNDLE).inspect(image)` (DSR §3.5; METHOD 4).
 
 The map is brought to the image file's own size (the authors leave it at the network's), so that regions are in the
-pixels an operator sees. The score is computed at the network's size, as in the paper.
+pixels an operator sees. The score is computed at the network's size, as in the paper. With `image.policy = "tile"`,
+images go through the network tile by tile (`measure.tiled`).
 
-Axes: H, W the image file's rows and columns; h, w the network's.
+Axes: H, W the image file's rows and columns; h, w the network's, or of the whole image at the network's scale.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import numpy as np
 
 from flawmap.bundle import Bundle, load_bundle
 from flawmap.data.dataset import network_input
-from flawmap.data.images import read_image, resize_map
+from flawmap.data.images import Mask, Stored, read_pixels, resize_map, to_float
+from flawmap.data.scope import Scope
+from flawmap.data.tiles import at_scale
 from flawmap.deploy.runtimes import RUNTIMES, Runtime, TorchRuntime
 from flawmap.errors import ConfigError, ImageError
 from flawmap.measure.scores import Region, find_regions
+from flawmap.measure.tiled import inspect_tiles
 
 Image = np.ndarray[Any, np.dtype[np.float32]]
 
-FULL_SCALE = {"uint8": 255, "uint16": 65535, "float16": 1, "float32": 1, "float64": 1}
+DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,11 @@ class Inspection:
     defective: score > threshold, None without a threshold
     regions: where the map exceeds the bundle's pixel threshold, largest peak first. Also given for a part that
         passes; a defective part whose map exceeds it nowhere has the region around its peak
-    network_map: (h, w) float32, the map at the network's size
-    input_image, object_image, general_image: (h, w, 3) float32 BGR in [0, 1]: what the network saw, and its drawings
+    network_map: (h, w) float32, the map at the network's size or, of tiles, scale; the same array as `map` where these
+        are the image's own
+    input_image, object_image, general_image: (h, w, 3) float32 BGR in [0, 1]: what the network saw, and its drawings;
+        of tiles, reduced to at most 1024 pixels a side
+    inside: (h, w) bool, what of network_map counts; elsewhere both maps are 0. None when all does
     """
 
     map: Image
@@ -50,6 +57,7 @@ class Inspection:
     input_image: Image
     object_image: Image
     general_image: Image
+    inside: Mask | None = None
 
 
 class Inspector:
@@ -63,11 +71,12 @@ class Inspector:
         self, bundle: Bundle, device: str = "auto", threads: int = 0, *, runtime: Runtime | None = None
     ) -> None:
         self.bundle = bundle
+        self.scope = Scope(bundle.recipe.image, bundle.ignore)
         self.runtime = TorchRuntime(bundle.model, device, threads) if runtime is None else runtime
 
     @property
     def usual_batch(self) -> int:
-        """Images at a time that suit the runtime."""
+        """Images, or tiles of one, at a time that suit the runtime."""
         return self.runtime.usual_batch
 
     def inspect(self, image: str | Path | np.ndarray[Any, Any]) -> Inspection:
@@ -75,42 +84,83 @@ class Inspector:
 
         Raises ImageError for a file or an array that is not such an image.
         """
-        return self._inspect([_pixels(image)])[0]
+        return self._inspect([self._read(image)], self.usual_batch)[0]
 
     def inspect_many(
         self, images: Iterable[str | Path | np.ndarray[Any, Any]], batch: int = 0
     ) -> Iterator[Inspection | ImageError]:
         """Inspect any number of images in order, `batch` at a time (0: `usual_batch`), read as they are needed.
 
-        Memory does not grow with their number. An image that cannot be used yields its ImageError in its place, and
-        the others go on.
+        With `image.policy = "tile"`, one image is in memory at a time, and `batch` tiles of it in the network.
+        Memory does not grow with the number of images. An image that cannot be used yields its ImageError in its place,
+        and the others go on.
         """
         size = batch or self.usual_batch
         waiting = iter(images)
-        while group := list(islice(waiting, size)):
-            read = [_pixels_or_error(image) for image in group]
-            found = iter(self._inspect([pixels for pixels in read if not isinstance(pixels, ImageError)]))
+        while group := list(islice(waiting, 1 if self.tiled else size)):
+            read = [self.read_or_error(image) for image in group]
+            usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
+            found = iter(self._inspect(usable, size))
             for pixels in read:
                 yield pixels if isinstance(pixels, ImageError) else next(found)
 
-    def _inspect(self, images: Sequence[Image]) -> list[Inspection]:
-        if not images:
-            return []
-        inputs = np.stack([network_input(image, self.bundle.recipe.image).numpy() for image in images])  # (B, 3, h, w)
-        found = self.runtime(inputs)
+    @property
+    def tiled(self) -> bool:
+        """Whether images are cut into tiles."""
+        return self.bundle.recipe.image.policy == "tile"
+
+    def _read(self, image: str | Path | np.ndarray[Any, Any]) -> Stored:
+        pixels = _pixels(image)
+        self.scope.check(pixels.shape, str(image) if isinstance(image, str | Path) else "image array")
+        return pixels
+
+    def read_or_error(self, image: str | Path | np.ndarray[Any, Any]) -> Stored | ImageError:
+        """An image as it is inspected, (H, W, 3) uint8, uint16 or float32; what `inspect` would raise is returned."""
+        try:
+            return self._read(image)
+        except ImageError as problem:
+            return problem
+
+    def _inspect(self, images: Sequence[Stored], batch: int) -> list[Inspection]:
+        if self.tiled:
+            return [self._inspect_tiles(image, batch) for image in images]
+        return self._inspect_whole(images) if images else []
+
+    def _inspect_whole(self, images: Sequence[Stored]) -> list[Inspection]:
+        settings = self.bundle.recipe.image
+        inputs = np.stack([network_input(to_float(image), settings).numpy() for image in images])  # (B, 3, h, w)
+        inside = self.scope.inside(settings.height, settings.width)
+        found = self.runtime(inputs).within(inside)
         seen = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
         scores = found.scores.tolist()
+        pictures = list(zip(seen, found.object_images, found.general_images, strict=True))
         return [
-            self._judge(
-                image.shape[:2], found.maps[i], scores[i], seen[i], found.object_images[i], found.general_images[i]
-            )
+            self._judge(image.shape[:2], found.maps[i], scores[i], pictures[i], inside)
             for i, image in enumerate(images)
         ]
 
+    def _inspect_tiles(self, image: Stored, batch: int) -> Inspection:
+        settings = self.bundle.recipe.image
+        found = inspect_tiles(self.runtime, at_scale(image, settings), settings, self.scope, batch=batch)
+        assert found.input_image is not None and found.object_image is not None and found.general_image is not None
+        pictures = (found.input_image, found.object_image, found.general_image)
+        inside = self.scope.inside(*found.map.shape)
+        return self._judge(image.shape[:2], found.map, found.score, pictures, inside)
+
     def _judge(
-        self, shape: tuple[int, ...], small: Image, score: float, seen: Image, drawn: Image, general: Image
+        self,
+        shape: tuple[int, ...],
+        small: Image,
+        score: float,
+        pictures: tuple[Image, Image, Image],
+        inside: Mask | None,
     ) -> Inspection:
-        full = np.clip(resize_map(small, shape[0], shape[1]), 0, 1)
+        full = small
+        if small.shape != shape or not self.tiled:
+            full = resize_map(small, shape[0], shape[1])
+            np.clip(full, 0, 1, out=full)
+            if (counts := self.scope.inside(shape[0], shape[1])) is not None:
+                full *= counts  # interpolation carries values over the edge
         threshold = self.bundle.threshold
         regions: list[Region] = []
         defective = None
@@ -126,9 +176,10 @@ class Inspector:
             defective=defective,
             regions=regions,
             network_map=small,
-            input_image=seen,
-            object_image=drawn,
-            general_image=general,
+            input_image=pictures[0],
+            object_image=pictures[1],
+            general_image=pictures[2],
+            inside=inside,
         )
 
 
@@ -144,28 +195,22 @@ def peak_region(found: Image) -> list[Region]:
     return find_regions(found, float(found.max()) / 2, min_area=1)[:1]
 
 
-def _pixels(image: str | Path | np.ndarray[Any, Any]) -> Image:
+def _pixels(image: str | Path | np.ndarray[Any, Any]) -> Stored:
+    """(H, W, 3) uint8, uint16 or float32, checked."""
     if isinstance(image, str | Path):
-        return read_image(Path(image))
+        return read_pixels(Path(image))
     if not isinstance(image, np.ndarray):
         raise ImageError(f"an image is a file name or an array, not {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype.name not in FULL_SCALE:
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype.name not in DTYPES:
         raise ImageError(
             f"an image array is (H, W, 3), BGR, uint8, uint16 or float in [0, 1]; this is {image.shape} {image.dtype}"
         )
-    pixels = image.astype(np.float32, copy=False)
     if image.dtype.kind == "u":
-        pixels = pixels / np.float32(FULL_SCALE[image.dtype.name])
+        return image
+    pixels = image.astype(np.float32, copy=False)
     lowest, highest = float(pixels.min()), float(pixels.max())
     if not (lowest >= 0 and highest <= 1):  # also catches NaN
         raise ImageError(
             f"a float image array lies in [0, 1]; this one in [{lowest:g}, {highest:g}]; divide it by its full scale"
         )
     return pixels
-
-
-def _pixels_or_error(image: str | Path | np.ndarray[Any, Any]) -> Image | ImageError:
-    try:
-        return _pixels(image)
-    except ImageError as problem:
-        return problem

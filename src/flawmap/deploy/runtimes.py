@@ -5,30 +5,15 @@ Axes: B images, h, w the network's rows and columns.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from flawmap.errors import ConfigError
+from flawmap.measure.found import Array, Found, look
 from flawmap.model.dsr import DSR
 
-Array = np.ndarray[Any, np.dtype[np.float32]]
-
 RUNTIMES = ("torch",)
-
-
-class Found(NamedTuple):
-    """What the network says of B images, all float32.
-
-    maps (B, h, w) and scores (B,) in [0, 1]; object_images, general_images (B, h, w, 3) BGR, clipped to [0, 1].
-    """
-
-    maps: Array
-    scores: Array
-    object_images: Array
-    general_images: Array
 
 
 class Runtime(Protocol):
@@ -68,19 +53,7 @@ class TorchRuntime:
 
     def __call__(self, images: Array) -> Found:
         """(B, 3, h, w) -> Found."""
-        with torch.inference_mode():
-            result = self.model(torch.from_numpy(images).to(self.device, memory_format=torch.channels_last))
-        return Found(
-            result.map.float().cpu().numpy(),
-            result.score.float().cpu().numpy(),
-            _drawings(result.object_image),
-            _drawings(result.general_image),
-        )
-
-
-def _drawings(batch: Tensor) -> Array:
-    """(B, 3, h, w) on any device -> (B, h, w, 3) numpy, clipped to [0, 1]."""
-    return batch.float().clamp(0, 1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return look(self.model, torch.from_numpy(images), self.device)
 
 
 def _device(name: str) -> torch.device:

@@ -37,7 +37,8 @@ class ImageResult:
     """One labelled image as inspected.
 
     map: (h, w) in [0, 1]; mask: (h, w) bool, or None for a defective image without one, which counts for detection
-    and is left out of localization; threshold: NaN when the bundle has none
+    and is left out of localization; threshold: NaN when the bundle has none; inside: (h, w) bool, the pixels that
+    localization counts, None for all
     """
 
     image: str
@@ -47,6 +48,7 @@ class ImageResult:
     threshold: float
     map: np.ndarray[Any, Any]
     mask: np.ndarray[Any, Any] | None
+    inside: Bools | None = None
 
 
 @dataclass(frozen=True)
@@ -157,15 +159,15 @@ def _localization(
 ) -> dict[str, Value]:
     names = ("pixel_auroc", "pixel_ap", "aupro")
     views = [
-        authors_view(row.map, row.mask) if protocol == "authors" else (row.map, row.mask)
+        (*(authors_view(row.map, row.mask) if protocol == "authors" else (row.map, row.mask)), _view(row, protocol))
         for row in rows
         if row.mask is not None
     ]
-    if not any(mask.any() for _, mask in views):
+    if not any(_marked(mask, inside) for _, mask, inside in views):
         return {name: Value(math.nan) for name in names}
-    assert all(np.isfinite(map_).all() for map_, _ in views), "a map holds numbers"
-    edges = metrics.bin_edges([map_ for map_, _ in views], [mask for _, mask in views])
-    counts = [PixelCounts(map_, mask, edges) for map_, mask in views]
+    assert all(np.isfinite(map_).all() for map_, _, _ in views), "a map holds numbers"
+    edges = metrics.bin_edges(*zip(*views, strict=True))
+    counts = [PixelCounts(map_, mask, edges, inside) for map_, mask, inside in views]
     tables = [np.stack([getattr(count, name) for count in counts]) for name in ("positives", "negatives", "overlap")]
     regions = np.array([count.regions for count in counts], np.float64)
     defective = np.array([row.defective for row in rows if row.mask is not None], np.bool_)
@@ -176,8 +178,19 @@ def _localization(
         found["pixel_auroc"].append(metrics.auroc_of(positives, negatives))
         found["pixel_ap"].append(metrics.ap_of(positives, negatives))
         found["aupro"].append(metrics.aupro_of(overlap, times @ regions, negatives))
-    several = sum(bool(mask.any()) for _, mask in views) > 1
+    several = sum(_marked(mask, inside) for _, mask, inside in views) > 1
     return {name: _value(np.concatenate(found[name]), several) for name in names}
+
+
+def _view(row: ImageResult, protocol: str) -> Bools | None:
+    """`row.inside` as its protocol sees it."""
+    if row.inside is None or protocol != "authors":
+        return row.inside
+    return authors_view(row.map, row.inside)[1]
+
+
+def _marked(mask: Bools, inside: Bools | None) -> bool:
+    return bool(mask.any() if inside is None else (mask & inside).any())
 
 
 def _times(defective: Bools, resamples: int, rng: np.random.Generator) -> Floats:

@@ -90,16 +90,22 @@ def f1_of(positives: Floats, negatives: Floats) -> Floats:
     return np.where((total > 0) & (negatives.sum(1) > 0), best, np.nan)
 
 
-def bin_edges(maps: Sequence[np.ndarray[Any, Any]], masks: Sequence[Bools]) -> Floats32:
-    """Edges of the bins for these maps (h, w) and masks: quantiles of the defective and of the good pixels, rising."""
+def bin_edges(
+    maps: Sequence[np.ndarray[Any, Any]], masks: Sequence[Bools], insides: Sequence[Bools | None] = ()
+) -> Floats32:
+    """Edges of the bins for these maps (h, w) and masks: quantiles of the defective and of the good pixels, rising.
+
+    `insides`: the pixels of each that count; all without.
+    """
     rng = np.random.default_rng(0)  # only which pixels are looked at
     edges = []
-    for inside in (True, False):
-        total = sum(int((mask == inside).sum()) for mask in masks)
+    insides = insides or [None] * len(maps)
+    for defective in (True, False):
+        total = sum(int(_of_class(mask, inside, defective).sum()) for mask, inside in zip(masks, insides, strict=True))
         share = min(1.0, SAMPLED / max(total, 1))
         values = []
-        for map_, mask in zip(maps, masks, strict=True):
-            found = map_[mask == inside]
+        for map_, mask, inside in zip(maps, masks, insides, strict=True):
+            found = map_[_of_class(mask, inside, defective)]
             values.append(found if share == 1 else found[rng.random(len(found)) < share])
         pooled = np.sort(np.concatenate(values).astype(np.float32))
         distinct = np.unique(pooled)
@@ -109,20 +115,27 @@ def bin_edges(maps: Sequence[np.ndarray[Any, Any]], masks: Sequence[Bools]) -> F
     return np.unique(np.concatenate(edges))
 
 
+def _of_class(mask: Bools, inside: Bools | None, defective: bool) -> Bools:
+    """The defective or the good pixels (h, w) that count."""
+    chosen: Bools = mask == defective
+    return chosen if inside is None else chosen & inside
+
+
 class PixelCounts:
-    """Histograms of one image's map under its mask: what pixel metrics need of it.
+    """Histograms of one image's map under its mask: what pixel metrics need of it. Pixels not `inside` do not count.
 
     positives, negatives (T,): pixels in each bin; overlap (T,): sum over the image's defect regions of the share of
     the region in each bin; regions: how many there are (8-connected). T = edges + 1, highest bin first.
     """
 
-    def __init__(self, map_: np.ndarray[Any, Any], mask: Bools, edges: Floats32) -> None:
+    def __init__(self, map_: np.ndarray[Any, Any], mask: Bools, edges: Floats32, inside: Bools | None = None) -> None:
         from scipy import ndimage
 
         bins = len(edges) - np.searchsorted(edges, map_.astype(np.float32), side="right")
         count = len(edges) + 1
+        mask, good = (_of_class(mask, inside, defective) for defective in (True, False))
         self.positives = np.bincount(bins[mask], minlength=count).astype(np.float32)
-        self.negatives = np.bincount(bins[~mask], minlength=count).astype(np.float32)
+        self.negatives = np.bincount(bins[good], minlength=count).astype(np.float32)
         self.overlap = np.zeros(count, np.float32)
         labels, self.regions = ndimage.label(mask, structure=np.ones((3, 3)))
         if self.regions:

@@ -38,17 +38,23 @@ def find_regions(
     from scipy import ndimage
 
     assert np.isfinite(map_).all(), "a map holds numbers"
-    labels, _ = ndimage.label(map_ > threshold, structure=np.ones((3, 3)))
+    above = map_ > threshold
+    rows, columns = (np.flatnonzero(above.any(axis=axis)) for axis in (1, 0))
+    if len(rows) == 0:
+        return []
+    # Only what surrounds them is labelled: the labels of a large image would take more memory than its map.
+    down, across = int(rows[0]), int(columns[0])
+    labels, _ = ndimage.label(above[down : rows[-1] + 1, across : columns[-1] + 1], structure=np.ones((3, 3)))
     regions = []
     for number, place in enumerate(ndimage.find_objects(labels), 1):
         inside = labels[place] == number
         area = int(inside.sum())
         if area < min_area:
             continue
-        top, left = place[0].start, place[1].start
-        values = map_[place][inside]
+        top, left = down + place[0].start, across + place[1].start
+        values = map_[top : top + inside.shape[0], left : left + inside.shape[1]][inside]
         # Holes do not cut the outer contour; one connected area has one.
         polygon = max(outlines(inside), key=len) + np.array([left, top], np.int32)
-        box = (left, top, place[1].stop - left, place[0].stop - top)
+        box = (left, top, inside.shape[1], inside.shape[0])
         regions.append(Region(box, polygon.tolist(), area, float(values.max()), float(values.mean())))
     return sorted(regions, key=lambda region: (-region.peak, -region.area))

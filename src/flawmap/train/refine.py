@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flawmap.config import Recipe
 from flawmap.data.dataset import GoodImages
+from flawmap.data.large import GoodTiles
 from flawmap.data.perlin import perlin_masks
 from flawmap.model.dsr import DSR
 from flawmap.train.loop import Machine, Stage, seeded, set_rate
@@ -23,7 +24,14 @@ def smudge(images: Tensor, masks: Tensor, generator: torch.Generator, transparen
 
 
 def train_refinement(
-    model: DSR, images: GoodImages, recipe: Recipe, machine: Machine, folder: Path, *, resume: bool, quiet: bool
+    model: DSR,
+    images: GoodImages | GoodTiles,
+    recipe: Recipe,
+    machine: Machine,
+    folder: Path,
+    *,
+    resume: bool,
+    quiet: bool,
 ) -> None:
     """Train `model.refinement` in place. Checkpoint and metrics.jsonl go to `folder`."""
     settings, defects = recipe.refine, recipe.anomalies

@@ -14,8 +14,8 @@ import torch
 
 from flawmap.bundle import Bundle, build, load_general, load_prior, round_weights, save_bundle
 from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
-from flawmap.data.dataset import GoodImages
 from flawmap.data.layouts import Listing
+from flawmap.data.scope import read_scope
 from flawmap.errors import ConfigError, TrainingError
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
@@ -23,6 +23,7 @@ from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
+from flawmap.train.sources import HeldOut, good_images
 
 RECIPE = "recipe.toml"
 
@@ -65,18 +66,6 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
         model.object_decoder.load_state_dict(general.decoder.state_dict())
 
 
-@torch.inference_mode()
-def held_out_scores(model: DSR, images: GoodImages, device: torch.device) -> tuple[list[float], list[float]]:
-    """(score, largest value of the map) of each image, by the model as it will be used."""
-    scores: list[float] = []
-    peaks: list[float] = []
-    for index in range(len(images)):
-        result = model(images.get([index]).to(device, memory_format=torch.channels_last))
-        scores.append(float(result.score))
-        peaks.append(float(result.map.max()))
-    return scores, peaks
-
-
 def train(
     listing: Listing,
     recipe: Recipe,
@@ -96,6 +85,7 @@ def train(
     """
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
+    scope = read_scope(recipe.image)
     folder = out.with_name(out.name + ".run")
     _take_up(folder, recipe, resume)
     machine = Machine(recipe.run)
@@ -103,7 +93,8 @@ def train(
     train_paths, held_out_paths = hold_out(
         [sample.image for sample in listing.train_good], recipe.threshold, recipe.run.seed
     )
-    images, held_out = GoodImages(train_paths, recipe.image), GoodImages(held_out_paths, recipe.image)
+    images = good_images(train_paths, recipe, scope, folder, quiet)
+    held_out = HeldOut(held_out_paths, recipe, scope)
 
     with initial_weights(recipe.run.seed):
         model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
@@ -118,7 +109,7 @@ def train(
         train_refinement(model, images, recipe, machine, folder, resume=resume, quiet=quiet)
     model.eval().requires_grad_(False)
     round_weights(model)  # the threshold belongs to the weights as they are stored
-    scores, peaks = held_out_scores(model, held_out, machine.device)
+    scores, peaks = held_out.scores(model, machine.device)
     threshold = choose_threshold(scores, peaks, recipe.threshold.overkill)
     provenance = {
         "flawmap": version("flawmap"),
@@ -135,7 +126,7 @@ def train(
         "held_out_scores": scores,
         "held_out_peaks": peaks,
     }
-    bundle = Bundle(model=model, recipe=recipe, threshold=threshold, provenance=provenance)
+    bundle = Bundle(model=model, recipe=recipe, threshold=threshold, provenance=provenance, ignore=scope.ignore)
     save_bundle(bundle, out, overwrite=overwrite, metrics=folder / METRICS)
     for file in folder.iterdir():
         file.unlink()

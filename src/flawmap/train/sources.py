@@ -1,0 +1,81 @@
+"""Where a training's good images come from, by `image.policy`, and how those held out are scored by the same path.
+
+Axes: B images or tiles, h, w their rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from flawmap.config import Recipe
+from flawmap.data.dataset import GoodImages
+from flawmap.data.images import read_pixels
+from flawmap.data.large import GoodTiles
+from flawmap.data.scope import Scope
+from flawmap.data.tiles import at_scale
+from flawmap.measure.found import Array, Found, look
+from flawmap.measure.tiled import inspect_tiles
+from flawmap.model.dsr import DSR
+
+GB = 10**9
+
+
+def good_images(
+    paths: Sequence[Path], recipe: Recipe, scope: Scope, folder: Path, quiet: bool = False
+) -> GoodImages | GoodTiles:
+    """Images to train on, whole or in tiles, whose temporary file lies in `folder`.
+
+    Raises ImageError for a broken file, wherever it is in the list, and ConfigError when nothing of an image counts.
+    """
+    if recipe.image.policy == "resize":
+        return GoodImages(paths, recipe.image, scope)
+    tiles = GoodTiles(paths, recipe.image, scope, folder, int(recipe.run.disk_cache_gb * GB))
+    if tiles.left_out and not quiet:
+        Console(stderr=True).print(
+            f"{tiles.left_out} of {len(tiles)} images do not fit run.disk_cache_gb or the disk, and are decoded for "
+            "each tile drawn from them, which is slow",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return tiles
+
+
+class HeldOut:
+    """Good images that set the threshold. All are read at the start, so that a broken one stops no finished training.
+
+    Raises ImageError.
+    """
+
+    def __init__(self, paths: Sequence[Path], recipe: Recipe, scope: Scope) -> None:
+        self.paths, self.settings, self.scope = list(paths), recipe.image, scope
+        self.whole = GoodImages(paths, recipe.image, scope) if recipe.image.policy == "resize" else None
+        if self.whole is None:
+            for path in self.paths:
+                scope.check(read_pixels(path).shape, str(path))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def scores(self, model: DSR, device: torch.device) -> tuple[list[float], list[float]]:
+        """(score, largest value of the map) of each image, by the model as it will be used."""
+
+        def network(tiles: Array) -> Found:  # (B, 3, h, w)
+            return look(model, torch.from_numpy(tiles), device)
+
+        scores: list[float] = []
+        peaks: list[float] = []
+        for index, path in enumerate(self.paths):
+            if self.whole is not None:
+                inside = self.scope.inside(self.settings.height, self.settings.width)
+                found = look(model, self.whole.get([index]), device).within(inside)
+                scores.append(float(found.scores[0]))
+                peaks.append(float(found.maps.max()))
+            else:
+                pixels = at_scale(read_pixels(path), self.settings)
+                blended = inspect_tiles(network, pixels, self.settings, self.scope, drawings=False)
+                scores.append(blended.score)
+                peaks.append(float(blended.map.max()))
+        return scores, peaks
