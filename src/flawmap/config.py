@@ -42,6 +42,12 @@ class ImageSettings(_Section):
     width: Side = Field(
         256, description="Columns of the network's input (of a tile), in pixels; a multiple of 16. Paper: 256."
     )
+    aspect: Literal["fixed", "photos"] = Field(
+        "fixed",
+        description="`photos`: at the start of a training the longer side follows the good photos' own shape, between "
+        "1 and 4 times the shorter of `height` and `width`, which the other side keeps. `fixed`: `height` and `width` as "
+        "they are, whatever the photos' shape. Not for tiles.",
+    )
     shrink: Literal["linear", "area"] = Field(
         "linear", description="Interpolation when an image is made smaller; `linear` is the authors'."
     )
@@ -68,6 +74,8 @@ class ImageSettings(_Section):
 
     @model_validator(mode="after")
     def _polygons(self) -> ImageSettings:
+        if self.policy == "tile" and self.aspect == "photos":
+            raise ValueError("tiles have a fixed shape: aspect must be fixed with policy = tile")
         for polygon in (*self.include, *self.exclude):
             pairs = zip(polygon, polygon[1:] + polygon[:1], strict=True)
             if abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairs)) < 2e-6:
@@ -184,6 +192,13 @@ class AnomalySettings(_Section):
     blend: float = Field(
         0.35, ge=0, le=1, description="Painted: share made by drawing a region's codes towards one code of the object."
     )
+    transplant: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Painted: share made of the codes of another good image, from another place of it. What `shift`, "
+        "`blend` and `transplant` leave is made by the paper's rule.",
+    )
     decoy: float = Field(
         0.3, ge=0, le=1, description="Painted: share of images with a region redrawn from its own codes: no defect."
     )
@@ -202,8 +217,8 @@ class AnomalySettings(_Section):
     def _ordered(self) -> AnomalySettings:
         if not self.skip_nearest < self.strength_min <= self.strength_max:
             raise ValueError("skip_nearest < strength_min <= strength_max must hold")
-        if self.shift + self.blend > 1 or self.lines + self.blobs > 1:
-            raise ValueError("shift + blend and lines + blobs must not exceed 1")
+        if self.shift + self.blend + self.transplant > 1 or self.lines + self.blobs > 1:
+            raise ValueError("shift + blend + transplant and lines + blobs must not exceed 1")
         if self.opacity_min > self.opacity_max:
             raise ValueError("opacity_min must not exceed opacity_max")
         return self

@@ -35,7 +35,11 @@ def painted(discrete: DiscreteModel, images: torch.Tensor, masks: torch.Tensor, 
     return paint(discrete, images, masks, nowhere, seeded(seed), ways=ways)
 
 
-@pytest.mark.parametrize("ways", [Ways(0, 0, 0), Ways(1, 0, 0), Ways(0, 1, 0)], ids=["resample", "shift", "blend"])
+@pytest.mark.parametrize(
+    "ways",
+    [Ways(0, 0, 0), Ways(1, 0, 0), Ways(0, 1, 0), Ways(0, 0, 0, transplant=1)],
+    ids=["resample", "shift", "blend", "transplant"],
+)
 def test_only_the_masked_part_changes_and_the_target_is_what_can_be_seen(
     ways: Ways, discrete: DiscreteModel, parts: torch.Tensor
 ) -> None:
@@ -71,6 +75,25 @@ def test_a_decoy_is_redrawn_and_is_no_defect(discrete: DiscreteModel, parts: tor
     drawn = discrete.decode(encoding.coarse_codes, encoding.fine_codes).clamp(0, 1)
     colour = (parts.amax(1) - parts.amin(1)).flatten(1).amax(1) > 0.01
     assert torch.allclose(found.image[colour], drawn[colour], atol=1e-6)
+
+
+def test_a_transplant_is_made_of_another_good_images_codes_and_keeps_the_tone_in_half_of_them(
+    discrete: DiscreteModel, parts: torch.Tensor
+) -> None:
+    masks = torch.ones(6, 64, 64)
+    nowhere = torch.zeros(6, 64, 64, dtype=torch.bool)
+    grey = torch.stack([torch.full((3, 64, 64), 0.2 + 0.1 * index) for index in range(6)])
+    grey[:, 0] += 0.05  # flat images in six tones: all that a transplant can change is the tone
+    ways = Ways(0, 0, 0, (1.0, 1.0), transplant=1)
+    tones, kept = [], 0
+    for seed in range(8):
+        found = paint(discrete, grey, masks, nowhere, seeded(seed), ways=ways).image
+        change = (found - grey).mean((1, 2, 3))
+        kept += int((change.abs() < 1e-3).sum())
+        tones += change[change.abs() >= 0.05].tolist()
+    assert 12 < kept < 40, "24 of 48 keep their tone, and some of the others are their own donor"
+    assert len(tones) > 8, "the rest take another image's"
+    assert all(abs(tone / 0.1 - round(tone / 0.1)) < 0.35 for tone in tones)
 
 
 def test_empty_masks_leave_the_photo_alone(discrete: DiscreteModel, parts: torch.Tensor) -> None:

@@ -10,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from flawmap.bundle import load_bundle, round_weights, save_general
+from flawmap.bundle import load_bundle, load_general, round_weights, save_general
 from flawmap.config import ThresholdSettings, load_recipe
+from flawmap.data.images import write_image
 from flawmap.data.layouts import read_layout
 from flawmap.data.surfaces import SURFACES, write_sample_parts
 from flawmap.errors import TrainingError
@@ -22,6 +24,7 @@ from flawmap.model.discrete import DiscreteModel
 from flawmap.train.loop import load_state
 from flawmap.train.refine import smudge
 from flawmap.train.run import hold_out, train
+from flawmap.train.sources import shaped
 
 TINY = [
     "image.height=64", "image.width=64", "model.codes=32", "model.code_length=8", "model.discrete_width=16",
@@ -35,6 +38,7 @@ import sys
 from pathlib import Path
 from flawmap.bundle import load_general
 from flawmap.config import load_recipe
+from flawmap.data.images import write_image
 from flawmap.data.layouts import read_layout
 from flawmap.train.run import train
 data, general, out = map(Path, sys.argv[1:4])
@@ -154,6 +158,39 @@ def test_too_few_good_images_are_refused_in_one_line() -> None:
     with pytest.raises(TrainingError, match="8 good images are too few") as caught:
         hold_out([Path(str(i)) for i in range(8)], ThresholdSettings(), 0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(60, 20)], (192, 64)),
+        ([(20, 30), (20, 30), (30, 20)], (64, 96)),
+        ([(10, 200)], (64, 256)),
+        ([(33, 32)], (64, 64)),
+    ],
+)
+def test_the_networks_input_takes_the_photos_shape(
+    sizes: list[tuple[int, int]], expected: tuple[int, int], tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{index}.png" for index in range(len(sizes))]
+    for path, size in zip(paths, sizes, strict=True):
+        write_image(path, np.zeros((*size, 3), np.uint8))
+    settings = load_recipe(None, ["image.height=64", "image.width=128", "image.aspect=photos"]).image
+    found = shaped(settings, paths)
+    assert (found.height, found.width) == expected
+    assert shaped(found, paths) == found, "settled once and for all"
+    assert shaped(settings.model_copy(update={"aspect": "fixed"}), paths).width == 128
+
+
+def test_a_bundle_keeps_the_shape_its_photos_gave_it(general: Path, tmp_path: Path) -> None:
+    for index in range(6):
+        path = tmp_path / "data/train/good" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, np.random.default_rng(index).integers(0, 255, (96, 48, 3), np.uint8))
+    recipe = load_recipe(None, [*TINY, "image.aspect=photos", "detect.steps=2", "refine.steps=0"])
+    bundle = train(read_layout(tmp_path / "data"), recipe, tmp_path / "b", general=load_general(general), quiet=True)
+    assert (bundle.recipe.image.height, bundle.recipe.image.width) == (128, 64)
+    assert load_bundle(tmp_path / "b").recipe.image == bundle.recipe.image
 
 
 def test_a_tenth_but_at_least_eight_images_are_held_out() -> None:

@@ -86,9 +86,15 @@ def line(height: int, width: int, generator: torch.Generator) -> Tensor:
 
 
 def blob_group(height: int, width: int, generator: torch.Generator) -> Tensor:
-    """One to four ellipses (H, W) float32 of 0 and 1, half axes of 1/100 to 1/8 of the shorter side."""
+    """One to four ellipses (H, W) float32 of 0 and 1, half axes of 1/100 to 1/8 of the shorter side.
+
+    In a group of three, on average one lies across the border: chipped edges.
+    """
     count = int(torch.randint(1, 5, (), generator=generator))
     draws = torch.rand(count, 5, generator=generator)
+    at_border = torch.rand(count, generator=generator) < 1 / 3
+    nearest = torch.minimum(draws[:, :2], 1 - draws[:, :2]).argmin(1)
+    draws[at_border, nearest[at_border]] = draws[at_border, nearest[at_border]].round()
     short = min(height, width)
     rows, columns = torch.arange(height)[:, None] + 0.5, torch.arange(width)[None, :] + 0.5
     mask = torch.zeros(height, width, dtype=torch.bool)

@@ -5,9 +5,11 @@ what a defect looks like, and whose defects are whole cells of 4 or 8 pixels. He
 and the untouched codes, and their difference is added to the photo under a mask of any shape. The photo is then
 encoded like any other. Still no texture from outside: all that is painted comes out of codes.
 
-Three ways to alter, per image: the paper's (each cell's code resampled on its own), `shift` (one vector, the
+Four ways to alter, per image: the paper's (each cell's code resampled on its own), `shift` (one vector, the
 difference of two of the object's own codes, added to all features), `blend` (features drawn towards one of the
-object's own codes). The last two keep a defect coherent: darker, smoother, discoloured as a whole.
+object's own codes), `transplant` (codes of another good image, mirrored and from another place). `shift` and `blend`
+keep a defect coherent: darker, smoother, discoloured as a whole. `transplant` keeps its texture real and only its place
+wrong, as pasted patches of good images do (Schlüter et al., NSA, ECCV 2022); in half of them the tone is kept too.
 
 Axes: B images, D code length, H, W rows and columns of the image, h, w of a grid of codes.
 """
@@ -35,7 +37,7 @@ class Painted(NamedTuple):
 
 
 class Ways(NamedTuple):
-    """Share of the defects made by `shift` and by `blend` (the rest by the paper's rule), and of images with a decoy.
+    """Shares of the defects made by `shift`, `blend`, `transplant` (the rest by the paper's rule); of images with a decoy.
 
     `opacity`: range of the factor on what the altered codes change; `visible`: mean change of a pixel, of 1, under
     which it does not count as part of a defect.
@@ -47,6 +49,7 @@ class Ways(NamedTuple):
     decoy: float = 0.3
     opacity: tuple[float, float] = (0.4, 1.2)
     visible: float = 0.02
+    transplant: float = 0.0
 
 
 @torch.no_grad()
@@ -68,7 +71,7 @@ def paint(
     Draws are made on the CPU, so that every device gets the same.
     """
     batch, device = len(image), image.device
-    draws = torch.rand(batch, 8, generator=generator)
+    draws = torch.rand(batch, 9, generator=generator)
     encoding = discrete.encode(image)
     drawn = discrete.decode(encoding.coarse_codes, encoding.fine_codes).float()
     change = torch.zeros_like(image)
@@ -81,7 +84,7 @@ def paint(
             image[chosen], encoding.fine_features[chosen].float(), encoding.fine_indices[chosen],
             masks[chosen] > 0, draws[picks], generator, ways, strength, skip_nearest, tables,
         )  # fmt: skip
-        change[chosen] = altered.float() - drawn[chosen]
+        change[chosen] = _kept_tone(altered.float() - drawn[chosen], masks[chosen], draws[picks], ways)
     grey = (image.amax(1) - image.amin(1)).flatten(1).amax(1) < GREY  # (B,)
     change = torch.where(grey[:, None, None, None], change.mean(1, keepdim=True), change)
     low, high = ways.opacity
@@ -92,6 +95,15 @@ def paint(
     repainted = torch.where(with_decoys.unsqueeze(1), own, image)
     seen = nn.functional.avg_pool2d(laid.abs().mean(1, keepdim=True), 3, stride=1, padding=1).squeeze(1)
     return Painted((repainted + laid).clamp(0, 1), (seen > ways.visible) & (masks > 0.05), encoding)
+
+
+def _kept_tone(change: Tensor, masks: Tensor, draws: Tensor, ways: Ways) -> Tensor:
+    """The change (b, 3, H, W), less its mean under the mask in half of the transplants."""
+    moved = ways.shift + ways.blend
+    kept = (draws[:, 2] >= moved) & (draws[:, 2] < moved + ways.transplant) & (draws[:, 8] < 0.5)
+    weight = masks.unsqueeze(1)
+    mean = (change * weight).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp_min(1)
+    return torch.where(kept.to(change.device)[:, None, None, None], change - mean, change)
 
 
 def _altered(
@@ -109,11 +121,13 @@ def _altered(
     skip_nearest: float,
     tables: RankTables | None,
 ) -> Tensor:
-    """What the altered codes of some images draw: (b, 3, H, W). `draws` (b, 8) in [0, 1), on the CPU."""
+    """What the altered codes of some images draw: (b, 3, H, W). `draws` (b, 9) in [0, 1), on the CPU."""
     device = image.device
-    resampled = draws[:, 2] >= ways.shift + ways.blend
+    resampled = draws[:, 2] >= ways.shift + ways.blend + ways.transplant
     blended = ~resampled & (draws[:, 2] >= ways.shift)
-    grids = draws[:, 3]
+    transplanted = ~resampled & (draws[:, 2] >= ways.shift + ways.blend)
+    coherent = ~resampled & ~transplanted
+    grids = draws[:, 3].masked_fill(transplanted, 0.0)  # on both grids
     coarse_on, fine_on = (grids < 0.75).to(device), ((grids < 0.5) | (grids >= 0.75)).to(device)
     low, high = strength
     codes = []
@@ -127,8 +141,10 @@ def _altered(
         strengths = low + (high - low) * draws[:, column]
         alone = cells & resampled.to(device)[:, None, None]
         changed = replace_codes(book, features, indices, alone, strengths, generator, skip_nearest, table)
+        elsewhere = cells & transplanted.to(device)[:, None, None]
+        changed = torch.where(elsewhere, _elsewhere(indices, cell, donor, draws), changed)
         moved = _moved(book, features, indices, donor, blended, draws)
-        together = cells & ~resampled.to(device)[:, None, None]
+        together = cells & coherent.to(device)[:, None, None]
         image_of, row, across = together.nonzero(as_tuple=True)
         if len(image_of):
             changed = changed.clone()
@@ -149,3 +165,19 @@ def _moved(book: Codebook, features: Tensor, indices: Tensor, donor: Tensor, ble
     blend = torch.lerp(features, one[:, :, None, None].expand_as(features), amount)
     shift = features + 2 * amount * (one - two)[:, :, None, None]
     return torch.where(blended.to(features.device)[:, None, None, None], blend, shift)
+
+
+def _elsewhere(indices: Tensor, cell: int, donor: Tensor, draws: Tensor) -> Tensor:
+    """Codes (b, h, w) of the donors, mirrored or not, moved by a quarter to three quarters of the height and width.
+
+    Both grids, of cells of `cell` pixels, move alike: by whole coarse cells.
+    """
+    fineness = COARSE // cell
+    found = []
+    for index, (down, across, flip_down, flip_across) in enumerate(draws[:, 4:8].tolist()):
+        codes = indices[int(donor[index])]
+        axes = [axis for axis, flip in ((0, flip_down), (1, flip_across)) if flip < 0.5]
+        sides = zip(codes.shape, (down, across), strict=True)
+        steps = [fineness * round(side / fineness * (0.25 + part / 2)) for side, part in sides]
+        found.append(codes.flip(axes).roll(steps, (0, 1)))
+    return torch.stack(found)

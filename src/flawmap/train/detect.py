@@ -160,7 +160,7 @@ def with_defects(
         model.discrete, batch.to(device), opacity.to(device), decoys.to(device), generator,
         ways=Ways(
             settings.shift, settings.blend, settings.decoy,
-            (settings.opacity_min, settings.opacity_max), settings.visible,
+            (settings.opacity_min, settings.opacity_max), settings.visible, settings.transplant,
         ),
         strength=strength,
         skip_nearest=settings.skip_nearest, tables=tables,

@@ -23,7 +23,7 @@ from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
-from flawmap.train.sources import HeldOut, good_images
+from flawmap.train.sources import HeldOut, good_images, shaped
 
 RECIPE = "recipe.toml"
 
@@ -85,14 +85,14 @@ def train(
     """
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
+    good = sorted(sample.image for sample in listing.train_good)
+    recipe = recipe.model_copy(update={"image": shaped(recipe.image, good)})
     scope = read_scope(recipe.image)
     folder = out.with_name(out.name + ".run")
     _take_up(folder, recipe, resume)
     machine = Machine(recipe.run)
     started = time.monotonic()
-    train_paths, held_out_paths = hold_out(
-        [sample.image for sample in listing.train_good], recipe.threshold, recipe.run.seed
-    )
+    train_paths, held_out_paths = hold_out(good, recipe.threshold, recipe.run.seed)
     images = good_images(train_paths, recipe, scope, folder, quiet)
     held_out = HeldOut(held_out_paths, recipe, scope)
 

@@ -5,13 +5,14 @@ Axes: B images or tiles, h, w their rows and columns.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from flawmap.config import Recipe
+from flawmap.config import ImageSettings, Recipe
 from flawmap.data.dataset import GoodImages
 from flawmap.data.images import read_pixels
 from flawmap.data.large import GoodTiles
@@ -22,6 +23,8 @@ from flawmap.measure.tiled import inspect_tiles
 from flawmap.model.dsr import DSR
 
 GB = 10**9
+SHAPES_READ = 32  # photos that settle the shape of the network's input
+LONGEST = 4  # times the shorter side
 
 
 def good_images(
@@ -41,6 +44,21 @@ def good_images(
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     return tiles
+
+
+def shaped(settings: ImageSettings, paths: Sequence[Path]) -> ImageSettings:
+    """`settings` with height and width settled: with aspect = photos, by the median shape of up to 32 of `paths`.
+
+    The sides are multiples of 16, as every network here needs. Raises ImageError for a broken file.
+    """
+    if settings.aspect == "fixed" or not paths:
+        return settings
+    shapes = [read_pixels(path).shape for path in paths[:: -(-len(paths) // SHAPES_READ)]]
+    ratio = statistics.median(shape[0] / shape[1] for shape in shapes)
+    short = min(settings.height, settings.width)
+    long = 16 * round(short * min(max(ratio, 1 / ratio), LONGEST) / 16)
+    height, width = (long, short) if ratio > 1 else (short, long)
+    return settings.model_copy(update={"height": height, "width": width, "aspect": "fixed"})
 
 
 class HeldOut:
