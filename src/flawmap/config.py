@@ -45,8 +45,8 @@ class ImageSettings(_Section):
     aspect: Literal["fixed", "photos"] = Field(
         "fixed",
         description="`photos`: at the start of a training the longer side follows the good photos' own shape, between "
-        "1 and 4 times the shorter of `height` and `width`, which the other side keeps. `fixed`: `height` and `width` as "
-        "they are, whatever the photos' shape. Not for tiles.",
+        "1 and 4 times the shorter of `height` and `width`, which the other side keeps. `fixed`: `height` and `width` "
+        "as they are, whatever the photos' shape. Not for tiles.",
     )
     shrink: Literal["linear", "area"] = Field(
         "linear", description="Interpolation when an image is made smaller; `linear` is the authors'."

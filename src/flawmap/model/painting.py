@@ -37,7 +37,7 @@ class Painted(NamedTuple):
 
 
 class Ways(NamedTuple):
-    """Shares of the defects made by `shift`, `blend`, `transplant` (the rest by the paper's rule); of images with a decoy.
+    """Shares of the defects made by `shift`, `blend`, `transplant` (the rest by the paper's rule), and of decoys.
 
     `opacity`: range of the factor on what the altered codes change; `visible`: mean change of a pixel, of 1, under
     which it does not count as part of a defect.
