@@ -56,7 +56,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a training th
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on the terminal.")]
 Device = Annotated[str, typer.Option("--device", help="`auto` (a GPU if there is one), `cpu`, `cuda`, ….")]
-Batch = Annotated[int, typer.Option("--batch", min=0, help="Images, or tiles of one, at a time; 0: 1 on a CPU, 8 on a GPU.")]
+Batch = Annotated[int, typer.Option("--batch", min=0, help="Images (or tiles) at a time; 0: 1 on a CPU, 8 on a GPU.")]
 
 
 def _command(name: str, when_stopped: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
