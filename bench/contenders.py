@@ -1,0 +1,254 @@
+"""Who inspects: flawmap's bundles and their peers, each in every runtime that is installed, behind one call.
+
+Axes: H, W an image file's rows and columns, h, w the network's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from efficientad import EfficientAD
+from flawmap.bundle import Bundle, build, load_general, save_bundle
+from flawmap.config import Recipe, load_recipe
+from flawmap.data.dataset import network_input
+from flawmap.data.images import read_image, resize_map, to_uint8, write_image
+from flawmap.data.surfaces import SURFACES, draw_good
+from flawmap.deploy.artefact import GraphRuntime, openvino_options
+from flawmap.deploy.inspector import Inspector
+from flawmap.measure.threshold import Threshold
+from transcription import Transcription
+
+RUNTIMES = ("torch", "onnx", "openvino")
+PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+LIMIT = Threshold(0.5, 0.5, 0.01, 100, True, "given", "")
+
+Array = np.ndarray[Any, Any]
+
+
+class Contender(NamedTuple):
+    """network: (1, 3, h, w) float32 -> map and score, nothing else; inspect: an image file -> defective or not."""
+
+    name: str
+    runtime: str
+    network: Callable[[Array], object]
+    inspect: Callable[[Path], bool]
+    size: tuple[int, int]
+    precision: str = "float32"
+
+    @property
+    def label(self) -> str:
+        """What the tables call it."""
+        return f"{self.name} / {self.runtime}" + ("" if self.precision == "float32" else f" {self.precision}")
+
+
+def installed(runtime: str) -> bool:
+    """Whether a runtime, and what exports to it, is here."""
+    needed = [PACKAGES[runtime]] if runtime == "torch" else [PACKAGES[runtime], "onnx", "onnxscript"]
+    return all(find_spec(name) is not None for name in needed)
+
+
+def draw_files(folder: Path, count: int, height: int, width: int, seed: int = 0) -> list[Path]:
+    """Good parts drawn as PNG files of height x width pixels."""
+    random, names = np.random.default_rng(seed), sorted(SURFACES)
+    files = []
+    for index in range(count):
+        picture = draw_good(names[index % len(names)], max(height, width), random)[:height, :width]
+        files.append(folder / f"part{index:03d}.png")
+        write_image(files[-1], to_uint8(np.ascontiguousarray(picture)))
+    return files
+
+
+def random_bundle(recipe: str | Recipe, height: int = 0, width: int = 0, seed: int = 0) -> Bundle:
+    """An untrained bundle of a recipe's sizes, with the shipped general model where it fits: right for time."""
+    found = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    if height:
+        image = found.image.model_copy(update={"height": height, "width": width or height})
+        found = found.model_copy(update={"image": image})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(found.model, with_refinement=found.refine.steps > 0)
+    general = load_general().state_dict()
+    own = model.discrete.state_dict()
+    if all(own[name].shape == tensor.shape for name, tensor in general.items()):
+        model.discrete.load_state_dict(general)
+    return Bundle(model.eval().requires_grad_(False), found, LIMIT, {})
+
+
+def of_bundle(
+    name: str, bundle: Bundle, folder: Path, runtimes: Sequence[str], threads: int, device: str = "cpu",
+    int8: Sequence[Path] = (),
+) -> list[Contender]:  # fmt: skip
+    """flawmap's own, through flawmap's own exports and Inspector; `int8`: good images to fit INT8 to."""
+    found = []
+    for runtime in runtimes:
+        if runtime == "torch":
+            found.append(_of_inspector(name, runtime, Inspector(bundle, device, threads)))
+            continue
+        file = exported(bundle, folder / name, runtime)
+        found.append(_of_inspector(name, runtime, Inspector(bundle, runtime=GraphRuntime(file, threads))))
+        if int8 and find_spec("nncf") is not None:
+            file = _quantized(bundle, folder / f"{name}-int8", runtime, int8)
+            inspector = Inspector(bundle, runtime=GraphRuntime(file, threads))
+            found.append(_of_inspector(name, runtime, inspector, "int8"))
+    return found
+
+
+def _of_inspector(name: str, runtime: str, inspector: Inspector, precision: str = "float32") -> Contender:
+    settings = inspector.bundle.recipe.image
+
+    def inspect(path: Path) -> bool:
+        return bool(inspector.inspect(path).defective)
+
+    return Contender(name, runtime, inspector.runtime, inspect, (settings.height, settings.width), precision)
+
+
+def exported(bundle: Bundle, stem: Path, runtime: str) -> Path:
+    """The bundle as `flawmap export` hands it over, after its check against PyTorch."""
+    from flawmap.deploy.export import export
+
+    source = stem.with_name(stem.name + ".bundle")
+    save_bundle(bundle, source, overwrite=True, dtype="float32")
+    out = stem.with_name(stem.name + (".onnx" if runtime == "onnx" else ".openvino"))
+    return export(source, runtime, out, overwrite=True).file
+
+
+def _quantized(bundle: Bundle, stem: Path, runtime: str, images: Sequence[Path]) -> Path:
+    """The same in INT8, without the check that ranking is kept: untrained weights have nothing to rank."""
+    import onnx
+
+    from flawmap.deploy.export import _stamp, describe
+    from flawmap.deploy.graph import inspection_graph, network_graph
+    from flawmap.deploy.quantize import quantize_onnx, quantize_openvino
+
+    settings = bundle.recipe.image
+    whole = inspection_graph(network_graph(bundle.model, settings.height, settings.width), bundle)
+    pixels = [to_uint8(read_image(path)) for path in images]
+    with _quiet():
+        if runtime == "onnx":
+            file = stem.with_name(stem.name + ".onnx")
+            onnx.save(quantize_onnx(whole, pixels), file)
+        else:
+            import openvino
+
+            file = stem.with_name(stem.name + ".xml")
+            model = quantize_openvino(openvino.Core().read_model(whole.SerializeToString(), b""), pixels)
+            openvino.save_model(model, file, compress_to_fp16=False)
+            del model
+    _stamp(file, describe(bundle, "", "int8", dynamic_batch=False))
+    return file
+
+
+def of_peer(
+    name: str, model: nn.Module, folder: Path, runtimes: Sequence[str], threads: int, device: str = "cpu",
+    height: int = 256, width: int = 256,
+) -> list[Contender]:  # fmt: skip
+    """A peer, as its own authors would run it: decode, resize, network, map at the image's size, threshold."""
+    model = model.eval().requires_grad_(False)
+    settings = load_recipe("paper").image.model_copy(update={"height": height, "width": width})
+
+    def contender(runtime: str, network: Callable[[Array], tuple[Array, Array]]) -> Contender:
+        def inspect(path: Path) -> bool:
+            image = read_image(path)
+            maps, scores = network(network_input(image, settings).numpy()[None])
+            resize_map(maps[0], *image.shape[:2])
+            return bool(scores[0] > LIMIT.score)
+
+        return Contender(name, runtime, network, inspect, (height, width))
+
+    found = []
+    for runtime in runtimes:
+        if runtime == "torch":
+            found.append(contender(runtime, _torch(model, threads, device)))
+            continue
+        file = folder / f"{name}.onnx"
+        if not file.exists():
+            _to_onnx(model, file, height, width)
+        found.append(contender(runtime, (_onnx if runtime == "onnx" else _openvino)(file, threads)))
+    return found
+
+
+def peers(folder: Path, runtimes: Sequence[str], threads: int, device: str = "cpu") -> list[Contender]:
+    """The transcription, with the weights of `random_bundle("paper")`, and EfficientAD-S."""
+    transcription = Transcription()
+    transcription.load_state_dict(random_bundle("paper").model.state_dict())
+    found = of_peer("transcription", transcription, folder, runtimes, threads, device)
+    return found + of_peer("efficientad", EfficientAD(), folder, runtimes, threads, device)
+
+
+def _torch(model: nn.Module, threads: int, device: str) -> Callable[[Array], tuple[Array, Array]]:
+    torch.set_num_threads(threads)
+    model = model.to(device)
+
+    @torch.no_grad()
+    def network(pixels: Array) -> tuple[Array, Array]:
+        result = model(torch.from_numpy(pixels).to(device))
+        return result.map.cpu().numpy(), result.score.cpu().numpy()
+
+    return network
+
+
+class _Outputs(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        result = self.model(pixels)
+        return result.map, result.score
+
+
+def _to_onnx(model: nn.Module, file: Path, height: int, width: int) -> None:
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _Outputs(model), (torch.full((1, 3, height, width), 0.5),), dynamo=True, verbose=False, opset_version=18,
+            input_names=["pixels"], output_names=["map", "score"],
+        )  # fmt: skip
+        program.save(file)
+
+
+def _onnx(file: Path, threads: int) -> Callable[[Array], tuple[Array, Array]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda pixels: tuple(session.run(None, {"pixels": pixels}))
+
+
+def _openvino(file: Path, threads: int) -> Callable[[Array], tuple[Array, Array]]:
+    import openvino
+
+    compiled = openvino.Core().compile_model(str(file), "CPU", openvino_options(threads))
+
+    def network(pixels: Array) -> tuple[Array, Array]:
+        found = compiled(pixels)
+        return np.array(found[0]), np.array(found[1])
+
+    return network
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Exporters and NNCF print much that plays no part here."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Where drawn images and exports lie while a script runs."""
+    return tempfile.TemporaryDirectory(prefix="flawmap-bench-")
