@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers check clean
+.PHONY: help demo bench test lint types layers check clean
 
 help:
 	@echo "make demo     draw sample parts, train on the good ones, find the defects: demo/index.html"
+	@echo "make bench    the targets of speed and quality against what was measured, some minutes"
 	@echo "make test     all tests"
 	@echo "make lint     ruff"
 	@echo "make types    mypy --strict"
@@ -19,6 +20,9 @@ help:
 
 demo: $(VENV)/.ready
 	@$(BIN)/python -m flawmap.demo
+
+bench: $(VENV)/.ready
+	@$(BIN)/python bench/table.py
 
 test: $(VENV)/.ready
 	@$(BIN)/python -m pytest
