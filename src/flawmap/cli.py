@@ -121,7 +121,7 @@ def pretrain_command(
     """
     import torch.distributed as dist
 
-    from flawmap.bundle import Prior, general_card, load_general, save_general, save_prior
+    from flawmap.bundle import Prior, general_card, load_general, load_prior, save_general, save_prior
     from flawmap.config import load_recipe
     from flawmap.data.layouts import find_images
     from flawmap.train.pretrain import pretrain
@@ -136,6 +136,9 @@ def pretrain_command(
     recipe = load_recipe(config, settings)
     if general is not None and not recipe.pretrain.prior:
         raise ConfigError("--general is of use for a prior alone; this recipe trains a discrete model")
+    start = recipe.model.prior if recipe.pretrain.prior else ""
+    if start and general is not None:
+        raise ConfigError("the prior that model.prior names brings its own discrete model; leave out --general")
     found = find_images(images)
     if leader:
         _say(f"{len(found)} images, {recipe.pretrain.held_out:.0%} held out")
@@ -143,15 +146,19 @@ def pretrain_command(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise BundleError(f"cannot write to {folder}: {problem.strerror}") from problem
-    model = load_general(general) if general else pretrain(found, recipe, folder, resume=resume, quiet=quiet)
+    begun = load_prior(start) if start else None
+    if begun is not None:
+        model = begun.model.discrete
+    else:
+        model = load_general(general) if general else pretrain(found, recipe, folder, resume=resume, quiet=quiet)
     if dist.is_initialized():
         dist.barrier()  # the others may still be writing their checkpoints
         dist.destroy_process_group()
     if leader:
-        card = general_card(general) if general else _card(folder, len(found), recipe)
+        card = begun.card if begun else general_card(general) if general else _card(folder, len(found), recipe)
         if recipe.pretrain.prior:
             prior = train_prior(found, recipe, model, folder, resume=resume, quiet=quiet)
-            save_prior(Prior(prior, recipe.model, card), out)
+            save_prior(Prior(prior, recipe.model.model_copy(update={"prior": ""}), card), out)
         else:
             save_general(model, out, card)
         log = out.with_name(out.stem + ".metrics.jsonl")

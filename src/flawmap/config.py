@@ -89,7 +89,7 @@ class ModelSettings(_Section):
     prior: str = Field(
         "",
         description="The general prior to start from: the name of a shipped one (`lean`) or a file. Empty: the general "
-        "discrete model alone, everything else untrained, as in the paper.",
+        "discrete model alone, everything else untrained, as in the paper. A prior's training may start from one too.",
     )
     warm: bool = Field(
         True,
@@ -249,8 +249,18 @@ class DetectSettings(_Section):
         1,
         ge=1,
         le=8,
-        description="Detection's optimizer steps on each batch; from the second on, mirrored and turned by quarters. "
-        "Making defects and drawings costs more than detection. Paper: 1.",
+        description="Detection's optimizer steps for each batch; the second and later ones are on what `replay` keeps, "
+        "mirrored and turned by quarters. Making defects and drawings costs more than detection. Paper: 1.",
+    )
+    replay: int = Field(
+        0, ge=0, le=4096, description="Batches kept to be seen again, in memory; 0: only the one at hand. Paper: 0."
+    )
+    settle: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the run after which restriction and object decoder stay as they are and draw as they do "
+        "when inspecting; detection goes on alone. Paper: 1.",
     )
     restriction_weight: float = Field(
         1.0, ge=0, description="Weight of L2(restricted features, clean codes), each grid. Authors: 1."

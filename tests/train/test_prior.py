@@ -14,6 +14,7 @@ from flawmap.data.images import write_image
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.errors import ConfigError
 from flawmap.model.discrete import DiscreteModel
+from flawmap.train.loop import initial_weights
 from flawmap.train.prior import NaturalImages, train_prior, varied
 from flawmap.train.run import start_weights
 
@@ -73,7 +74,8 @@ def test_natural_images_come_in_the_asked_size(photos: list[Path]) -> None:
 def test_a_stopped_prior_goes_on_to_the_same_weights(photos: list[Path], tmp_path: Path) -> None:
     for name in ("whole", "part"):
         (tmp_path / name).mkdir()
-    whole = train_prior(photos, small(), discrete(), tmp_path / "whole", quiet=True).state_dict()
+    recipe = small("detect.settle=0.7", "detect.views=3", "detect.replay=2")
+    whole = train_prior(photos, recipe, discrete(), tmp_path / "whole", quiet=True).state_dict()
 
     class Stopped(Exception):
         pass
@@ -91,15 +93,33 @@ def test_a_stopped_prior_goes_on_to_the_same_weights(photos: list[Path], tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NaturalImages, "draw", draw)
         with pytest.raises(Stopped):
-            train_prior(photos, small(), discrete(), tmp_path / "part", quiet=True)
+            train_prior(photos, recipe, discrete(), tmp_path / "part", quiet=True)
     assert any((tmp_path / "part").iterdir())
-    again = train_prior(photos, small(), discrete(), tmp_path / "part", resume=True, quiet=True).state_dict()
+    again = train_prior(photos, recipe, discrete(), tmp_path / "part", resume=True, quiet=True).state_dict()
     for name, tensor in whole.items():
         assert torch.equal(tensor, again[name]), name
     start = discrete().state_dict()
     for name, tensor in start.items():
         assert torch.equal(whole["discrete." + name], tensor), "the discrete model stays as it is"
     assert not torch.equal(whole["object_decoder.conv.weight"], start["decoder.conv.weight"])
+
+
+def test_once_settled_the_drawings_stay_and_detection_goes_on(photos: list[Path], tmp_path: Path) -> None:
+    found = {}
+    for settle in (0, 0.5, 1):
+        (tmp_path / str(settle)).mkdir()
+        recipe = small("detect.steps=4", f"detect.settle={settle}")
+        found[settle] = train_prior(photos, recipe, discrete(), tmp_path / str(settle), quiet=True).state_dict()
+    with initial_weights(small().run.seed):
+        start = build(small().model, with_refinement=False).state_dict()
+    start |= {"object_decoder." + name: tensor for name, tensor in discrete().decoder.state_dict().items()}
+    drawn = [name for name in start if name.startswith(("coarse_restriction", "fine_restriction", "object_decoder"))]
+    for name in drawn:
+        assert torch.equal(found[0][name], start[name]), f"{name} stays from the start, running means included"
+    for one, other in ((0, 0.5), (0.5, 1)):
+        assert any(not torch.equal(found[one][name], found[other][name]) for name in drawn)
+    for weights in found.values():
+        assert not torch.equal(weights["detection.out.weight"], start["detection.out.weight"])
 
 
 def prior_file(tmp_path: Path, seed: int = 3) -> Path:
@@ -153,3 +173,25 @@ def test_the_command_makes_a_prior_for_a_given_discrete_model(photos: list[Path]
     assert result.exit_code == 0, result.output
     assert load_prior(out).settings == small().model
     assert out.with_suffix("").with_suffix(".metrics.jsonl").exists()
+
+
+def test_a_prior_may_be_trained_on_from_another(photos: list[Path], tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from flawmap.bundle import load_prior
+    from flawmap.cli import app
+
+    first, out = prior_file(tmp_path), tmp_path / "second.safetensors"
+    card = {"psnr": 20.0, "coarse_used": 1.0, "fine_used": 0.5}
+    save_prior(Prior(load_prior(first).model, small().model, card), first, dtype="float32")
+    settings = (*SMALL, "pretrain.prior=true", f"model.prior={first}", "detect.steps=1", "detect.rate=1e-9")
+    options = [option for setting in settings for option in ("--set", setting)]
+    given = ["pretrain", *map(str, photos), "--out", str(out), "--quiet", *options]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
+    old, new = load_prior(first), load_prior(out)
+    assert new.settings.prior == "" and new.card == card
+    for name in ("discrete.to_fine.weight", "detection.out.weight", "object_decoder.conv.weight"):
+        assert torch.allclose(old.model.state_dict()[name], new.model.state_dict()[name], atol=1e-3), name
+    clash = CliRunner().invoke(app, [*given, "--overwrite", "--general", str(tmp_path / "g.safetensors")])
+    assert clash.exit_code != 0 and "leave out --general" in clash.output

@@ -8,6 +8,7 @@ Axes: B images, D code length, H, W rows and columns of the image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -105,21 +106,25 @@ class DSR(nn.Module):
 
         `image` (B, 3, H, W), the one drawn, is needed only when detection sees it.
         """
+        return self.judge(self.compared(object_image, general_image, image), object_image.shape[-2:])
+
+    def compared(self, object_image: Tensor, general_image: Tensor, image: Tensor | None = None) -> Tensor:
+        """What detection looks at, (B, 3n, H / scale, W / scale): the drawings, and the image if it sees that."""
         pictures = [object_image, general_image]
         if self.sees_image:
             assert image is not None, "this detection sees the image itself; pass it too"
             pictures.append(image)
         seen = torch.cat([picture.to(object_image.dtype) for picture in pictures], dim=1)
-        if self.detection_scale > 1:
-            seen = nn.functional.avg_pool2d(seen, self.detection_scale)
+        return nn.functional.avg_pool2d(seen, self.detection_scale) if self.detection_scale > 1 else seen
+
+    def judge(self, seen: Tensor, size: Sequence[int]) -> Tensor:
+        """Logits (B, 2, H, W) of `compared` pictures; `size` is (H, W)."""
         if self.standardise:
             seen = standardised(seen)
         small: Tensor = self.detection(seen)
         if self.detection_scale == 1:
             return small
-        return nn.functional.interpolate(
-            small.float(), size=object_image.shape[-2:], mode="bilinear", align_corners=False
-        )
+        return nn.functional.interpolate(small.float(), size=tuple(size), mode="bilinear", align_corners=False)
 
     def refine(self, object_image: Tensor, general_image: Tensor, first_map: Tensor) -> Tensor:
         """Logits (B, 2, H, W) from the drawings (B, 3, H, W) and the softmaxed first map (B, 2, H, W)."""

@@ -20,6 +20,7 @@ from flawmap.model.dsr import DSR
 from flawmap.model.painting import Ways, paint
 from flawmap.train.loop import Machine, Stage, learning_rate, seeded, set_rate
 from flawmap.train.losses import focal_loss
+from flawmap.train.replay import Replay
 
 
 class Images(Protocol):
@@ -63,16 +64,21 @@ def train_detection(
         "object_decoder": model.object_decoder,
         "detection": model.detection,
     }
+    drawing = [module for name, module in modules.items() if name != "detection"]
     model.discrete.requires_grad_(False)
     optimizer = torch.optim.Adam([{"params": module.parameters()} for module in modules.values()], lr=settings.rate)
     generator = seeded(recipe.run.seed, 10)
     tables = rank_tables(model.discrete) if defects.ranks == "table" else None
+    replay = replay_for(model, recipe, machine.device)
     stage = Stage(
-        name, settings.steps, settings.batch, folder=folder, settings=recipe.run, modules=modules,
-        optimizer=optimizer, generator=generator, resume=resume, quiet=quiet,
+        name, settings.steps, settings.batch, folder=folder, settings=recipe.run, modules=modules, optimizer=optimizer,
+        generator=generator, extra=replay.buffers if replay else None, resume=resume, quiet=quiet,
     )  # fmt: skip
     for step in stage:
         set_rate(optimizer, rate_at(step, settings))
+        settled = step >= settings.settle * settings.steps
+        for module in drawing:
+            module.train(not settled)
         batch = images.draw(
             settings.batch, generator, rotate=defects.rotate, degrees=defects.rotate_degrees,
             border="zeros" if defects.rotate_border == "black" else "reflection", crop=settings.crop,
@@ -81,35 +87,52 @@ def train_detection(
         with machine.autocast():
             sample = with_defects(model, batch, defects, generator, machine.device, tables)
             batch = batch.to(machine.device)
-            restricted = model.restrict(sample.coarse_codes, sample.fine_codes)
-            object_image = model.draw_object(restricted.coarse_codes, restricted.fine_codes)
+            with torch.set_grad_enabled(not settled):
+                restricted = model.restrict(sample.coarse_codes, sample.fine_codes)
+                object_image = model.draw_object(restricted.coarse_codes, restricted.fine_codes)
             with torch.no_grad():
                 general_image = model.discrete.decode(sample.coarse_codes, sample.fine_codes)
-            logits = model.detect(object_image.detach(), general_image, sample.image)
+            seen = model.compared(object_image.detach(), general_image, sample.image)
+            logits = model.judge(seen, sample.mask.shape[-2:])
         losses = {
             "coarse": (restricted.coarse_features.float() - sample.clean_coarse).square().mean(),
             "fine": (restricted.fine_features.float() - sample.clean_fine).square().mean(),
             "image": (object_image.float() - batch).square().mean(),
             "focal": focal_loss(logits, sample.mask),
         }
-        loss = (
-            settings.restriction_weight * (losses["coarse"] + losses["fine"])
-            + settings.image_weight * losses["image"]
-            + settings.detection_weight * losses["focal"]
-        )
+        loss = settings.detection_weight * losses["focal"]
+        if not settled:
+            loss = (
+                settings.restriction_weight * (losses["coarse"] + losses["fine"])
+                + settings.image_weight * losses["image"]
+                + loss
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        if replay:
+            replay.put(step, seen, sample.mask)
         for _ in range(1, settings.views):
+            pictures, mask = replay.draw(step, generator) if replay else (seen, sample.mask)
             turn = turned(generator)
-            pictures = [turn(picture.detach()) for picture in (object_image, general_image, sample.image)]
             with machine.autocast():
-                logits = model.detect(*pictures)
-            again = settings.detection_weight * focal_loss(logits, turn(sample.mask))
+                logits = model.judge(turn(pictures), turn(mask).shape[-2:])
+            again = settings.detection_weight * focal_loss(logits, turn(mask))
             optimizer.zero_grad(set_to_none=True)  # the others have no gradient, and stay as they are
             again.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         stage.report(step, losses)
+
+
+def replay_for(model: DSR, recipe: Recipe, device: torch.device) -> Replay | None:
+    """Room for the batches that `detect.replay` keeps, if any is used."""
+    settings = recipe.detect
+    if not settings.replay or settings.views == 1:
+        return None
+    height, width = (settings.crop or side for side in (recipe.image.height, recipe.image.width))
+    channels, scale = 9 if model.sees_image else 6, model.detection_scale
+    pictures = settings.batch, channels, height // scale, width // scale
+    return Replay(min(settings.replay, settings.steps), pictures, (settings.batch, height, width), device)
 
 
 def turned(generator: torch.Generator) -> Callable[[Tensor], Tensor]:

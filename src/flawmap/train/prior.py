@@ -23,6 +23,7 @@ from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
 from flawmap.train.loop import Machine, initial_weights
 from flawmap.train.pretrain import Crops, split
+from flawmap.train.run import start_weights
 
 GREY, ZOOM, TONE = 0.5, 0.6, 0.7  # shares of the crops made grey, enlarged, changed in tone
 LARGEST_ZOOM = 3.0
@@ -77,15 +78,15 @@ def train_prior(
 ) -> DSR:
     """Train restriction, object decoder and detection on `images` with the frozen `discrete` model.
 
-    Checkpoint and metrics.jsonl go to `folder`; with `resume`, goes on from there to the weights of an uninterrupted
-    run. Returns the DSR without refinement. Raises ImageError for a file that is no image, CheckpointError.
+    With `model.prior` set the training starts from that prior, discrete model included. Checkpoint and metrics.jsonl go
+    to `folder`; with `resume`, goes on from there to the weights of an uninterrupted run. Returns the DSR without
+    refinement. Raises ImageError for a file that is no image, CheckpointError, ConfigError for a prior of other sizes.
     """  # fmt: skip
     machine = Machine(recipe.run)
+    recipe = recipe.model_copy(update={"detect": recipe.detect.model_copy(update={"crop": 0})})  # crops anyway
     with initial_weights(recipe.run.seed):
         model = build(recipe.model, with_refinement=False)
-    model.discrete.load_state_dict(discrete.state_dict())
-    if recipe.model.decoder == "general":
-        model.object_decoder.load_state_dict(discrete.decoder.state_dict())
+    start_weights(model, recipe.model, None if recipe.model.prior else discrete)
     model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     train_paths, _ = split(images, recipe.pretrain.held_out, recipe.run.seed)
