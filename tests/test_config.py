@@ -91,6 +91,8 @@ def test_set_wins_over_the_file(tmp_path: Path) -> None:
         ("image.shrink=cubic", "image.shrink"),
         ("anomalies.strength_min=0.01", "strength_min"),
         ("model.restriction_widths=[8, 16]", "model.restriction_widths"),
+        ("model.score_side=20", "score_side must be odd"),
+        ("model.detection_fold=true", "detection_fold needs"),
     ],
 )
 def test_a_wrong_setting_gives_one_line_that_names_it(override: str, said: str) -> None:

@@ -35,7 +35,7 @@ from flawmap.model.blocks import start_from_normal
 from flawmap.model.decoder import ObjectDecoder
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
-from flawmap.model.dsr import DSR
+from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 1  # raised when an older flawmap could no longer read what a newer one writes
@@ -72,7 +72,9 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         else ObjectDecoder(2 * length, settings.decoder_widths, hidden, width, hidden)
     )
     norm = settings.norm
-    detection = DetectionUNet(9 if settings.detection_sees_image else 6, settings.detection_width, norm)
+    scale, fold = settings.detection_scale, settings.detection_fold
+    inputs = detection_channels(settings.detection_sees_image, scale, fold)
+    detection = DetectionUNet(inputs, settings.detection_width, norm, 2 * scale**2 if fold else 2)
     if norm == "instance":
         start_from_normal(object_decoder)
         start_from_normal(detection)
@@ -83,9 +85,11 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         object_decoder=object_decoder,
         detection=detection,
         refinement=DetectionUNet(8, settings.refinement_width, norm) if with_refinement else None,
-        detection_scale=settings.detection_scale,
+        detection_scale=scale,
         sees_image=settings.detection_sees_image,
         standardise=settings.detection_standardise,
+        fold=fold,
+        score_side=settings.score_side,
     )
 
 

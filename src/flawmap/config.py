@@ -137,6 +137,26 @@ class ModelSettings(_Section):
     detection_sees_image: bool = Field(
         False, description="Detection reads the image itself beside its two drawings. Paper: false."
     )
+    detection_fold: bool = Field(
+        False,
+        description="Where detection sees the image at 1/2 of its size: its pixels are folded into channels instead of "
+        "averaged, and the map's come out of channels instead of being enlarged. Thin cracks stay thin.",
+    )
+    score_side: int = Field(
+        21,
+        ge=1,
+        le=127,
+        description="The score is the largest mean of the map over a square of this side, in pixels at the network's "
+        "size; odd. A small square finds small defects, a large one is calmer. Authors: 21.",
+    )
+
+    @model_validator(mode="after")
+    def _odd(self) -> ModelSettings:
+        if self.score_side % 2 == 0:
+            raise ValueError(f"score_side must be odd, not {self.score_side}")
+        if self.detection_fold and not (self.detection_sees_image and self.detection_scale > 1):
+            raise ValueError("detection_fold needs detection_sees_image = true and detection_scale = 2")
+        return self
 
 
 class AnomalySettings(_Section):
@@ -203,7 +223,14 @@ class AnomalySettings(_Section):
         0.3, ge=0, le=1, description="Painted: share of images with a region redrawn from its own codes: no defect."
     )
     lines: float = Field(0.3, ge=0, le=1, description="Painted: share of the defects that are thin lines.")
-    blobs: float = Field(0.3, ge=0, le=1, description="Painted: share that are blobs; the rest are Perlin patches.")
+    blobs: float = Field(0.3, ge=0, le=1, description="Painted: share that are blobs.")
+    regions: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Painted: share that are bands or one side of a bent line, up to half of the image. What `lines`, "
+        "`blobs` and `regions` leave are Perlin patches.",
+    )
     opacity_min: float = Field(0.4, ge=0, description="Painted: smallest factor on what altered codes change.")
     opacity_max: float = Field(1.2, gt=0, description="Painted: largest factor on what altered codes change.")
     visible: float = Field(
@@ -217,8 +244,8 @@ class AnomalySettings(_Section):
     def _ordered(self) -> AnomalySettings:
         if not self.skip_nearest < self.strength_min <= self.strength_max:
             raise ValueError("skip_nearest < strength_min <= strength_max must hold")
-        if self.shift + self.blend + self.transplant > 1 or self.lines + self.blobs > 1:
-            raise ValueError("shift + blend + transplant and lines + blobs must not exceed 1")
+        if self.shift + self.blend + self.transplant > 1 or self.lines + self.blobs + self.regions > 1:
+            raise ValueError("shift + blend + transplant and lines + blobs + regions must not exceed 1")
         if self.opacity_min > self.opacity_max:
             raise ValueError("opacity_min must not exceed opacity_max")
         return self

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from flawmap.data.shapes import blob_group, decoy_masks, defect_masks, line, softened
+from flawmap.data.shapes import blob_group, decoy_masks, defect_masks, line, region, softened
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -44,6 +44,21 @@ def test_blobs_are_few_and_within_an_eighth_of_the_side() -> None:
         mask = blob_group(96, 128, generator).numpy()
         assert ndimage.label(mask)[1] <= 4
         assert 2 * ndimage.distance_transform_edt(mask).max() <= 2 * 96 / 8 + 2
+
+
+def test_regions_reach_the_border_and_cover_up_to_half() -> None:
+    generator = seeded(4)
+    masks = [region(96, 128, generator).numpy() for _ in range(60)]
+    assert all(0.04 < mask.mean() < 0.51 for mask in masks)
+    assert min(mask.mean() for mask in masks) < 0.1
+    assert max(mask.mean() for mask in masks) > 0.3
+    assert all(mask[[0, -1]].any() or mask[:, [0, -1]].any() for mask in masks)
+    assert all(ndimage.label(mask)[1] <= 3 for mask in masks), "one piece, or one cut in two by the border"
+
+
+def test_regions_are_drawn_when_asked_for() -> None:
+    alone = defect_masks(40, 64, 64, seeded(), empty=0.0, lines=0.0, blobs=0.0, regions=1.0)
+    assert float((alone > 0.5).float().mean((1, 2)).min()) > 0.02
 
 
 @pytest.mark.parametrize(("lines", "blobs"), [(1.0, 0.0), (0.0, 1.0)])

@@ -113,6 +113,23 @@ def test_policy_resize_without_scope_gives_the_models_own_score() -> None:
     assert np.array_equal(found.network_map, result.map[0].numpy())
 
 
+@pytest.mark.parametrize("policy", ["tile", "resize"])
+@pytest.mark.parametrize("where", ["image.include=[]", "image.include=[[[0, 0], [1, 0], [1, 1], [0, 1]]]"])
+def test_the_side_of_the_square_that_is_scored_holds_on_every_path(policy: str, where: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    scores = []
+    for side in (1, 5, 21):
+        inspector = Inspector(bundle(recipe(f"image.policy={policy}", f"model.score_side={side}", where)), device="cpu")
+        found = inspector.inspect(pixels)
+        image = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            result = inspector.bundle.model(image.to(memory_format=torch.channels_last))
+        wanted = float(image_score(result.detection_map, side))
+        assert found.score == pytest.approx(wanted, abs=1e-6)
+        scores.append(found.score)
+    assert scores[0] > scores[1] > scores[2]
+
+
 def test_an_image_of_one_tile_is_inspected_as_by_resize() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     tiled, resized = (

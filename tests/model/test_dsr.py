@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from flawmap.model.decoder import ObjectDecoder
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
-from flawmap.model.dsr import DSR, image_score
+from flawmap.model.dsr import DSR, detection_channels, image_score, standardised
 from flawmap.model.restriction import SubspaceRestriction, halved
+from flawmap.train.detect import turned, turned_pictures
 
 
 def tiny(*, refinement: bool = True, general: bool = False) -> DSR:
@@ -151,11 +152,50 @@ def test_the_image_loss_reaches_both_restrictions_and_leaves_the_discrete_model_
     assert all(parameter.grad is None for parameter in model.discrete.parameters())
 
 
+class PixelByPixel(torch.nn.Module):
+    """Stands for a detection that calls defective what is bright in the image's first channel."""
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        assert seen.shape[1] == detection_channels(sees_image=True, scale=2, fold=True) == 18
+        return torch.cat([torch.zeros_like(seen[:, :4]), seen[:, 6:10]], dim=1)
+
+
+def folding() -> DSR:
+    plain = tiny(refinement=False)
+    parts = (plain.discrete, plain.coarse_restriction, plain.fine_restriction, plain.object_decoder)
+    return DSR(*parts, PixelByPixel(), detection_scale=2, sees_image=True, fold=True)  # type: ignore[arg-type]
+
+
+def test_folded_pixels_come_back_where_they_were() -> None:
+    drawing, image = pictures(2, 32, 48), pictures(2, 32, 48, seed=2)
+    logits = folding().detect(drawing, drawing, image)
+    assert torch.equal(logits[:, 1], image[:, 0])
+    assert torch.equal(logits[:, 0], torch.zeros(2, 32, 48))
+
+
+def test_folded_pixels_are_turned_with_the_picture() -> None:
+    model, drawing, image = folding(), pictures(2, 32, 32), pictures(2, 32, 32, seed=2)
+    for seed in range(8):
+        turn = turned(torch.Generator().manual_seed(seed))
+        seen = turned_pictures(model.compared(drawing, drawing, image), turn, model)
+        torch.testing.assert_close(seen, model.compared(turn(drawing), turn(drawing), turn(image)))
+        assert torch.equal(model.judge(seen, (32, 32))[:, 1], turn(image)[:, 0])
+
+
+def test_standardised_folded_pictures_have_mean_0_and_deviation_1() -> None:
+    folded = torch.nn.functional.pixel_unshuffle(pictures(2, 32, 32) * 0.3 + 0.2, 2)
+    image = standardised(torch.cat([pictures(2, 16, 16), pictures(2, 16, 16), folded], 1), 12)[:, 6:]
+    torch.testing.assert_close(image.mean((1, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
+    assert (image.std((1, 2, 3)) - 1).abs().max() < 0.3  # short of 1 by what DARKEST adds
+
+
 def test_score_is_the_largest_mean_of_21_by_21_pixels() -> None:
     maps = torch.zeros(2, 64, 48)
     maps[0, 20:41, 10:31] = 0.5  # fills one window
     maps[1, 30, 30] = 1.0
     torch.testing.assert_close(image_score(maps), torch.tensor([0.5, 1 / 441]))
+    torch.testing.assert_close(image_score(maps, 5), torch.tensor([0.5, 1 / 25]))
+    torch.testing.assert_close(image_score(maps, 1), torch.tensor([0.5, 1.0]))
 
 
 def test_zeros_beyond_the_border_count_in_the_score() -> None:

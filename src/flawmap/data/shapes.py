@@ -1,4 +1,4 @@
-"""Shapes of painted training defects: Perlin patches (DSR §3.3), thin lines along level sets of noise, and blobs.
+"""Shapes of painted training defects: Perlin patches (DSR §3.3), thin lines along level sets of noise, blobs, bands.
 
 The paper's patches alone leave a detector blind to cracks and pores. All are drawn from one torch generator, half
 of them with soft edges, so that a defect does not give itself away by a sharp border.
@@ -27,11 +27,12 @@ def defect_masks(
     empty: float = 0.5,
     lines: float = 0.3,
     blobs: float = 0.3,
+    regions: float = 0.0,
 ) -> Tensor:
     """Opacity of defects (B, H, W) float32 in [0, 1]; a share `empty` is 0 everywhere.
 
-    Shares `lines` and `blobs` of the others are thin lines and groups of blobs, the rest Perlin patches as
-    `perlin_masks` makes them.
+    Shares `lines`, `blobs` and `regions` of the others are thin lines, groups of blobs and large parts of the image,
+    the rest Perlin patches as `perlin_masks` makes them.
     """
     masks = torch.zeros(batch, height, width)
     blank = torch.rand(batch, generator=generator) < empty
@@ -43,6 +44,8 @@ def defect_masks(
             mask = line(height, width, generator)
         elif kinds[index] < lines + blobs:
             mask = blob_group(height, width, generator)
+        elif kinds[index] < lines + blobs + regions:
+            mask = region(height, width, generator)
         else:
             mask = (noise(height, width, generator, 0, octaves) > threshold).float()
         masks[index] = softened(mask, generator)
@@ -105,6 +108,23 @@ def blob_group(height: int, width: int, generator: torch.Generator) -> Tensor:
         cosine, sine = math.cos(turn * math.pi), math.sin(turn * math.pi)
         mask |= ((cosine * x + sine * y) / axes[0]) ** 2 + ((cosine * y - sine * x) / axes[1]) ** 2 < 1
     return mask.float()
+
+
+def region(height: int, width: int, generator: torch.Generator) -> Tensor:
+    """A band, or one side of a line (H, W) float32 of 0 and 1: straight but for gentle noise, 5 to 50 % of the image."""
+    draws = torch.rand(4, generator=generator).tolist()
+    rows, columns = torch.arange(height)[:, None] / height - 0.5, torch.arange(width)[None, :] / width - 0.5
+    # Defects of material and machining often run along the part: one in two is level or upright.
+    angle = (round(2 * draws[0]) / 2 if draws[1] < 0.5 else draws[0]) * math.pi
+    bent = 0.08 * draws[3] ** 2 * noise(height, width, generator, 0, 3)
+    across = math.cos(angle) * rows + math.sin(angle) * columns + bent
+    share = 0.05 + 0.45 * draws[2] ** 2
+    order = across.flatten().sort().values
+    start = float(torch.rand((), generator=generator)) * (1.0 - share)
+    if float(torch.rand((), generator=generator)) < 0.5:  # one side
+        start = 0.0 if start < (1.0 - share) / 2 else 1.0 - share
+    last = len(order) - 1
+    return ((across >= order[int(start * last)]) & (across <= order[int((start + share) * last)])).float()
 
 
 def softened(mask: Tensor, generator: torch.Generator) -> Tensor:

@@ -27,7 +27,6 @@ from flawmap.deploy.agreement import Agreement, Pixels, Ranking, compare, rank
 from flawmap.deploy.artefact import open_session, package, read_about
 from flawmap.deploy.graph import ABOUT, CHOICES, VERDICT, inspection_graph, network_graph, write_about
 from flawmap.errors import BundleError, ConfigError, DataError
-from flawmap.model.dsr import SCORE_SIDE
 
 KINDS = ("onnx", "openvino")
 COMPARED = 8  # images that an artefact in full precision is compared on
@@ -93,14 +92,14 @@ def export(
 
 def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch: bool) -> dict[str, Any]:
     """What an artefact says of itself."""
-    settings, threshold = bundle.recipe.image, bundle.threshold
+    settings, side, threshold = bundle.recipe.image, bundle.recipe.model.score_side, bundle.threshold
     return {
         "format": 1,
         "input": "image: uint8 (B, H, W, 3), BGR, "
         + ("any H and W" if settings.policy == "resize" else f"one {settings.height}x{settings.width} tile of a photo"),
         "outputs": {
             "map": f"float32 (B, {settings.height}, {settings.width}), probability of a defect in [0, 1]",
-            "score": f"float32 (B,), largest {SCORE_SIDE}x{SCORE_SIDE} mean of the map before refinement",
+            "score": f"float32 (B,), largest mean of detection_map over {side}x{side} pixels",
             VERDICT: "bool (B,), score > threshold: defective; absent without a threshold, and where image.include, "
             "exclude or ignore leave out part of the image, which map and score here do not",
             "object_image, general_image": "float32 (B, h, w, 3), BGR in [0, 1], as a good part and as it is",

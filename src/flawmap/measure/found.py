@@ -30,14 +30,16 @@ class Found(NamedTuple):
     general_images: Array
     detection_maps: Array
 
-    def within(self, inside: Mask | None) -> Found:
-        """The same when only the pixels `inside` (h, w) count: maps are 0 elsewhere. None changes nothing."""
+    def within(self, inside: Mask | None, score_side: int) -> Found:
+        """The same when only the pixels `inside` (h, w) count: maps are 0 elsewhere. None changes nothing.
+
+        `score_side`: side of the square that a score is a mean over.
+        """
         if inside is None:
             return self
         first = self.detection_maps * inside
-        return self._replace(
-            maps=self.maps * inside, scores=image_score(torch.from_numpy(first)).numpy(), detection_maps=first
-        )
+        scores = image_score(torch.from_numpy(first), score_side).numpy()
+        return self._replace(maps=self.maps * inside, scores=scores, detection_maps=first)
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 """The map and score of a large image, tile by tile (beyond DSR, which inspects images of 256x256).
 
 A batch of tiles at a time goes through the network; their maps are added up with the weights of `data.tiles`. The score
-keeps the paper's rule: the largest 21x21 mean, here of the blended detection map. That map is never whole in memory:
+keeps its rule: the largest mean over a square, here of the blended detection map. That map is never whole in memory:
 rows are scored as soon as no tile to come reaches them.
 
 Memory, beside the image itself: the map, 4 bytes a pixel; what the network needs for one batch of tiles; and some rows.
@@ -23,7 +23,6 @@ from flawmap.data.images import Mask, Stored, resize_pixels, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import Grid, Tile, cut
 from flawmap.measure.found import Found
-from flawmap.model.dsr import SCORE_SIDE
 
 PREVIEW = 512  # pixels, longest side of what is kept of the image and its drawings
 
@@ -51,19 +50,21 @@ def inspect_tiles(
     settings: ImageSettings,
     scope: Scope,
     *,
+    score_side: int,
     batch: int = 1,
     drawings: bool = True,
 ) -> Blended:
     """Inspect an image (H, W, 3) of `tiles.at_scale`, `batch` tiles at a time, without those wholly outside the scope.
 
-    `network` takes (B, 3, h, w) float32. Without `drawings` no pictures are made.
+    `network` takes (B, 3, h, w) float32. `score_side`: side of the square that a score is a mean over. Without
+    `drawings` no pictures are made.
     """
     height, width = shape = (pixels.shape[0], pixels.shape[1])
     tile_size = (settings.height, settings.width)
     inside = scope.inside(*shape)
     map_ = np.zeros(shape, np.float32)
     pictures = [Preview(shape), Preview(shape)] if drawings else []
-    strip = Strip(height, width, min(settings.height, height), inside)
+    strip = Strip(height, width, min(settings.height, height), inside, score_side)
     tiles = Grid(shape, tile_size, settings.overlap).touching(inside)
     for group in _groups(tiles, batch):
         tiles_seen = np.stack([to_float(cut(pixels, tile.top, tile.left, *tile_size)) for tile in group])
@@ -85,15 +86,15 @@ def inspect_tiles(
 
 
 class Strip:
-    """Rows of a map (H, W) that tiles to come may still change, and the largest 21x21 mean of those that are done.
+    """Rows of a map (H, W) that tiles to come may still change; of those that are done, the largest mean over a square.
 
-    Tiles come row by row, `side` rows high. `inside` (H, W): pixels outside it count as 0.
+    Tiles come row by row, `side` rows high. `inside` (H, W): pixels outside it count as 0. `square`: the square's side.
     """
 
-    def __init__(self, height: int, width: int, side: int, inside: Mask | None) -> None:
-        self.height, self.inside, self.top = height, inside, 0
+    def __init__(self, height: int, width: int, side: int, inside: Mask | None, square: int) -> None:
+        self.height, self.inside, self.square, self.top = height, inside, square, 0
         self.rows = np.zeros((side, width), np.float32)  # from `top` on
-        self.before = np.zeros((SCORE_SIDE // 2, width), np.float32)  # what means of the next rows reach back to
+        self.before = np.zeros((self.square // 2, width), np.float32)  # what means of the next rows reach back to
         self.highest = 0.0
 
     def add(self, tile: Tile, values: Floats) -> None:
@@ -105,7 +106,7 @@ class Strip:
     def score(self) -> float:
         """The largest mean of the whole map, beyond whose border zeros count."""
         self._finish(self.height)
-        self._score(np.zeros((SCORE_SIDE // 2, self.rows.shape[1]), np.float32))
+        self._score(np.zeros((self.square // 2, self.rows.shape[1]), np.float32))
         return min(self.highest, 1.0)
 
     def _finish(self, upto: int) -> None:
@@ -115,18 +116,18 @@ class Strip:
             done *= self.inside[self.top : self.top + count]
         self._score(done)
         if gap := upto - self.top - count:  # no tile held these rows; means of zeros need not all be taken
-            self._score(np.zeros((min(gap, SCORE_SIDE - 1), done.shape[1]), np.float32))
+            self._score(np.zeros((min(gap, self.square - 1), done.shape[1]), np.float32))
         self.rows[: len(left)], self.rows[len(left) :] = left, 0
         self.top = upto
 
     def _score(self, rows: Floats) -> None:
         known = np.concatenate([self.before, rows])
-        self.before = known[-(SCORE_SIDE - 1) :]
-        if len(known) < SCORE_SIDE:
+        self.before = known[len(known) - min(len(known), self.square - 1) :]
+        if len(known) < self.square:
             return
         sums = torch.from_numpy(known)[None, None]
-        sums = torch.nn.functional.avg_pool2d(sums, (SCORE_SIDE, 1), stride=1)  # in two passes: 21 times less work
-        sums = torch.nn.functional.avg_pool2d(sums, (1, SCORE_SIDE), stride=1, padding=(0, SCORE_SIDE // 2))
+        sums = torch.nn.functional.avg_pool2d(sums, (self.square, 1), stride=1)  # in two passes: far less work
+        sums = torch.nn.functional.avg_pool2d(sums, (1, self.square), stride=1, padding=(0, self.square // 2))
         self.highest = max(self.highest, float(sums.max()))
 
 

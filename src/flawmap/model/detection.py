@@ -17,10 +17,11 @@ class DetectionUNet(nn.Module):
     """(B, inputs, H, W) -> logits (B, 2, H, W), before softmax; channel 1 is "defect".
 
     Levels have `width`, 2, 4 and 4 times `width` channels. `inputs` is 6 for detection (two drawings; 9 with the image
-    itself) and 8 for refinement (two drawings, a map of two channels). Sides must be multiples of 8.
+    itself) and 8 for refinement (two drawings, a map of two channels). Sides must be multiples of 8. `outputs` is 2, or
+    2 * s**2 where each place stands for s by s pixels folded into channels.
     """
 
-    def __init__(self, inputs: int = 6, width: int = 64, norm: Norm = "instance") -> None:
+    def __init__(self, inputs: int = 6, width: int = 64, norm: Norm = "instance", outputs: int = 2) -> None:
         super().__init__()
         self.down1 = ConvPair(inputs, width, width, norm)
         self.down2 = ConvPair(width, 2 * width, 2 * width, norm)
@@ -32,10 +33,10 @@ class DetectionUNet(nn.Module):
         self.pair2 = ConvPair(4 * width, 2 * width, 2 * width, norm)
         self.up1 = UpConv(2 * width, width, norm)
         self.pair1 = ConvPair(2 * width, width, width, norm)
-        self.out = nn.Conv2d(width, 2, 3, padding=1)
+        self.out = nn.Conv2d(width, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, 2, H, W)."""
+        """(B, inputs, H, W) -> (B, outputs, H, W)."""
         level1 = self.down1(x)  # (B, width, H, W)
         level2 = self.down2(nn.functional.max_pool2d(level1, 2))  # (B, 2 width, H/2, W/2)
         level3 = self.down3(nn.functional.max_pool2d(level2, 2))  # (B, 4 width, H/4, W/4)

@@ -19,7 +19,7 @@ from flawmap.model.discrete import DiscreteModel
 from flawmap.model.restriction import SubspaceRestriction
 
 DARKEST = 0.02  # added to the deviation of a picture, of 1, before dividing by it: noise is not blown up
-SCORE_SIDE = 21  # pixels along the side of the square a score is a mean over (authors)
+SCORE_SIDE = 21  # pixels along the side of the square that a score is a mean over (authors)
 
 
 class Restricted(NamedTuple):
@@ -58,7 +58,9 @@ class DSR(nn.Module):
 
     `object_decoder` takes (B, 2D, H/4, W/4): an ObjectDecoder or a GeneralDecoder. Images are (B, 3, H, W), BGR, in
     [0, 1], sides multiples of 16. Beyond the paper, detection may compare the drawings at 1/`detection_scale` of the
-    image's size, and may see the image itself as a third picture (`sees_image`), since codes lose what is faint.
+    image's size, and may see the image itself as a third picture (`sees_image`), since codes lose what is faint. With
+    `fold` the image's pixels are then folded into channels instead of averaged, and the map's come out of channels
+    instead of being enlarged: nothing is lost at that size (space to depth; Shi et al. 2016).
     With `standardise` all it sees is shifted and scaled so that the last picture has mean 0 and deviation 1: a scratch
     on a dark part then looks like one on a bright part.
     """
@@ -75,8 +77,11 @@ class DSR(nn.Module):
         detection_scale: int = 1,
         sees_image: bool = False,
         standardise: bool = False,
+        fold: bool = False,
+        score_side: int = SCORE_SIDE,
     ) -> None:
         super().__init__()
+        assert not fold or (sees_image and detection_scale > 1), "only an image seen at a smaller size can be folded"
         self.discrete = discrete
         self.coarse_restriction = coarse_restriction
         self.fine_restriction = fine_restriction
@@ -84,6 +89,8 @@ class DSR(nn.Module):
         self.detection = detection
         self.refinement = refinement
         self.detection_scale, self.sees_image, self.standardise = detection_scale, sees_image, standardise
+        self.fold = fold
+        self.score_side = score_side
 
     def restrict(self, coarse_codes: Tensor, fine_codes: Tensor) -> Restricted:
         """Pull the codes of both grids back to those of good parts; each grid on its own."""
@@ -109,19 +116,26 @@ class DSR(nn.Module):
         return self.judge(self.compared(object_image, general_image, image), object_image.shape[-2:])
 
     def compared(self, object_image: Tensor, general_image: Tensor, image: Tensor | None = None) -> Tensor:
-        """What detection looks at, (B, 3n, H / scale, W / scale): the drawings, and the image if it sees that."""
-        pictures = [object_image, general_image]
+        """What detection looks at, (B, C, H / scale, W / scale): the drawings, and the image if it sees that.
+
+        C is `detection_channels` of the same choices.
+        """
+        seen, scale = torch.cat([object_image, general_image], dim=1), self.detection_scale
         if self.sees_image:
             assert image is not None, "this detection sees the image itself; pass it too"
-            pictures.append(image)
-        seen = torch.cat([picture.to(object_image.dtype) for picture in pictures], dim=1)
-        return nn.functional.avg_pool2d(seen, self.detection_scale) if self.detection_scale > 1 else seen
+            if self.fold:
+                folded = nn.functional.pixel_unshuffle(image.to(seen.dtype), scale)
+                return torch.cat([nn.functional.avg_pool2d(seen, scale), folded], dim=1)
+            seen = torch.cat([seen, image.to(seen.dtype)], dim=1)
+        return nn.functional.avg_pool2d(seen, scale) if scale > 1 else seen
 
     def judge(self, seen: Tensor, size: Sequence[int]) -> Tensor:
         """Logits (B, 2, H, W) of `compared` pictures; `size` is (H, W)."""
         if self.standardise:
-            seen = standardised(seen)
+            seen = standardised(seen, 3 * self.detection_scale**2 if self.fold else 3)
         small: Tensor = self.detection(seen)
+        if self.fold:
+            return nn.functional.pixel_shuffle(small, self.detection_scale)
         if self.detection_scale == 1:
             return small
         return nn.functional.interpolate(small.float(), size=tuple(size), mode="bilinear", align_corners=False)
@@ -147,7 +161,7 @@ class DSR(nn.Module):
             detection_map=first_map[:, 1],
             object_image=object_image,
             general_image=general_image,
-            score=image_score(first_map[:, 1]),
+            score=image_score(first_map[:, 1], self.score_side),
             coarse_indices=encoding.coarse_indices,
             fine_indices=encoding.fine_indices,
             coarse_restricted=restricted.coarse_features,
@@ -155,14 +169,22 @@ class DSR(nn.Module):
         )
 
 
-def standardised(pictures: Tensor) -> Tensor:
-    """Pictures of three channels, stacked (B, 3n, H, W), shifted and scaled by mean and deviation of the last one."""
-    last = pictures[:, -3:].float()
+def detection_channels(sees_image: bool, scale: int, fold: bool) -> int:
+    """Channels of what detection looks at (`DSR.compared`)."""
+    return 6 + (3 * (scale**2 if fold else 1) if sees_image else 0)
+
+
+def standardised(pictures: Tensor, channels: int = 3) -> Tensor:
+    """Pictures stacked (B, C, H, W), shifted and scaled by mean and deviation of the last one, of so many channels."""
+    last = pictures[:, -channels:].float()
     mean, deviation = last.mean(dim=(1, 2, 3), keepdim=True), last.std(dim=(1, 2, 3), keepdim=True)
     return (pictures - mean) / (deviation + DARKEST)
 
 
-def image_score(maps: Tensor) -> Tensor:
-    """Largest 21x21 mean of each map: (B, H, W) -> (B,). Stride 1, zeros beyond the border counted (authors)."""
-    means = nn.functional.avg_pool2d(maps.unsqueeze(1), SCORE_SIDE, stride=1, padding=SCORE_SIDE // 2)
+def image_score(maps: Tensor, side: int = SCORE_SIDE) -> Tensor:
+    """Largest mean of each map over a square of odd `side`: (B, H, W) -> (B,).
+
+    Stride 1, zeros beyond the border counted (authors).
+    """
+    means = nn.functional.avg_pool2d(maps.unsqueeze(1), side, stride=1, padding=side // 2)
     return means.flatten(1).amax(1)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flawmap.config import AnomalySettings, DetectSettings, Recipe
 from flawmap.data.perlin import perlin_masks
 from flawmap.data.shapes import decoy_masks, defect_masks
 from flawmap.model.anomalies import RankTables, alter, rank_tables
-from flawmap.model.dsr import DSR
+from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.painting import Ways, paint
 from flawmap.train.loop import Machine, Stage, learning_rate, seeded, set_rate
 from flawmap.train.losses import focal_loss
@@ -116,7 +116,7 @@ def train_detection(
             pictures, mask = replay.draw(step, generator) if replay else (seen, sample.mask)
             turn = turned(generator)
             with machine.autocast():
-                logits = model.judge(turn(pictures), turn(mask).shape[-2:])
+                logits = model.judge(turned_pictures(pictures, turn, model), turn(mask).shape[-2:])
             again = settings.detection_weight * focal_loss(logits, turn(mask))
             optimizer.zero_grad(set_to_none=True)  # the others have no gradient, and stay as they are
             again.backward()  # type: ignore[no-untyped-call]
@@ -130,7 +130,8 @@ def replay_for(model: DSR, recipe: Recipe, device: torch.device) -> Replay | Non
     if not settings.replay or settings.views == 1:
         return None
     height, width = (settings.crop or side for side in (recipe.image.height, recipe.image.width))
-    channels, scale = 9 if model.sees_image else 6, model.detection_scale
+    scale = model.detection_scale
+    channels = detection_channels(model.sees_image, scale, model.fold)
     pictures = settings.batch, channels, height // scale, width // scale
     return Replay(min(settings.replay, settings.steps), pictures, (settings.batch, height, width), device)
 
@@ -145,6 +146,14 @@ def turned(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
         return x.transpose(-1, -2) if swap and x.shape[-1] == x.shape[-2] else x
 
     return turn
+
+
+def turned_pictures(pictures: Tensor, turn: Callable[[Tensor], Tensor], model: DSR) -> Tensor:
+    """`turn` for what detection sees, whose image may be folded into channels."""
+    if not model.fold:
+        return turn(pictures)
+    shuffle, unshuffle, scale = nn.functional.pixel_shuffle, nn.functional.pixel_unshuffle, model.detection_scale
+    return torch.cat([turn(pictures[:, :6]), unshuffle(turn(shuffle(pictures[:, 6:], scale)), scale)], dim=1)
 
 
 def rate_at(step: int, settings: DetectSettings) -> float:
@@ -176,7 +185,8 @@ def with_defects(
         return Sample(batch, *altered)
     opacity = defect_masks(
         count, height, width, generator,
-        octaves=octaves, threshold=threshold, empty=empty, lines=settings.lines, blobs=settings.blobs,
+        octaves=octaves, threshold=threshold, empty=empty,
+        lines=settings.lines, blobs=settings.blobs, regions=settings.regions,
     )  # fmt: skip
     decoys = decoy_masks(count, height, width, generator)
     painted = paint(

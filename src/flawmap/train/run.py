@@ -51,7 +51,7 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
             raise ConfigError('model.prior brings its own discrete model; leave out --general, or set model.prior=""')
         prior = load_prior(settings.prior)
         for name in type(settings).model_fields:
-            if name in ("prior", "warm", "refinement_width"):
+            if name in ("prior", "warm", "refinement_width", "score_side"):
                 continue
             wanted, found = getattr(settings, name), getattr(prior.settings, name)
             if wanted != found:

@@ -88,12 +88,14 @@ class HeldOut:
         for index, path in enumerate(self.paths):
             if self.whole is not None:
                 inside = self.scope.inside(self.settings.height, self.settings.width)
-                found = look(model, self.whole.get([index]), device).within(inside)
+                found = look(model, self.whole.get([index]), device).within(inside, model.score_side)
                 scores.append(float(found.scores[0]))
                 peaks.append(float(found.maps.max()))
             else:
                 pixels = at_scale(read_pixels(path), self.settings)
-                blended = inspect_tiles(network, pixels, self.settings, self.scope, drawings=False)
+                blended = inspect_tiles(
+                    network, pixels, self.settings, self.scope, score_side=model.score_side, drawings=False
+                )
                 scores.append(blended.score)
                 peaks.append(float(blended.map.max()))
         return scores, peaks
