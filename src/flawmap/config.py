@@ -294,6 +294,12 @@ class DetectSettings(_Section):
     )
     image_weight: float = Field(10.0, ge=0, description="Weight of L2(object-specific image, input). Authors: 10.")
     detection_weight: float = Field(1.0, ge=0, description="Weight of the focal loss of the map. Authors: 1.")
+    extremes_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the cross-entropy of the most suspicious 0.2 % of the good and of the defective pixels "
+        "of each image, which decide its verdict. Paper: 0.",
+    )
 
 
 class RefineSettings(_Section):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flawmap.train.losses import focal_loss
+from flawmap.train.losses import extremes_loss, focal_loss
 
 
 def logits_for(probability: torch.Tensor) -> torch.Tensor:
@@ -77,3 +79,26 @@ def test_agrees_with_the_formula_written_out(gamma: float) -> None:
     p = torch.where(mask, p[:, 1], p[:, 0])
     expected = ((1 - p) ** gamma * -p.log()).mean()
     assert torch.allclose(focal_loss(logits, mask, gamma=gamma), expected, atol=1e-4)
+
+
+def test_extremes_push_the_worst_good_pixels_down_and_the_clearest_defective_ones_up() -> None:
+    logits = torch.randn(2, 2, 50, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.zeros(2, 50, 50, dtype=torch.bool)
+    mask[0, 10:20, 10:20] = True
+    extremes_loss(logits, mask).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    pushed = logits.grad[:, 1]
+    odds = (logits[:, 1] - logits[:, 0]).detach()
+    assert (pushed[mask] <= 0).all() and (pushed[~mask] >= 0).all()
+    for image, part, count in ((0, mask[0], 5), (0, ~mask[0], 5), (1, ~mask[1], 5)):  # 0.2 % of 2500 pixels
+        moved = part & (pushed[image] != 0)
+        assert int(moved.sum()) == count
+        assert odds[image][moved].min() >= odds[image][part & ~moved].max()
+
+
+def test_extremes_of_a_defect_smaller_than_the_share_or_of_all_pixels_are_finite() -> None:
+    logits = torch.zeros(3, 2, 40, 40)
+    mask = torch.zeros(3, 40, 40, dtype=torch.bool)
+    mask[0, 3, 3] = True
+    mask[1] = True
+    assert extremes_loss(logits, mask).item() == pytest.approx((2 + 2 + 1) * math.log(2) / 3)

@@ -111,7 +111,7 @@ def blob_group(height: int, width: int, generator: torch.Generator) -> Tensor:
 
 
 def region(height: int, width: int, generator: torch.Generator) -> Tensor:
-    """A band, or one side of a line (H, W) float32 of 0 and 1: straight but for gentle noise, 5 to 50 % of the image."""
+    """A band, or one side of a line (H, W) float32 of 0 and 1: straight but for gentle noise, 5 to 50 % of it all."""
     draws = torch.rand(4, generator=generator).tolist()
     rows, columns = torch.arange(height)[:, None] / height - 0.5, torch.arange(width)[None, :] / width - 0.5
     # Defects of material and machining often run along the part: one in two is level or upright.

@@ -5,7 +5,7 @@ The defects are the paper's, made in the codes, or painted onto the image (`mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ from flawmap.model.anomalies import RankTables, alter, rank_tables
 from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.painting import Ways, paint
 from flawmap.train.loop import Machine, Stage, learning_rate, seeded, set_rate
-from flawmap.train.losses import focal_loss
+from flawmap.train.losses import extremes_loss, focal_loss
 from flawmap.train.replay import Replay
 
 
@@ -98,9 +98,9 @@ def train_detection(
             "coarse": (restricted.coarse_features.float() - sample.clean_coarse).square().mean(),
             "fine": (restricted.fine_features.float() - sample.clean_fine).square().mean(),
             "image": (object_image.float() - batch).square().mean(),
-            "focal": focal_loss(logits, sample.mask),
+            **detection_losses(logits, sample.mask, settings),
         }
-        loss = settings.detection_weight * losses["focal"]
+        loss = detection_loss(losses, settings)
         if not settled:
             loss = (
                 settings.restriction_weight * (losses["coarse"] + losses["fine"])
@@ -117,11 +117,25 @@ def train_detection(
             turn = turned(generator)
             with machine.autocast():
                 logits = model.judge(turned_pictures(pictures, turn, model), turn(mask).shape[-2:])
-            again = settings.detection_weight * focal_loss(logits, turn(mask))
+            again = detection_loss(detection_losses(logits, turn(mask), settings), settings)
             optimizer.zero_grad(set_to_none=True)  # the others have no gradient, and stay as they are
             again.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         stage.report(step, losses)
+
+
+def detection_losses(logits: Tensor, mask: Tensor, settings: DetectSettings) -> dict[str, Tensor]:
+    """What detection learns from: logits (B, 2, H, W), mask (B, H, W) bool."""
+    losses = {"focal": focal_loss(logits, mask)}
+    if settings.extremes_weight > 0:
+        losses["extremes"] = extremes_loss(logits, mask)
+    return losses
+
+
+def detection_loss(losses: Mapping[str, Tensor], settings: DetectSettings) -> Tensor:
+    """The weighted sum of `detection_losses`."""
+    loss = settings.detection_weight * losses["focal"]
+    return loss + settings.extremes_weight * losses["extremes"] if "extremes" in losses else loss
 
 
 def replay_for(model: DSR, recipe: Recipe, device: torch.device) -> Replay | None:

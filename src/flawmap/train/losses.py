@@ -5,6 +5,8 @@ Axes: B images, H rows, W columns.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,3 +23,30 @@ def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, smoothing: floa
     target = torch.stack([1 - defect, defect], dim=1).clamp(smoothing, 1 - smoothing)
     p = (target * probabilities).sum(1) + smoothing
     return ((1 - p).clamp_min(0).pow(gamma) * -p.log()).mean()
+
+
+def extremes_loss(logits: Tensor, mask: Tensor, share: float = 0.002) -> Tensor:
+    """Cross-entropy of the most suspicious pixels: those of the good surface, which decide whether a good part is
+    rejected, and those of each defect, which decide whether it is found (beyond DSR).
+
+    logits (B, 2, H, W) and mask (B, H, W) bool as in `focal_loss`. Of each image the log-odds of the `share` of its
+    pixels that are most suspicious are averaged, once outside the mask (should be good) and once inside (defective;
+    of images with a mask alone, and of at most all its pixels).
+    """
+    odds = (logits[:, 1] - logits[:, 0]).float().flatten(1)  # (B, H * W)
+    inside = mask.flatten(1)
+    count = max(1, round(share * odds.shape[1]))
+    outside = odds.masked_fill(inside, -math.inf).topk(count, dim=1).values
+    found = odds.masked_fill(~inside, -math.inf).topk(count, dim=1).values
+    good, defective = _finite_mean(outside), _finite_mean(found)
+    return (_softplus(good) + _softplus(-defective) * inside.any(1)).mean()
+
+
+def _finite_mean(values: Tensor) -> Tensor:
+    """Mean of the finite values of each row (B, N) -> (B,); 0 where there are none."""
+    finite = values.isfinite()
+    return torch.where(finite, values, 0.0).sum(1) / finite.sum(1).clamp_min(1)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return torch.nn.functional.softplus(x)
