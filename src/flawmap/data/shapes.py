@@ -124,7 +124,8 @@ def region(height: int, width: int, generator: torch.Generator) -> Tensor:
     if float(torch.rand((), generator=generator)) < 0.5:  # one side
         start = 0.0 if start < (1.0 - share) / 2 else 1.0 - share
     last = len(order) - 1
-    return ((across >= order[int(start * last)]) & (across <= order[int((start + share) * last)])).float()
+    band: Tensor = (across >= order[int(start * last)]) & (across <= order[int((start + share) * last)])
+    return band.float()
 
 
 def softened(mask: Tensor, generator: torch.Generator) -> Tensor:
