@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests report to nobody; flawmap sees to it by itself
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -12,13 +18,16 @@ from typer.testing import CliRunner
 
 import flawmap
 from flawmap import bundle, cli, config
+from flawmap.data.images import read_image, write_image
 from flawmap.data.surfaces import write_sample_parts
+from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.train import run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TESTED = re.compile(r"<!-- tested -->\n```(\w*)\n(.*?)```", re.DOTALL)
+EXPORTERS = ("onnxscript", "onnxruntime", "openvino")
 BLOCKS = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -46,6 +55,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(config, "load_recipe", load_recipe)
     monkeypatch.setattr(bundle, "load_general", lambda _=None: general)
     monkeypatch.setattr(run, "load_general", lambda _=None: general)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -66,6 +76,98 @@ def test_readme_commands_run(workplace: Path) -> None:
     for kind, block in blocks:
         if kind == "python":
             exec(compile(block, "README.md", "exec"), {})
+
+
+EXPORT = TESTED.findall((ROOT / "docs" / "export.md").read_text(encoding="utf-8"))
+
+
+def test_commands_that_inspect_by_exports_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in EXPORTERS:
+        pytest.importorskip(package)
+    from flawmap.deploy import fastest
+
+    monkeypatch.setattr(fastest, "BUDGET", 0.0)
+    run_all([["train", "parts", "--out", "part.bundle", "--quiet"]])
+    _, shell = (commands(block) for kind, block in EXPORT if kind == "")
+    assert {words[words.index("--runtime") + 1] for words in shell} == {"onnx", "openvino", "auto"}
+    run_all(shell)
+    assert len(list((workplace / "cache" / "flawmap" / "choices").iterdir())) == 1
+
+
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with part.bundle, what the page exports it to, and an image in colour as part.png and part.ppm."""
+    for package in EXPORTERS:
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("artefacts")
+    recipe = config.load_recipe(
+        Path(__file__).with_name("tiny.toml"), ['model.norm="batch"', "model.detection_sees_image=true"]
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(3)
+        model = bundle.build(recipe.model, with_refinement=True).eval()
+        model.detection.out.weight.mul_(40)  # untrained, it sees little
+    limit = dataclasses.replace(choose_threshold([0.1] * 99, [0.1] * 99, 0.1), score=0.3)
+    bundle.save_bundle(bundle.Bundle(model, recipe, limit, {}), folder / "part.bundle")
+    shell, _ = (commands(block) for kind, block in EXPORT if kind == "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_all(shell)
+    rows, columns = np.mgrid[:90, :70]
+    image = np.stack([255 * (rows % 9 < 4), 2 * rows, 255 * (columns % 7 < 2)], axis=2).astype(np.uint8)  # BGR
+    write_image(folder / "part.png", image)
+    (folder / "part.ppm").write_bytes(b"P6\n70 90\n255\n" + image[:, :, ::-1].tobytes())
+    return folder
+
+
+def run_example(folder: Path, *program: str) -> str:
+    """What a program prints, this interpreter being `python3`."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(program, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_example(folder: Path, printed: str) -> None:
+    """Its last line, VERDICT SCORE IMAGE, is what flawmap finds."""
+    inspector = flawmap.load(folder / "part.bundle", "cpu")
+    image = read_image(folder / "part.png")
+    found = inspector.inspect(image)
+    assert abs(inspector.inspect(image[:, :, ::-1].copy()).score - found.score) > 1e-3, "a swap of colours would show"
+    verdict, score, _ = printed.splitlines()[-1].split()
+    assert verdict == ("defective" if found.defective else "good")
+    assert float(score) == pytest.approx(found.score, abs=2e-4)
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino"])
+def test_examples_in_python_find_without_flawmap_what_flawmap_finds(artefacts: Path, package: str) -> None:
+    (block,) = (block for kind, block in EXPORT if kind == "python" and f"import {package}\n" in block)
+    hidden = "import sys\nsys.modules['flawmap'] = sys.modules['torch'] = None\n"  # importing them fails
+    (artefacts / "example.py").write_text(hidden + block)
+    (artefacts / "part.png.map.png").unlink(missing_ok=True)
+    check_example(artefacts, run_example(artefacts, sys.executable, "example.py", "part.png"))
+    assert read_image(artefacts / "part.png.map.png").shape == (90, 70, 3)
+
+
+@pytest.mark.parametrize("tool", ["g++", "cmake"])
+def test_the_example_in_cpp_finds_what_flawmap_finds(artefacts: Path, tool: str) -> None:
+    import openvino
+
+    brought = Path(openvino.__file__).parent
+    if shutil.which("g++") is None or shutil.which(tool) is None:
+        pytest.skip(f"there is no g++ or {tool}")
+    if not (brought / "include").is_dir() or not (brought / "cmake").is_dir():
+        pytest.skip("this package of OpenVINO has no headers")
+    blocks = {kind: block for kind, block in EXPORT if kind in ("cpp", "sh", "cmake")}
+    (artefacts / "inspect.cpp").write_text(blocks["cpp"])
+    if tool == "g++":
+        check_example(artefacts, run_example(artefacts, "sh", "-ec", blocks["sh"]))
+        check_example(artefacts, run_example(artefacts, "./inspect", "part.onnx", "part.ppm"))
+    else:
+        (artefacts / "CMakeLists.txt").write_text(blocks["cmake"])
+        run_example(artefacts, "cmake", "-S", ".", "-B", "build", f"-DOpenVINO_DIR={brought / 'cmake'}")
+        run_example(artefacts, "cmake", "--build", "build")
+        check_example(artefacts, run_example(artefacts, "build/inspect", "part.openvino/part.xml", "part.ppm"))
 
 
 def test_python_page_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a training th
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on the terminal.")]
 Device = Annotated[str, typer.Option("--device", help="`auto` (a GPU if there is one), `cpu`, `cuda`, ….")]
+Runtime_ = Annotated[
+    str,
+    typer.Option("--runtime", help="`torch`; `onnx` or `openvino`, exported on first use; `auto`, the fastest here."),
+]
 Batch = Annotated[int, typer.Option("--batch", min=0, help="Images (or tiles) at a time; 0: 1 on a CPU, 8 on a GPU.")]
 
 
@@ -91,6 +95,10 @@ def printable(text: object) -> str:
 
 def _say(text: object) -> None:
     typer.echo(printable(text))
+
+
+def _remark(text: str) -> None:
+    typer.echo(f"flawmap: {printable(text)}", err=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -236,6 +244,7 @@ def inspect_command(
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    runtime: Runtime_ = "torch",
     batch: Batch = 0,
 ) -> None:
     """Say for each image how likely it is defective, and where."""
@@ -249,7 +258,7 @@ def inspect_command(
         _say(f"left out {len(own)} images: the maps and overlays of an earlier run in {out}")
         if not found:
             raise DataError(f"no images besides what an earlier run left in {out}; give the images to inspect")
-    inspector = load(bundle, device)
+    inspector = load(bundle, device, runtime=runtime, say=_remark)
     if inspector.bundle.threshold is None:
         _say(
             f"{bundle} has no threshold, so there are scores but no verdicts; set one with: flawmap threshold {bundle}"
@@ -294,6 +303,7 @@ def evaluate_command(
     category: Category = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    runtime: Runtime_ = "torch",
 ) -> None:
     """Measure detection and localization on labelled images.
 
@@ -303,7 +313,8 @@ def evaluate_command(
     from flawmap.deploy.inspector import load
 
     listing = _listing(data, layout, category)
-    evaluation = evaluate(load(bundle, device), listing, out, protocol=protocol, overwrite=overwrite)
+    inspector = load(bundle, device, runtime=runtime, say=_remark)
+    evaluation = evaluate(inspector, listing, out, protocol=protocol, overwrite=overwrite)
     for line in table(evaluation):
         _say(line)
     if out is not None:

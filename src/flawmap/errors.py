@@ -6,7 +6,8 @@ FlawmapError
 │   ├── ImageError     one file
 │   └── LayoutError    a folder's structure
 ├── BundleError        a bundle that cannot be read or written
-│   └── CheckpointError   a foreign or half-finished checkpoint
+│   ├── CheckpointError   a foreign or half-finished checkpoint
+│   └── DisagreementError   an export that does not find what PyTorch finds
 └── TrainingError      a training that cannot start or go on
 
 The command line prints the message and exits with 2; anything else is a defect of flawmap and shows its traceback.
@@ -41,6 +42,14 @@ class BundleError(FlawmapError):
 
 class CheckpointError(BundleError):
     """A checkpoint, ours or the authors', whose files, keys or shapes are not those expected."""
+
+
+class DisagreementError(BundleError):
+    """An export that does not find what PyTorch finds, and was not handed over; `fault` says how it differs."""
+
+    def __init__(self, message: str, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class TrainingError(FlawmapError):

@@ -22,6 +22,7 @@ from flawmap.errors import BundleError, ConfigError
 from flawmap.measure.found import Array, Found
 
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino"}
+PACKAGES = {kind: ("onnx", "onnxscript", own) for kind, own in (("onnx", "onnxruntime"), ("openvino", "openvino"))}
 Session = Callable[[np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]
 
 
@@ -100,6 +101,7 @@ def available_cores() -> int:
 
 def package(name: str) -> ModuleType:
     """A package of the extra `export`. Raises ConfigError when it is not installed."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, by ONNX Runtime; else it reports to its makers
     try:
         return import_module(name)
     except ImportError as problem:

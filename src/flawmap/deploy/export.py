@@ -24,11 +24,10 @@ from flawmap.data.layouts import find_images
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.data.tiles import at_scale, cut
 from flawmap.deploy.agreement import Agreement, Pixels, Ranking, compare, rank
-from flawmap.deploy.artefact import open_session, package, read_about
+from flawmap.deploy.artefact import PACKAGES, open_session, package, read_about
 from flawmap.deploy.graph import ABOUT, CHOICES, VERDICT, inspection_graph, network_graph, write_about
-from flawmap.errors import BundleError, ConfigError, DataError
+from flawmap.errors import BundleError, ConfigError, DataError, DisagreementError
 
-KINDS = ("onnx", "openvino")
 COMPARED = 8  # images that an artefact in full precision is compared on
 CALIBRATED, RANKED = 64, 48  # good images that INT8 is fitted to, and that it is judged on
 FEWEST = 16  # good images without which INT8 is not tried
@@ -57,11 +56,12 @@ def export(
 
     `images`: a folder of good images of the part; without it the check runs on surfaces that flawmap draws. INT8 is
     fitted to half of them and judged on the other half. Raises ConfigError when a package is missing or `int8` has no
-    images, BundleError when the artefact disagrees with PyTorch or its place is taken, DataError for the images.
+    images, DisagreementError when the artefact disagrees with PyTorch, BundleError when its place is taken, DataError
+    for the images.
     """
-    if to not in KINDS:
-        raise ConfigError(f"no export to {to}; there are: {', '.join(KINDS)}")
-    for name in ("onnx", "onnxscript", "onnxruntime" if to == "onnx" else "openvino", *(["nncf"] if int8 else [])):
+    if to not in PACKAGES:
+        raise ConfigError(f"no export to {to}; there are: {', '.join(PACKAGES)}")
+    for name in (*PACKAGES[to], *(["nncf"] if int8 else [])):
         package(name)
     if int8 and images is None:
         raise ConfigError("--int8 is fitted to good images of the part; give at least 16 with --images FOLDER")
@@ -79,7 +79,7 @@ def export(
         session = open_session(file)
         check = rank(session, bundle, judged) if int8 else compare(session, bundle, judged)
         if check.fault:
-            raise BundleError(f"{place} is refused and was not written: {check.fault}")
+            raise DisagreementError(f"{place} is refused and was not written: {check.fault}", check.fault)
         about |= {"check": {"on": whose, **dataclasses.asdict(check)}}
         _stamp(file, about)
         _same(session, file, judged[0])

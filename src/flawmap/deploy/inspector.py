@@ -9,7 +9,7 @@ Axes: H, W the image file's rows and columns; h, w the network's, or of the whol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from flawmap.data.dataset import network_input
 from flawmap.data.images import Mask, Stored, read_pixels, resize_map, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import at_scale
-from flawmap.deploy.runtimes import RUNTIMES, Runtime, TorchRuntime
+from flawmap.deploy.runtimes import AUTO, RUNTIMES, Runtime, TorchRuntime
 from flawmap.errors import ConfigError, ImageError
 from flawmap.measure.scores import Region, find_regions
 from flawmap.measure.tiled import inspect_tiles
@@ -186,11 +186,28 @@ class Inspector:
         )
 
 
-def load(path: str | Path, device: str = "auto", threads: int = 0, *, runtime: str = "torch") -> Inspector:
-    """Open a bundle for inspection; `runtime` is one of RUNTIMES. Raises BundleError, ConfigError."""
-    if runtime not in RUNTIMES:
-        raise ConfigError(f"no runtime {runtime}; there are: {', '.join(RUNTIMES)}")
-    return Inspector(load_bundle(Path(path)), device, threads)
+def load(
+    path: str | Path,
+    device: str = "auto",
+    threads: int = 0,
+    *,
+    runtime: str = "torch",
+    say: Callable[[str], object] = lambda line: None,
+) -> Inspector:
+    """Open a bundle for inspection by PyTorch (`torch`), by an export of it (`onnx`, `openvino`), or `auto`matically.
+
+    An export is made on first use and kept (deploy/kept.py); it computes on the CPU. `auto` measures once which is the
+    fastest here, and leaves out an export that cannot be had. `say` is told of both, a line each. Raises BundleError,
+    ConfigError.
+    """
+    if runtime not in (AUTO, *RUNTIMES):
+        raise ConfigError(f"no runtime {runtime}; there are: {', '.join((AUTO, *RUNTIMES))}")
+    bundle = load_bundle(Path(path))
+    if runtime == "torch":
+        return Inspector(bundle, device, threads)
+    from flawmap.deploy.fastest import open_runtime
+
+    return Inspector(bundle, runtime=open_runtime(runtime, Path(path), bundle, device, threads, say))
 
 
 def peak_region(found: Image) -> list[Region]:

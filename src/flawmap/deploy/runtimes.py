@@ -1,4 +1,4 @@
-"""What computes the network: PyTorch here, exported graphs beside it. All take pixels and give maps, alike.
+"""What computes the network: PyTorch here, exported graphs in artefact.py. All take pixels and give maps, alike.
 
 Axes: B images, h, w the network's rows and columns.
 """
@@ -13,7 +13,8 @@ from flawmap.errors import ConfigError
 from flawmap.measure.found import Array, Found, look
 from flawmap.model.dsr import DSR
 
-RUNTIMES = ("torch",)
+RUNTIMES = ("torch", "onnx", "openvino")
+AUTO = "auto"  # the fastest of them, by deploy/fastest.py
 
 
 class Runtime(Protocol):
@@ -40,7 +41,7 @@ class TorchRuntime:
     name = "torch"
 
     def __init__(self, model: DSR, device: str = "auto", threads: int = 0) -> None:
-        self.device = _device(device)
+        self.device = pick_device(device)
         if threads > 0:
             torch.set_num_threads(threads)
         self.model = model.eval().requires_grad_(False)
@@ -56,7 +57,8 @@ class TorchRuntime:
         return look(self.model, torch.from_numpy(images), self.device)
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is a GPU if there is one. Raises ConfigError when it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
