@@ -91,10 +91,10 @@ class ModelSettings(_Section):
         description="The general prior to start from: the name of a shipped one (`lean`) or a file. Empty: the general "
         "discrete model alone, everything else untrained, as in the paper. A prior's training may start from one too.",
     )
-    warm: bool = Field(
-        True,
-        description="With a prior, restriction, object decoder and detection start from it; false: only the discrete "
-        "model is taken.",
+    warm: Literal["all", "drawing", "none"] = Field(
+        "all",
+        description="What starts from the prior besides the discrete model: restriction, object decoder and detection "
+        "(`all`), the first two (`drawing`), or nothing (`none`).",
     )
     codes: int = Field(4096, ge=2, le=65536, description="Codes in each of the two codebooks. Paper: 4096.")
     code_length: int = Field(128, ge=4, le=1024, description="Numbers in a code. Paper: 128.")
@@ -236,8 +236,16 @@ class AnomalySettings(_Section):
     visible: float = Field(
         0.02,
         gt=0,
-        lt=1,
-        description="Painted: mean change of a pixel, of 1, under which it does not count as a defect.",
+        le=10,
+        description="Painted: mean change of a pixel, of 1, under which it does not count as a defect; with "
+        "`contrast_max` in units of the surface's grain.",
+    )
+    contrast_min: float = Field(1.0, gt=0, description="Painted: smallest mean change, as in `contrast_max`.")
+    contrast_max: float = Field(
+        0.0,
+        ge=0,
+        description="Painted: largest mean change of a defect, in units of the surface's grain (the deviation of a "
+        "photo from its own local mean), before `opacity`; 0: as the altered codes draw it.",
     )
 
     @model_validator(mode="after")
@@ -246,6 +254,8 @@ class AnomalySettings(_Section):
             raise ValueError("skip_nearest < strength_min <= strength_max must hold")
         if self.shift + self.blend + self.transplant > 1 or self.lines + self.blobs + self.regions > 1:
             raise ValueError("shift + blend + transplant and lines + blobs + regions must not exceed 1")
+        if self.contrast_max and self.contrast_min > self.contrast_max:
+            raise ValueError("contrast_min must not exceed contrast_max")
         if self.opacity_min > self.opacity_max:
             raise ValueError("opacity_min must not exceed opacity_max")
         return self
@@ -263,6 +273,12 @@ class DetectSettings(_Section):
         description="Side of a random square crop to train on, in pixels of the network's input; 0 for all. Paper: 0.",
     )
     rate: float = Field(2e-4, gt=0, description="Adam's learning rate. Paper: 2e-4.")
+    drawing_rate: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor on the rate for restriction and object decoder, which may start from a prior. Paper: 1.",
+    )
     drop_at: float = Field(
         0.8, ge=0, le=1, description="Share of the run after which the rate is multiplied by `drop`. Paper: 0.8."
     )
@@ -277,17 +293,22 @@ class DetectSettings(_Section):
         ge=1,
         le=8,
         description="Detection's optimizer steps for each batch; the second and later ones are on what `replay` keeps, "
-        "mirrored and turned by quarters. Making defects and drawings costs more than detection. Paper: 1.",
+        "turned as `replay_turns` says. Making defects and drawings costs more than detection. Paper: 1.",
     )
     replay: int = Field(
         0, ge=0, le=4096, description="Batches kept to be seen again, in memory; 0: only the one at hand. Paper: 0."
+    )
+    replay_turns: Literal["none", "mirror", "quarter"] = Field(
+        "quarter",
+        description="What is seen again is seen as it was (`none`), mirrored or not (`mirror`), or also turned by a "
+        "quarter (`quarter`, of square pictures). Where parts always lie alike, `none` learns what is normal soonest.",
     )
     settle: float = Field(
         1.0,
         ge=0,
         le=1,
         description="Share of the run after which restriction and object decoder stay as they are and draw as they do "
-        "when inspecting; detection goes on alone. Paper: 1.",
+        "when inspecting; detection goes on alone. Their `cosine` schedule ends there. Paper: 1.",
     )
     restriction_weight: float = Field(
         1.0, ge=0, description="Weight of L2(restricted features, clean codes), each grid. Authors: 1."

@@ -10,7 +10,7 @@ from flawmap.data.shapes import decoy_masks, defect_masks
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.model.anomalies import rank_tables, replace_codes
 from flawmap.model.discrete import DiscreteModel
-from flawmap.model.painting import Painted, Ways, paint
+from flawmap.model.painting import Painted, Ways, grain, paint
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +126,53 @@ def test_table_ranks_are_distributed_as_the_papers(
     empirical = torch.arange(1, len(ranks) + 1) / len(ranks)
     assert float((uniform - empirical).abs().max()) < 0.08
     assert not (altered == indices).any(), "the nearest 5 % hold the cell's own code"
+
+
+def rough(deviation: float, base: float = 0.5) -> torch.Tensor:
+    """Six grey images (6, 3, 64, 64) of noise with this deviation."""
+    noise = torch.randn(6, 1, 64, 64, generator=seeded(5))
+    return (base + deviation * noise).clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
+
+
+def test_grain_is_the_deviation_from_the_local_mean() -> None:
+    slope = torch.linspace(0.2, 0.8, 64).view(1, 1, 1, 64).expand(1, 3, 64, 64)
+    assert float(grain(slope)) < 0.02, "slow changes of brightness are no grain"
+    assert float(grain(rough(0.05)).mean()) == pytest.approx(0.05, rel=0.1)
+
+
+@pytest.mark.parametrize("deviation", [0.02, 0.08])
+def test_contrast_is_in_units_of_the_surfaces_grain(deviation: float, discrete: DiscreteModel) -> None:
+    images = rough(deviation)
+    masks = torch.zeros(6, 64, 64)
+    masks[:, 30:36, 30:36] = 1  # less than 1 % of the image: no allowance for large ones
+    found = painted(discrete, images, masks, Ways(0.5, 0.5, 0, (1, 1), 0.7, contrast=(4, 4)))
+    change = (found.image - images)[:, 0, 30:36, 30:36]
+    assert torch.equal(found.mask, masks > 0), "all of it is visible"
+    for tone, unit in zip(change.mean((1, 2)).abs().tolist(), grain(images).tolist(), strict=True):
+        assert tone == pytest.approx(min(4 * unit, 0.4), rel=0.15)
+
+
+def test_a_thin_line_counts_as_visible_by_its_own_contrast_and_what_is_too_faint_does_not(
+    discrete: DiscreteModel,
+) -> None:
+    images = rough(0.04)
+    masks = torch.zeros(6, 64, 64)
+    masks[:, 10:50, 31] = 1
+    plain = painted(discrete, images, masks, Ways(1, 0, 0, (1, 1), 1.0, contrast=(6, 6)))
+    assert float(plain.mask[masks > 0].float().mean()) > 0.9
+    faint = painted(discrete, images, masks, Ways(0, 0, 0, (1, 1), 1.0, contrast=(0.2, 0.2)))
+    assert float(faint.mask[masks > 0].float().mean()) < 0.2
+    assert not plain.mask[masks == 0].any()
+
+
+def test_what_covers_much_of_the_image_gets_less_contrast(discrete: DiscreteModel) -> None:
+    images = rough(0.04)
+    small, large = torch.zeros(6, 64, 64), torch.zeros(6, 64, 64)
+    small[:, 30:36, 30:36] = 1
+    large[:, 8:56, 8:56] = 1
+    ways = Ways(1, 0, 0, (1, 1), 0.7, contrast=(4, 4))
+    sizes = [
+        ((painted(discrete, images, masks, ways).image - images).mean(1) * masks).sum((1, 2)).abs() / masks.sum((1, 2))
+        for masks in (small, large)
+    ]
+    assert float((sizes[1] / sizes[0]).median()) == pytest.approx(0.4, abs=0.1)

@@ -131,10 +131,10 @@ def prior_file(tmp_path: Path, seed: int = 3) -> Path:
     return file
 
 
-def test_training_starts_from_the_prior_or_with_warm_off_from_its_discrete_model(tmp_path: Path) -> None:
+def test_training_starts_from_the_prior_from_its_drawing_or_from_its_discrete_model_alone(tmp_path: Path) -> None:
     file = prior_file(tmp_path)
-    for warm in (True, False):
-        recipe = small(f"model.prior={file}", f"model.warm={str(warm).lower()}")
+    for warm in ("all", "drawing", "none"):
+        recipe = small(f"model.prior={file}", f"model.warm={warm}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build(recipe.model, with_refinement=False)
@@ -142,9 +142,9 @@ def test_training_starts_from_the_prior_or_with_warm_off_from_its_discrete_model
             wanted = build(recipe.model, with_refinement=False)
         start_weights(model, recipe.model, None)
         assert torch.equal(model.discrete.to_fine.weight, wanted.discrete.to_fine.weight)
-        assert torch.equal(model.detection.out.weight, wanted.detection.out.weight) == warm
-        assert torch.equal(model.fine_restriction.out.weight, wanted.fine_restriction.out.weight) == warm
-        drawn = wanted.object_decoder if warm else wanted.discrete.decoder
+        assert torch.equal(model.detection.out.weight, wanted.detection.out.weight) == (warm == "all")
+        assert torch.equal(model.fine_restriction.out.weight, wanted.fine_restriction.out.weight) == (warm != "none")
+        drawn = wanted.discrete.decoder if warm == "none" else wanted.object_decoder
         assert torch.equal(model.object_decoder.conv.weight, drawn.conv.weight)  # type: ignore[union-attr]
 
 
@@ -152,6 +152,11 @@ def test_a_prior_of_other_sizes_and_a_general_model_beside_it_are_refused(tmp_pa
     file = prior_file(tmp_path)
     recipe = small(f"model.prior={file}", "model.detection_width=8")
     with pytest.raises(ConfigError, match=r"model\.detection_width is 8, and 4 in the prior"):
+        start_weights(build(recipe.model, with_refinement=False), recipe.model, None)
+    recipe = small(f"model.prior={file}", "model.detection_width=8", "model.warm=drawing")
+    start_weights(build(recipe.model, with_refinement=False), recipe.model, None)  # detection is not taken
+    recipe = small(f"model.prior={file}", "model.norm=instance", "model.warm=drawing")
+    with pytest.raises(ConfigError, match=r"model\.norm is instance"):
         start_weights(build(recipe.model, with_refinement=False), recipe.model, None)
     recipe = small(f"model.prior={file}")
     with pytest.raises(ConfigError, match="leave out --general"):

@@ -1,9 +1,12 @@
-"""Replay: the last batches are kept, and only they are drawn."""
+"""Replay: the last batches are kept, only they are drawn, turned as wanted; and the learning rates."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from flawmap.config import DetectSettings
+from flawmap.train.detect import rate_at, turned
 from flawmap.train.replay import Replay
 
 
@@ -39,3 +42,23 @@ def test_its_buffers_are_its_whole_state() -> None:
         buffer.copy_(first.buffers[name])
     for found in zip(*(r.draw(1, torch.Generator().manual_seed(4)) for r in (first, second)), strict=True):
         assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(("turns", "ways"), [("none", 1), ("mirror", 4), ("quarter", 8)])
+def test_what_is_seen_again_is_turned_as_far_as_wanted(turns: str, ways: int) -> None:
+    picture = torch.arange(9.0).view(1, 3, 3)
+    generator = torch.Generator().manual_seed(0)
+    found = {tuple(turned(generator, turns)(picture).flatten().tolist()) for _ in range(100)}
+    assert len(found) == ways
+    assert tuple(picture.flatten().tolist()) in found
+    if turns == "mirror":
+        assert all(abs(one[1] - one[0]) == 1 for one in found), "rows stay rows"
+
+
+def test_the_drawings_rate_ends_where_they_settle() -> None:
+    settings = DetectSettings(steps=100, rate=1e-3, schedule="cosine", warmup=10, settle=0.3)
+    assert rate_at(9, settings, 30) == rate_at(9, settings, 100) == pytest.approx(1e-3)
+    assert rate_at(30, settings, 30) == rate_at(31, settings, 30) == pytest.approx(0, abs=1e-9)
+    assert rate_at(55, settings, 100) == pytest.approx(5e-4)
+    paper = DetectSettings(steps=100)
+    assert rate_at(79, paper, 100) == 2e-4 and rate_at(80, paper, 100) == pytest.approx(2e-5)

@@ -26,6 +26,11 @@ from flawmap.model.codebook import Codebook
 from flawmap.model.discrete import COARSE, FINE, DiscreteModel, Encoding
 
 GREY = 2e-3  # images whose channels differ less than this are grey, and stay so
+GRAIN_SIDE = 15  # pixels along the side of the square of a local mean
+LARGE = 0.01  # share of the image from which on a defect is plain with less contrast
+STRONGEST = 0.4  # largest mean change, of 1
+FADED = 0.05  # opacity up to which a soft edge does not count as a part of the defect
+FAINTEST = 2e-3  # mean change, of 1, below which a change is not brought up to the wanted contrast in full
 
 
 class Painted(NamedTuple):
@@ -50,6 +55,7 @@ class Ways(NamedTuple):
     opacity: tuple[float, float] = (0.4, 1.2)
     visible: float = 0.02
     transplant: float = 0.0
+    contrast: tuple[float, float] | None = None
 
 
 @torch.no_grad()
@@ -90,11 +96,53 @@ def paint(
     low, high = ways.opacity
     opacity = (low + (high - low) * draws[:, 0]).to(device)[:, None, None, None]
     laid = change * opacity * masks.unsqueeze(1)
+    seen = _local_mean(laid.abs().mean(1), 3)  # (B, H, W)
+    visible: Tensor | float = ways.visible
+    if ways.contrast is not None:
+        unit = grain(image)  # (B,)
+        coherent = (draws[:, 2] < ways.shift + ways.blend).to(device)
+        draw = torch.rand(batch, generator=generator).to(device)
+        laid = _with_contrast(laid, masks, unit, coherent, draw, ways.contrast)
+        marks = masks > FADED
+        seen = _local_mean(laid.abs().mean(1) * marks, 7) / _local_mean(marks.float(), 7).clamp_min(1e-6)
+        visible = (ways.visible * unit)[:, None, None]
     with_decoys = decoys & (draws[:, 1] < ways.decoy).to(device)[:, None, None]
     own = torch.where(grey[:, None, None, None], drawn.mean(1, keepdim=True), drawn)
     repainted = torch.where(with_decoys.unsqueeze(1), own, image)
-    seen = nn.functional.avg_pool2d(laid.abs().mean(1, keepdim=True), 3, stride=1, padding=1).squeeze(1)
-    return Painted((repainted + laid).clamp(0, 1), (seen > ways.visible) & (masks > 0.05), encoding)
+    return Painted((repainted + laid).clamp(0, 1), (seen > visible) & (masks > FADED), encoding)
+
+
+def _local_mean(x: Tensor, side: int) -> Tensor:
+    """(B, H, W) -> the same, each pixel the mean over a square around it."""
+    return nn.functional.avg_pool2d(x.unsqueeze(1), side, stride=1, padding=side // 2).squeeze(1)
+
+
+def grain(image: Tensor) -> Tensor:
+    """How rough a surface is: deviation of images (B, 3, H, W) in [0, 1] from their local mean, (B,), at least 0.01."""
+    grey = image.mean(1, keepdim=True)
+    local = nn.functional.avg_pool2d(grey, GRAIN_SIDE, stride=1, padding=GRAIN_SIDE // 2, count_include_pad=False)
+    return (grey - local).square().mean((1, 2, 3)).sqrt().clamp_min(0.01)
+
+
+def _with_contrast(
+    laid: Tensor, masks: Tensor, unit: Tensor, coherent: Tensor, draw: Tensor, contrast: tuple[float, float]
+) -> Tensor:
+    """Changes (B, 3, H, W) under masks (B, H, W), scaled to a contrast in units of `unit` (B,); `draw` (B,) in [0, 1).
+
+    Of `coherent` ones (B,) bool the mean is scaled, and the change of texture stays as it is drawn; of others all is.
+    What covers a large part of the image is as plain with less.
+    """
+    low, high = contrast
+    area = masks.sum((1, 2)).clamp_min(1)
+    share = area / masks[0].numel()
+    large = (LARGE / share).clamp(max=1).pow(0.4).clamp_min(0.4)
+    wanted = (low * (high / low) ** draw * large * unit).clamp(max=STRONGEST)
+    mean = laid.sum((2, 3)) / area[:, None]  # (B, 3)
+    tone = mean[:, :, None, None] * masks.unsqueeze(1)
+    toned = tone * (wanted / mean.abs().mean(1).clamp_min(FAINTEST))[:, None, None, None] + (laid - tone)
+    size = laid.abs().mean(1).sum((1, 2)) / area  # (B,)
+    scaled = laid * (wanted / size.clamp_min(FAINTEST))[:, None, None, None]
+    return torch.where(coherent[:, None, None, None], toned, scaled)
 
 
 def _kept_tone(change: Tensor, masks: Tensor, draws: Tensor, ways: Ways) -> Tensor:

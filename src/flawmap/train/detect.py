@@ -5,6 +5,7 @@ The defects are the paper's, made in the codes, or painted onto the image (`mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -21,6 +22,8 @@ from flawmap.model.painting import Ways, paint
 from flawmap.train.loop import Machine, Stage, learning_rate, seeded, set_rate
 from flawmap.train.losses import extremes_loss, focal_loss
 from flawmap.train.replay import Replay
+
+DRAWING_GROUPS = slice(0, 3)  # of the optimizer: restriction of both grids, object decoder; detection is the last
 
 
 class Images(Protocol):
@@ -65,6 +68,7 @@ def train_detection(
         "detection": model.detection,
     }
     drawing = [module for name, module in modules.items() if name != "detection"]
+    settled_at = settings.settle * settings.steps
     model.discrete.requires_grad_(False)
     optimizer = torch.optim.Adam([{"params": module.parameters()} for module in modules.values()], lr=settings.rate)
     generator = seeded(recipe.run.seed, 10)
@@ -75,8 +79,9 @@ def train_detection(
         generator=generator, extra=replay.buffers if replay else None, resume=resume, quiet=quiet,
     )  # fmt: skip
     for step in stage:
-        set_rate(optimizer, rate_at(step, settings))
-        settled = step >= settings.settle * settings.steps
+        set_rate(optimizer, rate_at(step, settings, settings.steps))
+        set_rate(optimizer, settings.drawing_rate * rate_at(step, settings, math.ceil(settled_at)), DRAWING_GROUPS)
+        settled = step >= settled_at
         for module in drawing:
             module.train(not settled)
         batch = images.draw(
@@ -114,7 +119,7 @@ def train_detection(
             replay.put(step, seen, sample.mask)
         for _ in range(1, settings.views):
             pictures, mask = replay.draw(step, generator) if replay else (seen, sample.mask)
-            turn = turned(generator)
+            turn = turned(generator, settings.replay_turns)
             with machine.autocast():
                 logits = model.judge(turned_pictures(pictures, turn, model), turn(mask).shape[-2:])
             again = detection_loss(detection_losses(logits, turn(mask), settings), settings)
@@ -150,14 +155,16 @@ def replay_for(model: DSR, recipe: Recipe, device: torch.device) -> Replay | Non
     return Replay(min(settings.replay, settings.steps), pictures, (settings.batch, height, width), device)
 
 
-def turned(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """A random mirroring of the last two axes, which square images also swap."""
+def turned(generator: torch.Generator, turns: str = "quarter") -> Callable[[Tensor], Tensor]:
+    """A random mirroring of the last two axes, which `quarter` also swaps where they are alike; none for `none`."""
     across, down, swap = (torch.rand(3, generator=generator) < 0.5).tolist()
+    if turns == "none":
+        return lambda x: x
     axes = [axis for axis, wanted in ((-1, across), (-2, down)) if wanted]
 
     def turn(x: Tensor) -> Tensor:
         x = x.flip(axes) if axes else x
-        return x.transpose(-1, -2) if swap and x.shape[-1] == x.shape[-2] else x
+        return x.transpose(-1, -2) if swap and turns == "quarter" and x.shape[-1] == x.shape[-2] else x
 
     return turn
 
@@ -170,10 +177,10 @@ def turned_pictures(pictures: Tensor, turn: Callable[[Tensor], Tensor], model: D
     return torch.cat([turn(pictures[:, :6]), unshuffle(turn(shuffle(pictures[:, 6:], scale)), scale)], dim=1)
 
 
-def rate_at(step: int, settings: DetectSettings) -> float:
-    """Adam's learning rate for `step`, counted from 0."""
+def rate_at(step: int, settings: DetectSettings, last: int) -> float:
+    """Adam's learning rate for `step`, counted from 0; the cosine schedule ends at step `last`."""
     if settings.schedule == "cosine":
-        return learning_rate(step, settings.steps, settings.warmup, settings.rate)
+        return learning_rate(min(step, last), last, settings.warmup, settings.rate)
     return settings.rate * (settings.drop if step >= settings.drop_at * settings.steps else 1.0)
 
 
@@ -208,6 +215,7 @@ def with_defects(
         ways=Ways(
             settings.shift, settings.blend, settings.decoy,
             (settings.opacity_min, settings.opacity_max), settings.visible, settings.transplant,
+            (settings.contrast_min, settings.contrast_max) if settings.contrast_max else None,
         ),
         strength=strength,
         skip_nearest=settings.skip_nearest, tables=tables,

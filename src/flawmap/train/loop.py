@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from flawmap.config import RunSettings
 from flawmap.errors import CheckpointError, ConfigError
+from flawmap.memory import keep_freed_memory
 
 METRICS = "metrics.jsonl"
 
@@ -39,6 +40,7 @@ class Machine:
             else settings.threads or os.cpu_count() or 1
         )
         torch.set_num_threads(self.threads)
+        keep_freed_memory()
         # Denormal numbers cost a hundred times a normal one on CPUs and carry nothing here.
         torch.set_flush_denormal(True)
         self.bfloat16 = settings.precision == "bfloat16" or (
@@ -316,9 +318,9 @@ class Stage:
             self.log.write(finished, **values)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group of parameters this learning rate."""
-    for group in optimizer.param_groups:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, groups: slice = slice(None)) -> None:
+    """Give every group of parameters, or some, this learning rate."""
+    for group in optimizer.param_groups[groups]:
         group["lr"] = rate
 
 

@@ -26,6 +26,17 @@ from flawmap.train.refine import train_refinement
 from flawmap.train.sources import HeldOut, good_images, shaped
 
 RECIPE = "recipe.toml"
+# What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
+DRAWING = ("coarse_restriction", "fine_restriction", "object_decoder")
+WARM = {"all": (*DRAWING, "detection"), "drawing": DRAWING, "none": ()}
+_DISCRETE = ("codes", "code_length", "discrete_width", "discrete_hidden")
+_DRAWING = (*_DISCRETE, "restriction_widths", "decoder", "decoder_widths", "norm")
+_FREE = ("prior", "warm", "refinement_width", "score_side")
+SIZES = {
+    "all": tuple(name for name in ModelSettings.model_fields if name not in _FREE),
+    "drawing": _DRAWING,
+    "none": _DISCRETE,
+}
 
 
 def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> tuple[list[Path], list[Path]]:
@@ -50,19 +61,16 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
         if general is not None:
             raise ConfigError('model.prior brings its own discrete model; leave out --general, or set model.prior=""')
         prior = load_prior(settings.prior)
-        for name in type(settings).model_fields:
-            if name in ("prior", "warm", "refinement_width", "score_side"):
-                continue
+        for name in SIZES[settings.warm]:
             wanted, found = getattr(settings, name), getattr(prior.settings, name)
             if wanted != found:
                 raise ConfigError(f"model.{name} is {wanted}, and {found} in the prior {settings.prior}; use the same")
-        if settings.warm:
-            for part in ("coarse_restriction", "fine_restriction", "object_decoder", "detection"):
-                getattr(model, part).load_state_dict(getattr(prior.model, part).state_dict())
+        for part in WARM[settings.warm]:
+            getattr(model, part).load_state_dict(getattr(prior.model, part).state_dict())
         general = prior.model.discrete
     general = general if general is not None else load_general()
     model.discrete.load_state_dict(general.state_dict())
-    if settings.decoder == "general" and not (settings.prior and settings.warm):
+    if settings.decoder == "general" and not (settings.prior and settings.warm != "none"):
         model.object_decoder.load_state_dict(general.decoder.state_dict())
 
 
