@@ -3,8 +3,8 @@
     python bench/quality.py --data DIR --name magnetic_tile --recipe fast --minutes 5,15,60,120 --seeds 0,1,2
 
 A run that has its file in --out is skipped; one that was killed goes on from its last checkpoint when the same command
-is given again. The steps for so many minutes follow from the recipe, which is made for 15 minutes of two cores, and
-from PACE; --steps sets them by hand. The minutes that are reported are those that the training took, with reading the
+is given again. The steps for so many minutes follow from the recipe, which is made for 15 minutes of two cores;
+--steps sets them by hand. The minutes that are reported are those that the training took, with reading the
 images and setting the threshold, over all attempts.
 """
 
@@ -26,15 +26,13 @@ from common import HERE, RESULTS, cores, write_result
 from flawmap.config import load_recipe
 
 RECIPE_MINUTES = 15.0  # what `detect.steps` of a recipe is meant for, on two cores
-# Steps in a minute, as a share of those that the recipe assumes: inputs of another shape take longer.
-PACE = {"magnetic_tile": 1.0, "kolektor": 0.4}
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "escape", "overkill")
 HEARTBEAT = 10.0  # seconds between two notes of the time a training has taken
 
 
-def steps_for(recipe: str, name: str, minutes: float) -> int:
+def steps_for(recipe: str, minutes: float) -> int:
     """Steps of stage 2 that take about so many minutes."""
-    return max(1, round(load_recipe(recipe).detect.steps * PACE.get(name, 1.0) * minutes / RECIPE_MINUTES))
+    return max(1, round(load_recipe(recipe).detect.steps * minutes / RECIPE_MINUTES))
 
 
 def clock(file: Path) -> float:
@@ -127,7 +125,7 @@ def main() -> None:
             if (chosen.out / f"{name}.json").exists():
                 print(f"{name} is done")
                 continue
-            steps = chosen.steps or steps_for(chosen.recipe, chosen.name, minutes)
+            steps = chosen.steps or steps_for(chosen.recipe, minutes)
             print(f"{name}: {steps} steps on {cores()} cores", flush=True)
             result = run(chosen, name, minutes, seed, steps)
             device = "cuda" if torch.cuda.is_available() else "cpu"
