@@ -74,9 +74,11 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
     norm = settings.norm
     scale, fold = settings.detection_scale, settings.detection_fold
     inputs = detection_channels(settings.detection_sees_image, scale, fold)
-    detection = DetectionUNet(inputs, settings.detection_width, norm, 2 * scale**2 if fold else 2)
+    detection_norm = norm if settings.detection_norm == "same" else settings.detection_norm
+    detection = DetectionUNet(inputs, settings.detection_width, detection_norm, 2 * scale**2 if fold else 2)
     if norm == "instance":
         start_from_normal(object_decoder)
+    if detection_norm == "instance":
         start_from_normal(detection)
     return DSR(
         discrete=DiscreteModel(settings.codes, length, width, hidden),

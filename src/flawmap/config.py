@@ -126,6 +126,9 @@ class ModelSettings(_Section):
         description="Normalisation in restriction, detection and refinement: `instance` is the paper's; `batch` sees a "
         "part of an image as it sees the whole, and costs nothing when inspecting.",
     )
+    detection_norm: Literal["same", "instance", "batch"] = Field(
+        "same", description="Normalisation in detection alone; `same` is that of `norm`. Paper: same."
+    )
     detection_scale: Literal[1, 2] = Field(
         1, description="Detection compares the drawings at 1/this of their size, and its map is enlarged. Paper: 1."
     )

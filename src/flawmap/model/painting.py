@@ -139,9 +139,9 @@ def _with_contrast(
     wanted = (low * (high / low) ** draw * large * unit).clamp(max=STRONGEST)
     mean = laid.sum((2, 3)) / area[:, None]  # (B, 3)
     tone = mean[:, :, None, None] * masks.unsqueeze(1)
-    toned = tone * (wanted / mean.abs().mean(1).clamp_min(FAINTEST))[:, None, None, None] + (laid - tone)
+    toned = tone * (wanted / mean.abs().mean(1).clamp_min(FAINTEST)).clamp_min(1)[:, None, None, None] + (laid - tone)
     size = laid.abs().mean(1).sum((1, 2)) / area  # (B,)
-    scaled = laid * (wanted / size.clamp_min(FAINTEST))[:, None, None, None]
+    scaled = laid * (wanted / size.clamp_min(FAINTEST)).clamp_min(1)[:, None, None, None]
     return torch.where(coherent[:, None, None, None], toned, scaled)
 
 
