@@ -243,12 +243,12 @@ class AnomalySettings(_Section):
         description="Painted: mean change of a pixel, of 1, under which it does not count as a defect; with "
         "`contrast_max` in units of the surface's grain.",
     )
-    contrast_min: float = Field(1.0, gt=0, description="Painted: smallest mean change, as in `contrast_max`.")
+    contrast_min: float = Field(1.0, gt=0, description="Painted: see `contrast_max`.")
     contrast_max: float = Field(
         0.0,
         ge=0,
-        description="Painted: largest mean change of a defect, in units of the surface's grain (the deviation of a "
-        "photo from its own local mean), before `opacity`; 0: as the altered codes draw it.",
+        description="Painted: a defect fainter than this is raised to a mean change drawn between `contrast_min` and "
+        "this, in units of the surface's grain (the deviation of a photo from its own local mean); 0: never.",
     )
 
     @model_validator(mode="after")

@@ -141,11 +141,11 @@ def test_grain_is_the_deviation_from_the_local_mean() -> None:
 
 
 @pytest.mark.parametrize("deviation", [0.02, 0.08])
-def test_contrast_is_in_units_of_the_surfaces_grain(deviation: float, discrete: DiscreteModel) -> None:
+def test_faint_defects_are_raised_in_units_of_the_surfaces_grain(deviation: float, discrete: DiscreteModel) -> None:
     images = rough(deviation)
     masks = torch.zeros(6, 64, 64)
     masks[:, 30:36, 30:36] = 1  # less than 1 % of the image: no allowance for large ones
-    found = painted(discrete, images, masks, Ways(0.5, 0.5, 0, (1, 1), 0.7, contrast=(4, 4)))
+    found = painted(discrete, images, masks, Ways(0.5, 0.5, 0, (0.3, 0.3), 0.7, contrast=(4, 4)))
     change = (found.image - images)[:, 0, 30:36, 30:36]
     assert torch.equal(found.mask, masks > 0), "all of it is visible"
     for tone, unit in zip(change.mean((1, 2)).abs().tolist(), grain(images).tolist(), strict=True):
@@ -160,7 +160,7 @@ def test_a_thin_line_counts_as_visible_by_its_own_contrast_and_what_is_too_faint
     masks[:, 10:50, 31] = 1
     plain = painted(discrete, images, masks, Ways(1, 0, 0, (1, 1), 1.0, contrast=(6, 6)))
     assert float(plain.mask[masks > 0].float().mean()) > 0.9
-    faint = painted(discrete, images, masks, Ways(0, 0, 0, (1, 1), 1.0, contrast=(0.2, 0.2)))
+    faint = painted(discrete, images, masks, Ways(0, 0, 0, (0.01, 0.01), 1.0, contrast=(0.2, 0.2)))
     assert float(faint.mask[masks > 0].float().mean()) < 0.2
     assert not plain.mask[masks == 0].any()
 
@@ -170,9 +170,20 @@ def test_what_covers_much_of_the_image_gets_less_contrast(discrete: DiscreteMode
     small, large = torch.zeros(6, 64, 64), torch.zeros(6, 64, 64)
     small[:, 30:36, 30:36] = 1
     large[:, 8:56, 8:56] = 1
-    ways = Ways(1, 0, 0, (1, 1), 0.7, contrast=(4, 4))
+    ways = Ways(1, 0, 0, (0.3, 0.3), 0.7, contrast=(4, 4))
     sizes = [
         ((painted(discrete, images, masks, ways).image - images).mean(1) * masks).sum((1, 2)).abs() / masks.sum((1, 2))
         for masks in (small, large)
     ]
     assert float((sizes[1] / sizes[0]).median()) == pytest.approx(0.4, abs=0.1)
+
+
+def test_what_is_plain_already_is_not_raised(discrete: DiscreteModel) -> None:
+    images = rough(0.02)
+    masks = torch.zeros(6, 64, 64)
+    masks[:, 20:40, 20:40] = 1
+    drawn, kept = (
+        painted(discrete, images, masks, Ways(0, 0, 0, (1, 1), 0.02, contrast=contrast)).image
+        for contrast in (None, (0.1, 0.1))
+    )
+    assert torch.equal(drawn, kept)

@@ -30,7 +30,7 @@ GRAIN_SIDE = 15  # pixels along the side of the square of a local mean
 LARGE = 0.01  # share of the image from which on a defect is plain with less contrast
 STRONGEST = 0.4  # largest mean change, of 1
 FADED = 0.05  # opacity up to which a soft edge does not count as a part of the defect
-FAINTEST = 2e-3  # mean change, of 1, below which a change is not brought up to the wanted contrast in full
+FAINTEST = 1e-3  # mean change, of 1, below which a change is not brought up to the wanted contrast in full
 
 
 class Painted(NamedTuple):
@@ -127,10 +127,10 @@ def grain(image: Tensor) -> Tensor:
 def _with_contrast(
     laid: Tensor, masks: Tensor, unit: Tensor, coherent: Tensor, draw: Tensor, contrast: tuple[float, float]
 ) -> Tensor:
-    """Changes (B, 3, H, W) under masks (B, H, W), scaled to a contrast in units of `unit` (B,); `draw` (B,) in [0, 1).
+    """Changes (B, 3, H, W) under masks (B, H, W), raised to a contrast in units of `unit` (B,); `draw` (B,) in [0, 1).
 
-    Of `coherent` ones (B,) bool the mean is scaled, and the change of texture stays as it is drawn; of others all is.
-    What covers a large part of the image is as plain with less.
+    Of `coherent` ones (B,) bool the mean is raised, and the change of texture stays as it is drawn; of others all is.
+    What covers a large part of the image is as plain with less. What is plainer already stays as it is.
     """
     low, high = contrast
     area = masks.sum((1, 2)).clamp_min(1)
