@@ -25,16 +25,20 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class InstanceNorm(nn.InstanceNorm2d):
-    """InstanceNorm without weights. On a CPU each image goes through the kernel of BatchNorm, on its own.
+    """InstanceNorm without weights. In bfloat16 on a CPU each image goes through BatchNorm's kernel, on its own.
 
-    The same numbers; PyTorch's own lays channels-last images out anew, and takes twice as long (docs/speed.md).
+    PyTorch's own lays channels-last images out anew and takes nearly twice as long in training (docs/speed.md), but
+    adds up more exactly (4e-7 against 1e-5), which is kept where the precision is float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+        on_cpu = x.device.type == "cpu" and x.dtype == torch.bfloat16
+        if not on_cpu or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
-        one_by_one = [nn.functional.batch_norm(image, None, None, training=True, eps=self.eps) for image in x.split(1)]
+        one_by_one = [
+            nn.functional.batch_norm(image, None, None, training=True, eps=self.eps) for image in torch.split(x, 1)
+        ]
         return one_by_one[0] if len(x) == 1 else torch.cat(one_by_one)
 
 
