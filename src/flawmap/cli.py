@@ -20,7 +20,6 @@ import typer
 
 from flawmap import __version__
 from flawmap.errors import BundleError, ConfigError, DataError, FlawmapError
-from flawmap.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from flawmap.config import Recipe
@@ -488,5 +487,4 @@ def _say_threshold(threshold: Threshold | None) -> None:
 
 def main() -> None:
     """Run the command line."""
-    keep_freed_memory()
     app()

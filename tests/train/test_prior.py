@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from flawmap.bundle import Prior, build, save_general, save_prior
+from flawmap.bundle import Prior, build, load_prior, save_general, save_prior
 from flawmap.config import Recipe, load_recipe
 from flawmap.data.images import write_image
 from flawmap.data.surfaces import SURFACES, draw_good
@@ -122,6 +123,51 @@ def test_once_settled_the_drawings_stay_and_detection_goes_on(photos: list[Path]
         assert not torch.equal(weights["detection.out.weight"], start["detection.out.weight"])
 
 
+def test_the_drawing_has_a_rate_of_its_own(photos: list[Path], tmp_path: Path) -> None:
+    found = {}
+    for factor in (1e-6, 1):
+        folder = tmp_path / str(factor)
+        folder.mkdir()
+        recipe = small("detect.steps=3", f"detect.drawing_rate={factor}")
+        found[factor] = dict(train_prior(photos, recipe, discrete(), folder, quiet=True).named_parameters())
+    with initial_weights(small().run.seed):
+        model = build(small().model, with_refinement=False)
+    model.object_decoder.load_state_dict(discrete().decoder.state_dict())
+    for name, start in model.named_parameters():
+        if name.startswith(("coarse_restriction", "fine_restriction", "object_decoder")):
+            assert torch.allclose(found[1e-6][name], start, atol=1e-6), name
+        if name.endswith(("out.weight", "conv.weight")) and not name.startswith("discrete"):
+            assert not torch.allclose(found[1][name], start, atol=1e-6), name
+    assert not torch.allclose(
+        found[1e-6]["detection.out.weight"], dict(model.named_parameters())["detection.out.weight"]
+    )
+
+
+@pytest.mark.parametrize("name", ["fast", "demo"])
+def test_the_shipped_recipes_start_from_the_shipped_prior(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.model.prior == "lean"
+    prior = load_prior("lean").model
+    model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
+    start_weights(model, recipe.model, None)
+    assert torch.equal(
+        model.object_decoder.state_dict()["conv.weight"], prior.object_decoder.state_dict()["conv.weight"]
+    )
+    assert torch.equal(model.discrete.fine_codebook.vectors, prior.discrete.fine_codebook.vectors)
+
+
+def test_detection_may_have_a_norm_of_its_own() -> None:
+    kinds = {}
+    for detection_norm in ("same", "instance"):
+        model = build(small("model.norm=batch", f"model.detection_norm={detection_norm}").model, with_refinement=True)
+        kinds[detection_norm] = [
+            any(isinstance(layer, nn.InstanceNorm2d) for layer in part.modules())
+            for part in (model.detection, model.coarse_restriction, model.refinement)
+            if part is not None
+        ]
+    assert kinds == {"same": [False] * 3, "instance": [True, False, False]}
+
+
 def prior_file(tmp_path: Path, seed: int = 3) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -166,7 +212,6 @@ def test_a_prior_of_other_sizes_and_a_general_model_beside_it_are_refused(tmp_pa
 def test_the_command_makes_a_prior_for_a_given_discrete_model(photos: list[Path], tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from flawmap.bundle import load_prior
     from flawmap.cli import app
 
     card = {"psnr": 20.0, "coarse_used": 1.0, "fine_used": 0.5}
@@ -183,7 +228,6 @@ def test_the_command_makes_a_prior_for_a_given_discrete_model(photos: list[Path]
 def test_a_prior_may_be_trained_on_from_another(photos: list[Path], tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from flawmap.bundle import load_prior
     from flawmap.cli import app
 
     first, out = prior_file(tmp_path), tmp_path / "second.safetensors"

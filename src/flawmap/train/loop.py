@@ -30,7 +30,7 @@ METRICS = "metrics.jsonl"
 
 
 class Machine:
-    """Where and how a training computes: device, autocast precision, threads."""
+    """Where and how a training computes: device, autocast precision, threads; it keeps memory that it frees."""
 
     def __init__(self, settings: RunSettings) -> None:
         self.device = pick_device(settings.device)
