@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from flawmap.bundle import Bundle
 from flawmap.data.scope import Scope
 from flawmap.deploy.resize import PIXELS, resize_graph
-from flawmap.model.codebook import CELLS_PER_BLOCK, Codebook
+from flawmap.model.codebook import CELLS_PER_BLOCK, Codebook, cells_of
 from flawmap.model.dsr import DSR
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class _Network(nn.Module):
         chosen: list[Tensor] = []
 
         def search(book: Codebook, features: Tensor) -> Tensor:
-            found = _nearest_per_image(book, features) if self.per_image else Codebook.nearest(book, features)
+            found = _nearest_per_image(book, features) if self.per_image else _nearest(book, features)
             chosen.append(found)
             return found
 
@@ -103,6 +103,12 @@ def searching(model: DSR, search: Any) -> Iterator[None]:
     finally:
         for book in books:
             del book.nearest  # the class's own shows again
+
+
+def _nearest(book: Codebook, features: Tensor) -> Tensor:
+    """`Codebook.nearest` by what an exporter can follow."""
+    batch, _, height, width = features.shape
+    return book.nearest_in_blocks(cells_of(features)).view(batch, height, width)
 
 
 def _nearest_per_image(book: Codebook, features: Tensor) -> Tensor:
