@@ -6,7 +6,8 @@
 
 End to end: from an image file (a PNG of 256x256) to the verdict: decode, resize, network, map at the image's size,
 score, threshold; for flawmap also the regions and both drawings. Weights of recipes are random, which costs the same
-time. Calls are interleaved; every figure is a ratio to the transcription of the published program in the same run.
+time, and every part passes. Calls are interleaved; every figure is a ratio to the transcription of the published
+program in the same run.
 """
 
 from __future__ import annotations
