@@ -388,6 +388,12 @@ class ThresholdSettings(_Section):
         0.1, gt=0, lt=1, description="Share of the good training images kept out of training to set the threshold."
     )
     held_out_min: int = Field(8, ge=1, description="At least this many good images are kept out.")
+    held_out_by: Literal["folder", "photo"] = Field(
+        "folder",
+        description="`folder`: where the good photos lie in 8 folders or more (one for each part, day or batch), whole "
+        "folders are kept out. A threshold set from photos of parts that were trained on is too low for new parts. "
+        "`photo`: any photos.",
+    )
     overkill: float = Field(0.01, gt=0, lt=1, description="Share of good parts one accepts to reject.")
 
 

@@ -201,6 +201,26 @@ def test_a_tenth_but_at_least_eight_images_are_held_out() -> None:
     assert len(hold_out(paths[:30], ThresholdSettings(), 0)[1]) == 8
 
 
+def test_whole_folders_are_held_out_where_there_are_many() -> None:
+    paths = [Path(f"part{folder:02}/{i}.png") for folder in range(20) for i in range(7)]
+    train_paths, held_out = hold_out(paths, ThresholdSettings(), 0)
+    assert sorted(train_paths + held_out) == sorted(paths)
+    assert 14 <= len(held_out) <= 28
+    assert {path.parent for path in train_paths}.isdisjoint(path.parent for path in held_out)
+    assert hold_out(paths, ThresholdSettings(), 0)[1] == held_out
+    assert hold_out(paths, ThresholdSettings(), 1)[1] != held_out
+    any_photos = hold_out(paths, ThresholdSettings(held_out_by="photo"), 0)[1]
+    assert len(any_photos) == 14
+    assert len({path.parent for path in any_photos}) > 2
+
+
+def test_any_photos_are_held_out_where_folders_are_few_or_one_holds_nearly_all() -> None:
+    few = [Path(f"day{folder}/{i:02}.png") for folder in range(7) for i in range(20)]
+    assert len(hold_out(few, ThresholdSettings(), 0)[1]) == 14
+    uneven = [Path(f"all/{i:03}.png") for i in range(200)] + [Path(f"one{i}/0.png") for i in range(9)]
+    assert len(hold_out(uneven, ThresholdSettings(), 0)[1]) == 21
+
+
 def test_smudges_stay_under_their_mask() -> None:
     images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     masks = torch.zeros(6, 16, 16, dtype=torch.bool)

@@ -50,6 +50,10 @@ class _Network(nn.Module):
             for name, child in part.named_children():
                 if isinstance(child, nn.InstanceNorm2d):
                     setattr(part, name, InstanceNorm(child))
+        for book in _books(self.model):
+            # Constants of the graph: what it computed from the codes itself, INT8 could not be fitted to.
+            book.register_buffer("lengths", book.vectors.square().sum(1))
+            book.register_buffer("opposite", (-2 * book.vectors.t()).contiguous())
         self.per_image = per_image
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -95,7 +99,7 @@ def _mean(x: Tensor) -> Tensor:
 @contextmanager
 def searching(model: DSR, search: Any) -> Iterator[None]:
     """Within, every codebook of `model` finds its codes by `search(codebook, features)` -> indices."""
-    books = [part for part in model.modules() if isinstance(part, Codebook)]
+    books = _books(model)
     try:
         for book in books:
             book.nearest = partial(search, book)  # type: ignore[method-assign]
@@ -105,19 +109,28 @@ def searching(model: DSR, search: Any) -> Iterator[None]:
             del book.nearest  # the class's own shows again
 
 
+def _books(model: DSR) -> list[Codebook]:
+    return [part for part in model.modules() if isinstance(part, Codebook)]
+
+
 def _nearest(book: Codebook, features: Tensor) -> Tensor:
     """`Codebook.nearest` by what an exporter can follow."""
     batch, _, height, width = features.shape
-    return book.nearest_in_blocks(cells_of(features)).view(batch, height, width)
+    return _in_blocks(book, cells_of(features), 0).reshape(batch, height, width)
 
 
 def _nearest_per_image(book: Codebook, features: Tensor) -> Tensor:
-    """`Codebook.nearest` in blocks of each image's cells, for a number of images that the graph does not know."""
+    """The same in blocks of each image's cells, for a number of images that the graph does not know."""
     height, width = features.shape[-2:]
     cells = features.flatten(2).transpose(1, 2)  # (B, cells, D)
-    lengths, opposite = book.vectors.square().sum(1), -2 * book.vectors.t()
-    blocks = [(block @ opposite + lengths).argmin(2) for block in torch.split(cells, CELLS_PER_BLOCK, dim=1)]
-    return torch.cat(blocks, dim=1).reshape(-1, height, width)
+    return _in_blocks(book, cells, 1).reshape(-1, height, width)
+
+
+def _in_blocks(book: Codebook, cells: Tensor, axis: int) -> Tensor:
+    """Nearest codes of cells (…, D), which lie along `axis`."""
+    opposite, lengths = book.get_buffer("opposite"), book.get_buffer("lengths")
+    blocks = torch.split(cells, CELLS_PER_BLOCK, dim=axis)
+    return torch.cat([(block @ opposite + lengths).argmin(-1) for block in blocks], dim=axis)
 
 
 def network_graph(model: DSR, height: int, width: int, dynamic_batch: bool = False) -> onnx.ModelProto:

@@ -64,16 +64,14 @@ class Codebook(nn.Module):
         batch, _, height, width = features.shape
         if cells.device.type == "cpu" and cells.dtype == torch.float32:
             return self._nearest_on_cpu(cells.detach()).view(batch, height, width)
-        return self.nearest_in_blocks(cells).view(batch, height, width)
-
-    def nearest_in_blocks(self, cells: Tensor) -> Tensor:
-        """Index of the code nearest to each cell, (N, D) -> (N,) int64, in PyTorch alone: for GPUs and exporters."""
-        return torch.cat([self.distances(block).argmin(1) for block in torch.split(cells, CELLS_PER_BLOCK)])
+        blocks = [self.distances(block).argmin(1) for block in torch.split(cells, CELLS_PER_BLOCK)]
+        return torch.cat(blocks).view(batch, height, width)
 
     def _nearest_on_cpu(self, cells: Tensor) -> Tensor:
-        """The same, float32 alone. NumPy's argmin is vectorised and PyTorch's is not; distances do not leave the cache.
+        """Nearest codes of cells (N, D) float32, (N,) int64, with distances kept in the processor's cache.
 
-        Both take the first of equal distances. A third of the time (docs/speed.md).
+        NumPy's argmin is vectorised and PyTorch's is not; both take the first of equal distances. A third of the time
+        (docs/speed.md).
         """
         lengths, opposite = self.vectors.square().sum(1), self.vectors.t()
         rows = max(1, DISTANCES_AT_HAND // self.size)

@@ -37,10 +37,14 @@ SIZES = {
     "drawing": _DRAWING,
     "none": _DISCRETE,
 }
+FOLDERS = 8  # from this many on, a folder of good photos is taken to be a part, a day or a batch of its own
 
 
 def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> tuple[list[Path], list[Path]]:
-    """(to train on, held out for the threshold), drawn by `seed`. Raises TrainingError when there are too few."""
+    """(to train on, held out for the threshold), drawn by `seed`. Raises TrainingError when there are too few.
+
+    Whole folders are held out where `settings.held_out_by` is "folder" and there are FOLDERS or more.
+    """
     ordered = sorted(paths)
     count = max(settings.held_out_min, round(settings.held_out * len(ordered)))
     if count >= len(ordered):
@@ -48,8 +52,19 @@ def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> t
             f"{len(ordered)} good images are too few: {count} are held out to set the threshold and some must be left "
             "to train on; add good images or lower threshold.held_out_min"
         )
-    order = torch.randperm(len(ordered), generator=seeded(seed, 30)).tolist()
-    return [ordered[i] for i in sorted(order[count:])], [ordered[i] for i in sorted(order[:count])]
+    generator = seeded(seed, 30)
+    folders = {path.parent: [other for other in ordered if other.parent == path.parent] for path in ordered}
+    chosen: set[Path] = set()
+    if settings.held_out_by == "folder" and len(folders) >= FOLDERS:
+        names = sorted(folders)
+        for index in torch.randperm(len(names), generator=generator).tolist():
+            folder = folders[names[index]]
+            if len(chosen) < count and len(chosen) + len(folder) <= min(2 * count, len(ordered) - 1):
+                chosen.update(folder)
+    if len(chosen) < count:  # the photos lie together, or in folders too large to do without
+        order = torch.randperm(len(ordered), generator=seeded(seed, 30)).tolist()
+        chosen = {ordered[index] for index in order[:count]}
+    return [path for path in ordered if path not in chosen], sorted(chosen)
 
 
 def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | None) -> None:

@@ -1,0 +1,70 @@
+"""INT8 by NNCF: the network's convolutions are quantized, the search for codes is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from flawmap.bundle import Bundle, build
+from flawmap.config import load_recipe
+from flawmap.deploy.artefact import open_session, package
+from flawmap.deploy.graph import inspection_graph, network_graph, write_about
+from flawmap.deploy.quantize import quantize_onnx, quantize_openvino
+
+TINY = Path(__file__).parents[1] / "tiny.toml"
+
+
+@pytest.fixture(scope="module")
+def whole() -> onnx.ModelProto:
+    recipe = load_recipe(TINY, ['model.norm="batch"'])
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = build(recipe.model, with_refinement=False).eval()
+    size = recipe.image
+    return inspection_graph(network_graph(model, size.height, size.width), Bundle(model, recipe, None, {}))
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[np.ndarray]:
+    return list(np.random.default_rng(1).integers(60, 200, (6, 64, 64, 3), dtype=np.uint8))
+
+
+def searches(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in graph.graph.node if node.op_type in ("MatMul", "Gemm") and "resize" not in node.name]
+
+
+def test_what_codes_are_searched_by_are_constants_of_the_graph(whole: onnx.ModelProto) -> None:
+    constants = {tensor.name for tensor in whole.graph.initializer}
+    found = searches(whole)
+    assert len(found) >= 4
+    for node in found:
+        assert set(node.input[1:]) <= constants
+
+
+def test_onnx_in_int8_keeps_the_search_in_full_precision(
+    whole: onnx.ModelProto, photos: list[np.ndarray], tmp_path: Path
+) -> None:
+    small = quantize_onnx(whole, photos)
+    kinds = [node.op_type for node in small.graph.node]
+    assert kinds.count("QuantizeLinear") > 5
+    from_codes = {node.output[0] for node in small.graph.node if node.op_type == "DequantizeLinear"}
+    for node in searches(small):
+        assert from_codes.isdisjoint(node.input)
+    write_about(small, {"format": 1})
+    onnx.save(small, tmp_path / "small.onnx")
+    assert open_session(tmp_path / "small.onnx")(photos[0][None])["map"].shape == (1, 64, 64)
+
+
+def test_openvino_in_int8_keeps_the_search_in_full_precision(whole: onnx.ModelProto, photos: list[np.ndarray]) -> None:
+    openvino = package("openvino")
+    small = quantize_openvino(openvino.Core().read_model(whole.SerializeToString(), b""), photos)
+    assert sum(op.get_type_name() == "FakeQuantize" for op in small.get_ops()) > 5
+    products = [op for op in small.get_ops() if op.get_type_name() == "MatMul"]
+    assert len(products) >= 4
+    for op in products:
+        sources = [value.get_source_output().get_node().get_type_name() for value in op.inputs()]
+        assert "FakeQuantize" not in sources
