@@ -114,11 +114,11 @@ def measure(
         folder = Path(name)
         files = draw_files(folder, INT8_IMAGES, 256, 256)
         bundles = {label: bundle_of(source) for label, source in (("paper", paper), ("fast", fast)) if source}
+        counted = {label: gflop(bundle.model, *sizes(bundle)) for label, bundle in bundles.items()}
         contenders = peers(folder, runtimes, threads) if with_peers else []
         for label, bundle in bundles.items():
             contenders += of_bundle(label, bundle, folder, runtimes, threads, int8=files if int8 else ())
         rows = contend(contenders, files[0], rounds)
-        counted = {label: gflop(bundle.model, *sizes(bundle)) for label, bundle in bundles.items()}
         if with_peers:
             counted |= {"transcription": gflop(Transcription()), "efficientad": gflop(EfficientAD())}
         agrees = agreement(bundles["paper"], files[:3]) if "paper" in bundles and with_peers else None

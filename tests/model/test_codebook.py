@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,3 +75,10 @@ def test_started_codes_are_all_features_of_the_batch() -> None:
     book.start(features, torch.Generator().manual_seed(1))
     cells = {tuple(cell) for cell in cells_of(features).tolist()}
     assert all(tuple(vector) in cells for vector in book.vectors.tolist())
+
+
+def test_nearest_codes_can_be_traced_without_computing() -> None:
+    book = Codebook(16, 4)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        found = book.nearest(torch.empty(2, 4, 3, 5))
+    assert (found.shape, found.dtype) == ((2, 3, 5), torch.int64)

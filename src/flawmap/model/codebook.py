@@ -62,7 +62,8 @@ class Codebook(nn.Module):
         """Index of the nearest code of each cell: (B, D, H, W) -> (B, H, W) int64."""
         cells = cells_of(features)  # (N, D)
         batch, _, height, width = features.shape
-        if cells.device.type == "cpu" and cells.dtype == torch.float32:
+        plain = type(cells) is Tensor and not torch.compiler.is_compiling()  # not one that only traces or counts
+        if plain and cells.device.type == "cpu" and cells.dtype == torch.float32:
             return self._nearest_on_cpu(cells.detach()).view(batch, height, width)
         blocks = [self.distances(block).argmin(1) for block in torch.split(cells, CELLS_PER_BLOCK)]
         return torch.cat(blocks).view(batch, height, width)
