@@ -53,7 +53,9 @@ def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> t
             "to train on; add good images or lower threshold.held_out_min"
         )
     generator = seeded(seed, 30)
-    folders = {path.parent: [other for other in ordered if other.parent == path.parent] for path in ordered}
+    folders: dict[Path, list[Path]] = {}
+    for path in ordered:
+        folders.setdefault(path.parent, []).append(path)
     chosen: set[Path] = set()
     if settings.held_out_by == "folder" and len(folders) >= FOLDERS:
         names = sorted(folders)
