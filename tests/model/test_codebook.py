@@ -29,9 +29,19 @@ def test_nearest_code_is_that_of_a_direct_search(seed: int, codes: int, side: in
 def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     book, features = Codebook(50, 8), torch.randn(2, 8, 9, 9)
-    whole = book.nearest(features)
+    wanted = brute_force(book, features)
     monkeypatch.setattr("flawmap.model.codebook.CELLS_PER_BLOCK", 7)
-    assert torch.equal(book.nearest(features), whole)
+    monkeypatch.setattr("flawmap.model.codebook.DISTANCES_AT_HAND", 7 * 50)
+    assert torch.equal(book.nearest(features), wanted)
+    assert torch.equal(book.nearest(features.double()), wanted), "as on a GPU, where cells go through PyTorch alone"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_equal_codes_the_first_is_taken(dtype: torch.dtype) -> None:
+    book = Codebook(6, 3)
+    book.vectors.copy_(torch.tensor([[9.0], [1], [2], [1], [2], [1]]).expand(6, 3))
+    features = torch.tensor([1.0, 2.0]).view(1, 1, 1, 2).expand(1, 3, 1, 2).to(dtype)
+    assert book.nearest(features).tolist() == [[[1, 2]]]
 
 
 def test_gradient_passes_straight_through() -> None:

@@ -52,20 +52,21 @@ def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> t
             f"{len(ordered)} good images are too few: {count} are held out to set the threshold and some must be left "
             "to train on; add good images or lower threshold.held_out_min"
         )
-    generator = seeded(seed, 30)
+
+    def shuffled(items: Sequence[Path]) -> list[Path]:
+        return [items[index] for index in torch.randperm(len(items), generator=seeded(seed, 30)).tolist()]
+
     folders: dict[Path, list[Path]] = {}
     for path in ordered:
         folders.setdefault(path.parent, []).append(path)
     chosen: set[Path] = set()
     if settings.held_out_by == "folder" and len(folders) >= FOLDERS:
-        names = sorted(folders)
-        for index in torch.randperm(len(names), generator=generator).tolist():
-            folder = folders[names[index]]
+        for name in shuffled(sorted(folders)):
+            folder = folders[name]
             if len(chosen) < count and len(chosen) + len(folder) <= min(2 * count, len(ordered) - 1):
                 chosen.update(folder)
     if len(chosen) < count:  # the photos lie together, or in folders too large to do without
-        order = torch.randperm(len(ordered), generator=seeded(seed, 30)).tolist()
-        chosen = {ordered[index] for index in order[:count]}
+        chosen = set(shuffled(ordered)[:count])
     return [path for path in ordered if path not in chosen], sorted(chosen)
 
 
