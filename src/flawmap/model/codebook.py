@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -77,12 +76,12 @@ class Codebook(nn.Module):
         lengths, opposite = self.vectors.square().sum(1), self.vectors.t()
         rows = max(1, DISTANCES_AT_HAND // self.size)
         distances = torch.empty(min(rows, len(cells)), self.size)
-        found = np.empty(len(cells), np.int64)
+        found = torch.empty(len(cells), dtype=torch.int64)
         for first in range(0, len(cells), rows):
             block = cells[first : first + rows]
             some = torch.addmm(lengths, block, opposite, alpha=-2.0, out=distances[: len(block)])
-            found[first : first + rows] = some.numpy().argmin(1)
-        return torch.from_numpy(found)
+            found[first : first + rows] = torch.from_numpy(some.numpy().argmin(1))
+        return found
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Vectors of the codes: (B, H, W) int64 -> (B, D, H, W)."""
