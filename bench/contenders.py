@@ -27,6 +27,7 @@ from flawmap.data.images import read_image, resize_map, to_uint8, write_image
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.deploy.artefact import GraphRuntime, openvino_options
 from flawmap.deploy.inspector import Inspector
+from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import DisagreementError
 from flawmap.measure.threshold import Threshold
 from transcription import Transcription
@@ -97,6 +98,9 @@ def of_bundle(
     for runtime in runtimes:
         if runtime == "torch":
             found.append(_of_inspector(name, runtime, Inspector(bundle, device, threads)))
+            if has_fast_bfloat16(torch.device(device)):
+                lower = Inspector(bundle, device, threads, precision="bfloat16")
+                found.append(_of_inspector(name, runtime, lower, "bfloat16"))
             continue
         try:
             file = exported(bundle, folder / name, runtime)
@@ -164,28 +168,38 @@ def of_peer(
     name: str, model: nn.Module, folder: Path, runtimes: Sequence[str], threads: int, device: str = "cpu",
     height: int = 256, width: int = 256,
 ) -> list[Contender]:  # fmt: skip
-    """A peer, as its own authors would run it: decode, resize, network, map at the image's size, threshold."""
+    """A peer, as its own authors would run it: decode, resize, network, map at the image's size, threshold.
+
+    Where the processor has bfloat16 it gets that too, by PyTorch's autocast and by OpenVINO's own choice.
+    """
     model = model.eval().requires_grad_(False)
     settings = load_recipe("paper").image.model_copy(update={"height": height, "width": width})
 
-    def contender(runtime: str, network: Callable[[Array], tuple[Array, Array]]) -> Contender:
+    def contender(
+        runtime: str, network: Callable[[Array], tuple[Array, Array]], precision: str = "float32"
+    ) -> Contender:
         def inspect(path: Path) -> bool:
             image = read_image(path)
             maps, scores = network(network_input(image, settings).numpy()[None])
             resize_map(maps[0], *image.shape[:2])
             return bool(scores[0] > LIMIT.score)
 
-        return Contender(name, runtime, network, inspect, (height, width))
+        return Contender(name, runtime, network, inspect, (height, width), precision)
 
     found = []
+    lower = has_fast_bfloat16(torch.device(device))
     for runtime in runtimes:
         if runtime == "torch":
             found.append(contender(runtime, _torch(model, threads, device)))
+            if lower:
+                found.append(contender(runtime, _torch(model, threads, device, bfloat16=True), "bfloat16"))
             continue
         file = folder / f"{name}.onnx"
         if not file.exists():
             _to_onnx(model, file, height, width)
         found.append(contender(runtime, (_onnx if runtime == "onnx" else _openvino)(file, threads)))
+        if runtime == "openvino" and lower:
+            found.append(contender(runtime, _openvino(file, threads, bfloat16=True), "bfloat16"))
     return found
 
 
@@ -197,14 +211,17 @@ def peers(folder: Path, runtimes: Sequence[str], threads: int, device: str = "cp
     return found + of_peer("efficientad", EfficientAD(), folder, runtimes, threads, device)
 
 
-def _torch(model: nn.Module, threads: int, device: str) -> Callable[[Array], tuple[Array, Array]]:
+def _torch(
+    model: nn.Module, threads: int, device: str, bfloat16: bool = False
+) -> Callable[[Array], tuple[Array, Array]]:
     torch.set_num_threads(threads)
     model = model.to(device)
 
     @torch.no_grad()
     def network(pixels: Array) -> tuple[Array, Array]:
-        result = model(torch.from_numpy(pixels).to(device))
-        return result.map.cpu().numpy(), result.score.cpu().numpy()
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            result = model(torch.from_numpy(pixels).to(device))
+        return result.map.float().cpu().numpy(), result.score.float().cpu().numpy()
 
     return network
 
@@ -238,10 +255,11 @@ def _onnx(file: Path, threads: int) -> Callable[[Array], tuple[Array, Array]]:
     return lambda pixels: tuple(session.run(None, {"pixels": pixels}))
 
 
-def _openvino(file: Path, threads: int) -> Callable[[Array], tuple[Array, Array]]:
+def _openvino(file: Path, threads: int, bfloat16: bool = False) -> Callable[[Array], tuple[Array, Array]]:
     import openvino
 
-    compiled = openvino.Core().compile_model(str(file), "CPU", openvino_options(threads))
+    options = openvino_options(threads) | ({"INFERENCE_PRECISION_HINT": "bf16"} if bfloat16 else {})
+    compiled = openvino.Core().compile_model(str(file), "CPU", options)
 
     def network(pixels: Array) -> tuple[Array, Array]:
         found = compiled(pixels)

@@ -163,7 +163,7 @@ def recorded(losses: list[dict[str, float]], samples: list[Defects]) -> Iterator
 
     def with_defects(*positional: Any, **named: Any) -> Any:
         found = original(*positional, **named)
-        samples.append(Defects(*found[1:]))
+        samples.append(Defects(*found[1:6]))  # without what is neither good nor defective: nothing, in the paper
         return found
 
     with mock.patch.object(Stage, "report", report), mock.patch.object(detect, "with_defects", with_defects):

@@ -60,6 +60,10 @@ Runtime_ = Annotated[
     str,
     typer.Option("--runtime", help="`torch`; `onnx` or `openvino`, exported on first use; `auto`, the fastest here."),
 ]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="`float32`; `bfloat16`, faster where the CPU has it (runtime torch alone)."),
+]
 Batch = Annotated[int, typer.Option("--batch", min=0, help="Images (or tiles) at a time; 0: 1 on a CPU, 8 on a GPU.")]
 
 
@@ -245,6 +249,7 @@ def inspect_command(
     overwrite: Overwrite = False,
     device: Device = "auto",
     runtime: Runtime_ = "torch",
+    precision: Precision = "float32",
     batch: Batch = 0,
 ) -> None:
     """Say for each image how likely it is defective, and where."""
@@ -258,7 +263,7 @@ def inspect_command(
         _say(f"left out {len(own)} images: the maps and overlays of an earlier run in {out}")
         if not found:
             raise DataError(f"no images besides what an earlier run left in {out}; give the images to inspect")
-    inspector = load(bundle, device, runtime=runtime, say=_remark)
+    inspector = load(bundle, device, runtime=runtime, precision=precision, say=_remark)
     if inspector.bundle.threshold is None:
         _say(
             f"{bundle} has no threshold, so there are scores but no verdicts; set one with: flawmap threshold {bundle}"
@@ -304,6 +309,7 @@ def evaluate_command(
     overwrite: Overwrite = False,
     device: Device = "auto",
     runtime: Runtime_ = "torch",
+    precision: Precision = "float32",
 ) -> None:
     """Measure detection and localization on labelled images.
 
@@ -313,7 +319,7 @@ def evaluate_command(
     from flawmap.deploy.inspector import load
 
     listing = _listing(data, layout, category)
-    inspector = load(bundle, device, runtime=runtime, say=_remark)
+    inspector = load(bundle, device, runtime=runtime, precision=precision, say=_remark)
     evaluation = evaluate(inspector, listing, out, protocol=protocol, overwrite=overwrite)
     for line in table(evaluation):
         _say(line)

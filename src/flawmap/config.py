@@ -234,6 +234,12 @@ class AnomalySettings(_Section):
         description="Painted: share that are bands or one side of a bent line, up to half of the image. What `lines`, "
         "`blobs` and `regions` leave are Perlin patches.",
     )
+    cracks: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Painted: share of the `lines` that run almost straight; on surfaces with streaks, none.",
+    )
     opacity_min: float = Field(0.4, ge=0, description="Painted: smallest factor on what altered codes change.")
     opacity_max: float = Field(1.2, gt=0, description="Painted: largest factor on what altered codes change.")
     visible: float = Field(
@@ -251,6 +257,13 @@ class AnomalySettings(_Section):
         "this, in units of the surface's grain (the deviation of a photo from its own local mean); 0: never.",
     )
 
+    raised: float = Field(1.0, ge=0, le=1, description="Painted: share of the defects that `contrast_max` holds for.")
+    faint: Literal["good", "ignored"] = Field(
+        "good",
+        description="Painted: what is fainter than `visible` counts as good, or is left out of the loss. With "
+        "`ignored` a thin line is judged by its own pixels, not with the unchanged ones beside it.",
+    )
+
     @model_validator(mode="after")
     def _ordered(self) -> AnomalySettings:
         if not self.skip_nearest < self.strength_min <= self.strength_max:
@@ -262,6 +275,30 @@ class AnomalySettings(_Section):
         if self.opacity_min > self.opacity_max:
             raise ValueError("opacity_min must not exceed opacity_max")
         return self
+
+
+class FewSettings(_Section):
+    """What differs in stage 2 where there are few good photos: more is kept of the prior, and photos are varied (beyond
+    the paper)."""
+
+    below: int = Field(
+        0,
+        ge=0,
+        description="This section holds where fewer photos than this are trained on; 0: never, as in the paper.",
+    )
+    warm: Literal["all", "drawing", "none"] = Field("all", description="`model.warm` then, where there is a prior.")
+    rate: float = Field(1e-3, gt=0, description="`detect.rate` then.")
+    mirror: Literal["none", "across", "down", "both"] = Field(
+        "both", description="One in two is mirrored left and right, top and bottom, or either."
+    )
+    zoom: float = Field(0.15, ge=0, lt=1, description="Zoomed by up to this share, in or out.")
+    stretch: float = Field(0.08, ge=0, lt=1, description="Stretched or squeezed by up to this share along its height.")
+    move: float = Field(0.025, ge=0, le=0.5, description="Moved by up to this share of the sides.")
+    grain: float = Field(
+        0.5, ge=0, le=2, description="Its deviation from the local mean times e^U(-this, this): rougher or smoother."
+    )
+    contrast: float = Field(0.25, ge=0, le=2, description="Its deviation from its mean times e^U(-this, this).")
+    brightness: float = Field(0.2, ge=0, le=2, description="Times e^U(-this, this): darker or brighter.")
 
 
 class DetectSettings(_Section):
@@ -318,6 +355,13 @@ class DetectSettings(_Section):
     )
     image_weight: float = Field(10.0, ge=0, description="Weight of L2(object-specific image, input). Authors: 10.")
     detection_weight: float = Field(1.0, ge=0, description="Weight of the focal loss of the map. Authors: 1.")
+    focus: float = Field(
+        2.0,
+        ge=0,
+        le=10,
+        description="Exponent of the focal loss: how little pixels count that are judged right already; 0 is "
+        "cross-entropy. Authors: 2.",
+    )
     extremes_weight: float = Field(
         0.0,
         ge=0,
@@ -421,6 +465,7 @@ class Recipe(_Section):
     image: ImageSettings = ImageSettings()
     model: ModelSettings = ModelSettings()
     anomalies: AnomalySettings = AnomalySettings()
+    few: FewSettings = FewSettings()
     detect: DetectSettings = DetectSettings()
     refine: RefineSettings = RefineSettings()
     pretrain: PretrainSettings = PretrainSettings()

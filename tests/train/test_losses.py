@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -102,3 +103,18 @@ def test_extremes_of_a_defect_smaller_than_the_share_or_of_all_pixels_are_finite
     mask[0, 3, 3] = True
     mask[1] = True
     assert extremes_loss(logits, mask).item() == pytest.approx((2 + 2 + 1) * math.log(2) / 3)
+
+
+@pytest.mark.parametrize("loss", [focal_loss, extremes_loss])
+def test_unsure_pixels_are_not_learned_from_either_way(loss: Callable[..., torch.Tensor]) -> None:
+    logits = torch.randn(1, 2, 40, 40, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask, unsure = torch.zeros(2, 1, 40, 40, dtype=torch.bool)
+    mask[0, 5:15, 5:15] = True
+    unsure[0, 20:40] = True
+    loss(logits, mask, unsure=unsure).backward()
+    assert logits.grad is not None
+    pushed = logits.grad[0].abs().sum(0) > 0
+    assert not pushed[unsure[0]].any()
+    assert pushed[mask[0]].any() and pushed[~mask[0] & ~unsure[0]].any()
+    none = torch.zeros_like(unsure)
+    assert loss(logits, mask, unsure=none) == loss(logits, mask)

@@ -10,10 +10,11 @@ from flawmap.train.detect import rate_at, turned
 from flawmap.train.replay import Replay
 
 
-def batch(value: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of two samples that can be told apart, with masks that go with them."""
+def batch(value: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A batch of two samples that can be told apart, with masks and unsure pixels that go with them."""
     values = torch.tensor([value, value + 0.5])
-    return values[:, None, None, None].expand(2, 3, 4, 4), (values % 1 > 0)[:, None, None].expand(2, 8, 8)
+    masks = (values % 1 > 0)[:, None, None].expand(2, 8, 8)
+    return values[:, None, None, None].expand(2, 3, 4, 4), masks, ~masks
 
 
 def test_only_the_last_batches_are_drawn_each_with_its_own_mask() -> None:
@@ -23,7 +24,8 @@ def test_only_the_last_batches_are_drawn_each_with_its_own_mask() -> None:
         replay.put(step, *batch(float(step)))
         seen = set()
         for _ in range(40):
-            pictures, masks = replay.draw(step, generator)
+            pictures, masks, unsure = replay.draw(step, generator)
+            assert torch.equal(unsure, ~masks)
             assert pictures.shape == (2, 3, 4, 4)
             assert pictures.dtype == torch.float32
             for picture, mask in zip(pictures, masks, strict=True):

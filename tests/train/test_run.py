@@ -23,15 +23,17 @@ from flawmap.errors import TrainingError
 from flawmap.model.discrete import DiscreteModel
 from flawmap.train.loop import load_state
 from flawmap.train.refine import smudge
-from flawmap.train.run import hold_out, train
+from flawmap.train.run import for_few, hold_out, train
 from flawmap.train.sources import shaped
 
 TINY = [
     "image.height=64", "image.width=64", "model.codes=32", "model.code_length=8", "model.discrete_width=16",
     "model.discrete_hidden=8", "model.restriction_widths=[8, 8, 8]", "model.decoder=general", "model.detection_width=4",
     "model.refinement_width=4", "detect.steps=40", "detect.batch=2", "refine.steps=20", "refine.batch=2",
-    "threshold.held_out_min=2", "run.threads=1", "run.checkpoint_seconds=0",
+    "threshold.held_out_min=2", "run.threads=1", "run.checkpoint_seconds=0", "few.below=100",
 ]  # fmt: skip
+
+STILL = ["few.mirror=none", *(f"few.{way}=0" for way in ("zoom", "stretch", "move", "grain", "contrast", "brightness"))]
 
 PROGRAM = """
 import sys
@@ -126,6 +128,33 @@ def test_training_leaves_the_discrete_model_as_it_was(parts: Path, tmp_path: Pat
     assert bundle.model.refinement is None
     assert bundle.provenance["trained_on"] == 10
     assert bundle.provenance["held_out"] == 2
+
+
+@pytest.mark.parametrize(("below", "few"), [(10, False), (11, True)])
+def test_few_photos_are_varied_and_keep_more_of_the_prior(below: int, few: bool, parts: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = [*TINY, "detect.steps=2", "refine.steps=0", f"few.below={below}", "few.rate=7e-4", "few.warm=none"]
+    recipe = load_recipe(None, settings)
+    bundle = train(read_layout(parts), recipe, tmp_path / "b", general=DiscreteModel(32, 8, 16, 8), quiet=True)
+    assert bundle.provenance["trained_on"] == 10
+    assert bundle.provenance["varied"] is few
+    assert bundle.recipe.detect.rate == (7e-4 if few else recipe.detect.rate)
+    assert bundle.recipe.model.warm == recipe.model.warm, "there is no prior to take anything from"
+    with_prior = recipe.model_copy(update={"model": recipe.model.model_copy(update={"prior": "lean"})})
+    assert for_few(with_prior, 10).model.warm == ("none" if few else recipe.model.warm)
+
+
+def test_few_photos_are_varied_on_their_way_into_training(parts: Path, tmp_path: Path) -> None:
+    shas = []
+    for name, more in (("still", STILL), ("varied", [])):
+        torch.manual_seed(0)
+        settings = [*TINY, "detect.steps=2", "refine.steps=0", "few.rate=2e-4", *more]
+        train(
+            read_layout(parts), load_recipe(None, settings), tmp_path / name,
+            general=DiscreteModel(32, 8, 16, 8), quiet=True,
+        )  # fmt: skip
+        shas.append(sha(tmp_path / name))
+    assert shas[0] != shas[1]
 
 
 def test_an_unfinished_run_is_never_overwritten_unasked(parts: Path, tmp_path: Path) -> None:

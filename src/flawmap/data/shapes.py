@@ -15,6 +15,11 @@ from torch import Tensor
 
 from flawmap.data.perlin import GRADIENTS, perlin_noise
 
+STREAKED = (
+    0.35  # coherence from which on a surface counts as streaked: machined 0.5, brushed 0.9, cast or woven under 0.3
+)
+STEP, SAMPLES = 4.0, 12  # pixels from one bend of a crack to the next, and points between them
+
 
 def defect_masks(
     batch: int,
@@ -28,11 +33,14 @@ def defect_masks(
     lines: float = 0.3,
     blobs: float = 0.3,
     regions: float = 0.0,
+    cracks: float = 0.0,
+    without: Tensor | None = None,
 ) -> Tensor:
     """Opacity of defects (B, H, W) float32 in [0, 1]; a share `empty` is 0 everywhere.
 
     Shares `lines`, `blobs` and `regions` of the others are thin lines, groups of blobs and large parts of the image,
-    the rest Perlin patches as `perlin_masks` makes them.
+    the rest Perlin patches as `perlin_masks` makes them. A share `cracks` of the lines run almost straight, but for
+    images chosen by `without` (B,) bool.
     """
     masks = torch.zeros(batch, height, width)
     blank = torch.rand(batch, generator=generator) < empty
@@ -41,7 +49,9 @@ def defect_masks(
         if blank[index]:
             continue
         if kinds[index] < lines:
-            mask = line(height, width, generator)
+            straight = cracks > 0 and float(torch.rand((), generator=generator)) < cracks
+            straight = straight and not (without is not None and bool(without[index]))
+            mask = crack(height, width, generator) if straight else line(height, width, generator)
         elif kinds[index] < lines + blobs:
             mask = blob_group(height, width, generator)
         elif kinds[index] < lines + blobs + regions:
@@ -86,6 +96,49 @@ def line(height: int, width: int, generator: torch.Generator) -> Tensor:
     window = noise(height, width, generator, 1, 3)
     whole = thin & (window > 0.15)
     return (whole if bool(whole.any()) else thin).float()
+
+
+def streaked(images: Tensor) -> Tensor:
+    """Whether good images (B, 3, H, W) have streaks, as machined and brushed surfaces do: (B,) bool.
+
+    By the coherence of the structure tensor at half size, the difference of its eigenvalues over their sum, in which no
+    gradient counts for more than one in ten does (Bigün & Granlund 1987).
+    """
+    grey = torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), 2)
+    across = (grey[:, :, 1:-1, 2:] - grey[:, :, 1:-1, :-2]).flatten(1)
+    down = (grey[:, :, 2:, 1:-1] - grey[:, :, :-2, 1:-1]).flatten(1)
+    size = (across.square() + down.square()).sqrt()
+    most = torch.kthvalue(size, max(1, int(0.9 * size.shape[1])), dim=1, keepdim=True).values
+    weight = (most / size.clamp_min(1e-9)).clamp(max=1)
+    across, down = across * weight, down * weight
+    level, upright, both = across.square().mean(1), down.square().mean(1), (across * down).mean(1)
+    coherence = ((level - upright).square() + 4 * both.square()).sqrt() / (level + upright).clamp_min(1e-12)
+    return coherence > STREAKED
+
+
+def crack(height: int, width: int, generator: torch.Generator) -> Tensor:
+    """One to three almost straight lines (H, W) float32 of 0 and 1: 1 to 4 pixels wide, 1/12 to 1 of the shorter side
+    long, thinner towards their ends; one in two is level or upright."""
+    mask = torch.zeros(height, width)
+    reach = torch.arange(-2, 3)
+    around = torch.cartesian_prod(reach, reach)  # (25, 2)
+    for _ in range(int(torch.randint(1, 4, (), generator=generator))):
+        down, across, turn, aligned, size, thick, rough = torch.rand(7, generator=generator).tolist()
+        angle = (round(2 * turn) / 2 if aligned < 0.5 else turn) * math.pi
+        count = max(int(min(height, width) * 12.0 ** (size - 1) / STEP), 2)
+        bends = 0.25 * rough * torch.randn(count, generator=generator)
+        angles = (angle + bends + 0.6 * rough * (bends.cumsum(0) - bends.sum() / 2)).repeat_interleave(SAMPLES)
+        along = torch.stack([angles.sin(), angles.cos()], 1).cumsum(0) * (STEP / SAMPLES)
+        points = along - along.mean(0) + torch.tensor([down * height, across * width])  # (N, 2)
+        towards_end = torch.minimum(torch.arange(len(points)) + 1, len(points) - torch.arange(len(points)))
+        half = (0.5 + 1.5 * thick**2) * (4 * towards_end / len(points)).clamp(max=1)  # (N,)
+        own = points.floor().long()
+        pixels = own[:, None] + around  # (N, 25, 2)
+        near = (pixels + 0.5 - points[:, None]).square().sum(2) <= half[:, None].square()
+        marked = torch.cat([pixels[near], own])  # its own pixels keep a thin line whole
+        inside = ((marked >= 0) & (marked < torch.tensor([height, width]))).all(1)
+        mask[marked[inside, 0], marked[inside, 1]] = 1
+    return mask
 
 
 def blob_group(height: int, width: int, generator: torch.Generator) -> Tensor:

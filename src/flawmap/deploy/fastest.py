@@ -20,7 +20,8 @@ import torch
 from flawmap.bundle import Bundle
 from flawmap.deploy.artefact import PACKAGES, available_cores
 from flawmap.deploy.kept import Facts, Say, cache_folder, digest, facts_of, open_kept, versions
-from flawmap.deploy.runtimes import AUTO, RUNTIMES, Runtime, TorchRuntime, pick_device
+from flawmap.deploy.runtimes import AUTO, RUNTIMES, Runtime, TorchRuntime
+from flawmap.devices import pick_device
 from flawmap.errors import ConfigError, DisagreementError
 from flawmap.measure.found import Array
 

@@ -9,11 +9,13 @@ from typing import Protocol
 
 import torch
 
+from flawmap.devices import has_fast_bfloat16, pick_device
 from flawmap.errors import ConfigError
 from flawmap.measure.found import Array, Found, look
 from flawmap.model.dsr import DSR
 
 RUNTIMES = ("torch", "onnx", "openvino")
+PRECISIONS = ("float32", "bfloat16")
 AUTO = "auto"  # the fastest of them, by deploy/fastest.py
 
 
@@ -33,15 +35,20 @@ class Runtime(Protocol):
 
 
 class TorchRuntime:
-    """PyTorch, in float32, on any device: `auto` (a GPU if there is one), `cpu`, `cuda`, ….
+    """PyTorch on any device: `auto` (a GPU if there is one), `cpu`, `cuda`, ….
 
-    `threads`: CPU threads, 0 leaves PyTorch's choice. Raises ConfigError for a device that is not there.
+    `threads`: CPU threads, 0 leaves PyTorch's choice. `precision`: `float32`, or `bfloat16` as in training, where the
+    search for codes stays in float32. Raises ConfigError for a device that is not there or that has no bfloat16.
     """
 
     name = "torch"
 
-    def __init__(self, model: DSR, device: str = "auto", threads: int = 0) -> None:
-        self.device = pick_device(device)
+    def __init__(self, model: DSR, device: str = "auto", threads: int = 0, precision: str = "float32") -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError(f"no precision {precision}; there are: {', '.join(PRECISIONS)}")
+        self.device, self.precision = pick_device(device), precision
+        if precision == "bfloat16" and not has_fast_bfloat16(self.device):
+            raise ConfigError("the processor here does not multiply bfloat16, which would be slow; use float32")
         if threads > 0:
             torch.set_num_threads(threads)
         self.model = model.eval().requires_grad_(False)
@@ -54,16 +61,5 @@ class TorchRuntime:
 
     def __call__(self, images: Array) -> Found:
         """(B, 3, h, w) -> Found."""
-        return look(self.model, torch.from_numpy(images), self.device)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is a GPU if there is one. Raises ConfigError when it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as problem:
-        raise ConfigError(f"no device {name} here; use auto or cpu") from problem
-    return device
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return look(self.model, torch.from_numpy(images), self.device)

@@ -34,11 +34,13 @@ FAINTEST = 1e-3  # mean change, of 1, below which a change is not brought up to 
 
 
 class Painted(NamedTuple):
-    """image (B, 3, H, W): with defects; mask (B, H, W) bool: where they can be seen; clean: codes of the good image."""
+    """image (B, 3, H, W): with defects; mask (B, H, W) bool: where they can be seen; clean: codes of the good image;
+    unsure (B, H, W) bool: painted over, but too faintly to be seen."""
 
     image: Tensor
     mask: Tensor
     clean: Encoding
+    unsure: Tensor
 
 
 class Ways(NamedTuple):
@@ -46,6 +48,9 @@ class Ways(NamedTuple):
 
     `opacity`: range of the factor on what the altered codes change; `visible`: mean change of a pixel, of 1, under
     which it does not count as part of a defect.
+    `contrast`: what fainter defects are raised to, in units of the surface's grain; of a share `raised` of them alone.
+    `visible` is in these units then. With `own_pixels` the mean it is held against is over a defect's own pixels near
+    by, where otherwise the unchanged ones beside a thin line count too.
     A decoy is a region drawn from its own, unaltered codes: it bears every mark of a decoder, and is no defect.
     """
 
@@ -56,6 +61,8 @@ class Ways(NamedTuple):
     visible: float = 0.02
     transplant: float = 0.0
     contrast: tuple[float, float] | None = None
+    raised: float = 1.0
+    own_pixels: bool = False
 
 
 @torch.no_grad()
@@ -96,20 +103,27 @@ def paint(
     low, high = ways.opacity
     opacity = (low + (high - low) * draws[:, 0]).to(device)[:, None, None, None]
     laid = change * opacity * masks.unsqueeze(1)
-    seen = _local_mean(laid.abs().mean(1), 3)  # (B, H, W)
     visible: Tensor | float = ways.visible
     if ways.contrast is not None:
         unit = grain(image)  # (B,)
         coherent = (draws[:, 2] < ways.shift + ways.blend).to(device)
         draw = torch.rand(batch, generator=generator).to(device)
-        laid = _with_contrast(laid, masks, unit, coherent, draw, ways.contrast)
-        marks = masks > FADED
-        seen = _local_mean(laid.abs().mean(1) * marks, 7) / _local_mean(marks.float(), 7).clamp_min(1e-6)
+        raised = _with_contrast(laid, masks, unit, coherent, draw, ways.contrast)
+        if ways.raised < 1:
+            chosen_ones = (torch.rand(batch, generator=generator) < ways.raised).to(device)
+            raised = torch.where(chosen_ones[:, None, None, None], raised, laid)
+        laid = raised
         visible = (ways.visible * unit)[:, None, None]
+    marks, size = masks > FADED, laid.abs().mean(1)  # (B, H, W)
+    if ways.own_pixels or ways.contrast is not None:
+        seen = _local_mean(size * marks, 7) / _local_mean(marks.float(), 7).clamp_min(1e-6)
+    else:
+        seen = _local_mean(size, 3)
     with_decoys = decoys & (draws[:, 1] < ways.decoy).to(device)[:, None, None]
     own = torch.where(grey[:, None, None, None], drawn.mean(1, keepdim=True), drawn)
     repainted = torch.where(with_decoys.unsqueeze(1), own, image)
-    return Painted((repainted + laid).clamp(0, 1), (seen > visible) & (masks > FADED), encoding)
+    mask = (seen > visible) & marks
+    return Painted((repainted + laid).clamp(0, 1), mask, encoding, (masks > 0) & ~mask)
 
 
 def _local_mean(x: Tensor, side: int) -> Tensor:

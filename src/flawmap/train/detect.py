@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flawmap.config import AnomalySettings, DetectSettings, Recipe
 from flawmap.data.perlin import perlin_masks
-from flawmap.data.shapes import decoy_masks, defect_masks
+from flawmap.data.shapes import decoy_masks, defect_masks, streaked
 from flawmap.model.anomalies import RankTables, alter, rank_tables
 from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.painting import Ways, paint
@@ -38,7 +38,8 @@ class Images(Protocol):
 
 class Sample(NamedTuple):
     """A batch with defects: the image (B, 3, H, W) and codes of both grids as the networks see them, the codes of the
-    good image, which restriction should give back, and the mask (B, H, W) bool of the defects."""
+    good image, which restriction should give back, the mask (B, H, W) bool of the defects, and pixels that are neither
+    good nor defective (B, H, W) bool."""
 
     image: Tensor
     coarse_codes: Tensor
@@ -46,6 +47,7 @@ class Sample(NamedTuple):
     clean_coarse: Tensor
     clean_fine: Tensor
     mask: Tensor
+    unsure: Tensor
 
 
 def train_detection(
@@ -103,7 +105,7 @@ def train_detection(
             "coarse": (restricted.coarse_features.float() - sample.clean_coarse).square().mean(),
             "fine": (restricted.fine_features.float() - sample.clean_fine).square().mean(),
             "image": (object_image.float() - batch).square().mean(),
-            **detection_losses(logits, sample.mask, settings),
+            **detection_losses(logits, sample.mask, sample.unsure, settings),
         }
         loss = detection_loss(losses, settings)
         if not settled:
@@ -116,24 +118,24 @@ def train_detection(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if replay:
-            replay.put(step, seen, sample.mask)
+            replay.put(step, seen, sample.mask, sample.unsure)
         for _ in range(1, settings.views):
-            pictures, mask = replay.draw(step, generator) if replay else (seen, sample.mask)
+            pictures, mask, unsure = replay.draw(step, generator) if replay else (seen, sample.mask, sample.unsure)
             turn = turned(generator, settings.replay_turns)
             with machine.autocast():
                 logits = model.judge(turned_pictures(pictures, turn, model), turn(mask).shape[-2:])
-            again = detection_loss(detection_losses(logits, turn(mask), settings), settings)
+            again = detection_loss(detection_losses(logits, turn(mask), turn(unsure), settings), settings)
             optimizer.zero_grad(set_to_none=True)  # the others have no gradient, and stay as they are
             again.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         stage.report(step, losses)
 
 
-def detection_losses(logits: Tensor, mask: Tensor, settings: DetectSettings) -> dict[str, Tensor]:
-    """What detection learns from: logits (B, 2, H, W), mask (B, H, W) bool."""
-    losses = {"focal": focal_loss(logits, mask)}
+def detection_losses(logits: Tensor, mask: Tensor, unsure: Tensor, settings: DetectSettings) -> dict[str, Tensor]:
+    """What detection learns from: logits (B, 2, H, W), mask and unsure (B, H, W) bool."""
+    losses = {"focal": focal_loss(logits, mask, settings.focus, unsure=unsure)}
     if settings.extremes_weight > 0:
-        losses["extremes"] = extremes_loss(logits, mask)
+        losses["extremes"] = extremes_loss(logits, mask, unsure=unsure)
     return losses
 
 
@@ -203,11 +205,12 @@ def with_defects(
             model.discrete, batch, masks.to(device), generator,
             strength=strength, skip_nearest=settings.skip_nearest, both_grids=settings.both_grids, tables=tables,
         )  # fmt: skip
-        return Sample(batch, *altered)
+        return Sample(batch, *altered, torch.zeros_like(altered.mask))
     opacity = defect_masks(
         count, height, width, generator,
         octaves=octaves, threshold=threshold, empty=empty,
-        lines=settings.lines, blobs=settings.blobs, regions=settings.regions,
+        lines=settings.lines, blobs=settings.blobs, regions=settings.regions, cracks=settings.cracks,
+        without=streaked(batch) if settings.cracks else None,
     )  # fmt: skip
     decoys = decoy_masks(count, height, width, generator)
     painted = paint(
@@ -216,6 +219,7 @@ def with_defects(
             settings.shift, settings.blend, settings.decoy,
             (settings.opacity_min, settings.opacity_max), settings.visible, settings.transplant,
             (settings.contrast_min, settings.contrast_max) if settings.contrast_max else None,
+            settings.raised, settings.faint == "ignored",
         ),
         strength=strength,
         skip_nearest=settings.skip_nearest, tables=tables,
@@ -223,4 +227,7 @@ def with_defects(
     with torch.no_grad():
         seen = model.discrete.encode(painted.image)
     clean = painted.clean
-    return Sample(painted.image, seen.coarse_codes, seen.fine_codes, clean.coarse_codes, clean.fine_codes, painted.mask)
+    unsure = painted.unsure if settings.faint == "ignored" else torch.zeros_like(painted.mask)
+    return Sample(
+        painted.image, seen.coarse_codes, seen.fine_codes, clean.coarse_codes, clean.fine_codes, painted.mask, unsure
+    )

@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flawmap.config import RunSettings
-from flawmap.errors import CheckpointError, ConfigError
+from flawmap.devices import has_fast_bfloat16, pick_device
+from flawmap.errors import CheckpointError
 from flawmap.memory import keep_freed_memory
 
 METRICS = "metrics.jsonl"
@@ -55,25 +56,6 @@ class Machine:
         """One phrase for logs and provenance."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{self.threads} CPU threads"
         return f"{name}, {'bfloat16' if self.bfloat16 else 'float32'}, PyTorch {torch.__version__}"
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` or a PyTorch device name. Raises ConfigError when it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as problem:
-        raise ConfigError(f"run.device: no device {name} here; use auto or cpu") from problem
-    return device
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware (emulated, it is slower than float32)."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def write_atomically(path: Path, text: str) -> None:

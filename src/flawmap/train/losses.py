@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 
-def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, smoothing: float = 1e-5) -> Tensor:
+def focal_loss(
+    logits: Tensor, mask: Tensor, gamma: float = 2.0, smoothing: float = 1e-5, unsure: Tensor | None = None
+) -> Tensor:
     """Mean over pixels of -(1 - p)^gamma * log p, p the probability given to a pixel's true class.
 
     logits (B, 2, H, W), *before* softmax, channel 1 "defect"; mask (B, H, W) bool. Both classes weigh the same.
+    Pixels of `unsure` (B, H, W) bool count nothing (beyond DSR); the mean is still over all of them.
     The authors smooth the one-hot target to [smoothing, 1 - smoothing] and add `smoothing` again to p, which keeps
     the logarithm finite: kept, so that their figures come out.
     """
@@ -22,21 +25,23 @@ def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, smoothing: floa
     defect = mask.float()
     target = torch.stack([1 - defect, defect], dim=1).clamp(smoothing, 1 - smoothing)
     p = (target * probabilities).sum(1) + smoothing
-    return ((1 - p).clamp_min(0).pow(gamma) * -p.log()).mean()
+    loss = (1 - p).clamp_min(0).pow(gamma) * -p.log()
+    return (loss if unsure is None else loss.masked_fill(unsure, 0.0)).mean()
 
 
-def extremes_loss(logits: Tensor, mask: Tensor, share: float = 0.002) -> Tensor:
+def extremes_loss(logits: Tensor, mask: Tensor, share: float = 0.002, unsure: Tensor | None = None) -> Tensor:
     """Cross-entropy of the most suspicious pixels: those of the good surface, which decide whether a good part is
     rejected, and those of each defect, which decide whether it is found (beyond DSR).
 
     logits (B, 2, H, W) and mask (B, H, W) bool as in `focal_loss`. Of each image the log-odds of the `share` of its
     pixels that are most suspicious are averaged, once outside the mask (should be good) and once inside (defective;
-    of images with a mask alone, and of at most all its pixels).
+    of images with a mask alone, and of at most all its pixels). Pixels of `unsure` (B, H, W) bool are neither.
     """
     odds = (logits[:, 1] - logits[:, 0]).float().flatten(1)  # (B, H * W)
     inside = mask.flatten(1)
     count = max(1, round(share * odds.shape[1]))
-    outside = odds.masked_fill(inside, -math.inf).topk(count, dim=1).values
+    left_out = inside if unsure is None else inside | unsure.flatten(1)
+    outside = odds.masked_fill(left_out, -math.inf).topk(count, dim=1).values
     found = odds.masked_fill(~inside, -math.inf).topk(count, dim=1).values
     good, defective = _finite_mean(outside), _finite_mean(found)
     return (_softplus(good) + _softplus(-defective) * inside.any(1)).mean()

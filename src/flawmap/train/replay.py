@@ -12,7 +12,8 @@ from torch import Tensor
 
 
 class Replay:
-    """The last `batches` batches of pictures (B, C, h, w), in float16, with their masks (B, H, W) bool.
+    """The last `batches` batches of pictures (B, C, h, w), in float16, with their masks and unsure pixels, both
+    (B, H, W) bool.
 
     `buffers` are all its state but for the step, and belong into the checkpoint.
     """
@@ -21,21 +22,23 @@ class Replay:
         self.batches, self.count = batches, pictures[0]
         self.pictures = torch.zeros(batches * self.count, *pictures[1:], dtype=torch.float16, device=device)
         self.masks = torch.zeros(batches * self.count, *masks[1:], dtype=torch.bool, device=device)
+        self.unsure = torch.zeros_like(self.masks)
 
     @property
     def buffers(self) -> dict[str, Tensor]:
         """Tensors that are changed in place."""
-        return {"replay.pictures": self.pictures, "replay.masks": self.masks}
+        return {"replay.pictures": self.pictures, "replay.masks": self.masks, "replay.unsure": self.unsure}
 
-    def put(self, step: int, pictures: Tensor, masks: Tensor) -> None:
+    def put(self, step: int, pictures: Tensor, masks: Tensor, unsure: Tensor) -> None:
         """Keep the batch of `step`, counted from 0, in place of the oldest."""
         first = step % self.batches * self.count
         self.pictures[first : first + self.count] = pictures
         self.masks[first : first + self.count] = masks
+        self.unsure[first : first + self.count] = unsure
 
-    def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """B of the samples kept after `step`, at random: pictures (B, C, h, w) float32, masks (B, H, W)."""
+    def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """B of the samples kept after `step`, at random: pictures (B, C, h, w) float32, masks and unsure (B, H, W)."""
         kept = min(step + 1, self.batches) * self.count
         chosen = torch.randint(kept, (self.count,), generator=generator).to(self.pictures.device)
         pictures = self.pictures[chosen].float().contiguous(memory_format=torch.channels_last)
-        return pictures, self.masks[chosen]
+        return pictures, self.masks[chosen], self.unsure[chosen]

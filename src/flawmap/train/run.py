@@ -23,7 +23,7 @@ from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
-from flawmap.train.sources import HeldOut, good_images, shaped
+from flawmap.train.sources import HeldOut, Varied, good_images, shaped
 
 RECIPE = "recipe.toml"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
@@ -70,6 +70,21 @@ def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> t
     return [path for path in ordered if path not in chosen], sorted(chosen)
 
 
+def are_few(recipe: Recipe, count: int) -> bool:
+    """Whether `recipe.few` holds for so many photos to train on."""
+    return count < recipe.few.below
+
+
+def for_few(recipe: Recipe, count: int) -> Recipe:
+    """The recipe as it is for so many photos to train on: with `recipe.few`'s rate and prior when they are few."""
+    if not are_few(recipe, count):
+        return recipe
+    model = recipe.model.model_copy(update={"warm": recipe.few.warm}) if recipe.model.prior else recipe.model
+    return recipe.model_copy(
+        update={"model": model, "detect": recipe.detect.model_copy(update={"rate": recipe.few.rate})}
+    )
+
+
 def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | None) -> None:
     """Put the weights a training starts from into `model`: of the prior, or of the general discrete model.
 
@@ -112,13 +127,13 @@ def train(
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
     good = sorted(sample.image for sample in listing.train_good)
-    recipe = recipe.model_copy(update={"image": shaped(recipe.image, good)})
+    train_paths, held_out_paths = hold_out(good, recipe.threshold, recipe.run.seed)
+    recipe = for_few(recipe.model_copy(update={"image": shaped(recipe.image, good)}), len(train_paths))
     scope = read_scope(recipe.image)
     folder = out.with_name(out.name + ".run")
     _take_up(folder, recipe, resume)
     machine = Machine(recipe.run)
     started = time.monotonic()
-    train_paths, held_out_paths = hold_out(good, recipe.threshold, recipe.run.seed)
     images = good_images(train_paths, recipe, scope, folder, quiet)
     held_out = HeldOut(held_out_paths, recipe, scope)
 
@@ -127,7 +142,9 @@ def train(
     start_weights(model, recipe.model, general)
     model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
-    train_detection(model, images, recipe, machine, folder, resume=resume, quiet=quiet)
+    varied = are_few(recipe, len(images))
+    source = Varied(images, recipe.few) if varied else images
+    train_detection(model, source, recipe, machine, folder, resume=resume, quiet=quiet)
     if recipe.refine.steps > 0:
         model.requires_grad_(False)
         assert model.refinement is not None
@@ -143,6 +160,7 @@ def train(
         "data": listing.name,
         "layout": listing.layout,
         "trained_on": len(images),
+        "varied": varied,
         "held_out": len(held_out),
         "seed": recipe.run.seed,
         "machine": machine.describe(),

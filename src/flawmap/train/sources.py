@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from flawmap.config import ImageSettings, Recipe
+from flawmap.config import FewSettings, ImageSettings, Recipe
 from flawmap.data.dataset import GoodImages
 from flawmap.data.images import read_pixels
 from flawmap.data.large import GoodTiles
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import at_scale
+from flawmap.data.variation import vary
 from flawmap.measure.found import Array, Found, look
 from flawmap.measure.tiled import inspect_tiles
 from flawmap.model.dsr import DSR
@@ -59,6 +61,20 @@ def shaped(settings: ImageSettings, paths: Sequence[Path]) -> ImageSettings:
     long = 16 * round(short * min(max(ratio, 1 / ratio), LONGEST) / 16)
     height, width = (long, short) if ratio > 1 else (short, long)
     return settings.model_copy(update={"height": height, "width": width, "aspect": "fixed"})
+
+
+class Varied:
+    """Another source's images, varied as `settings` say (data/variation.py)."""
+
+    def __init__(self, source: GoodImages | GoodTiles, settings: FewSettings) -> None:
+        self.source, self.settings = source, settings
+
+    def draw(
+        self, count: int, generator: torch.Generator, *, rotate: float, degrees: float, border: str, crop: int
+    ) -> Tensor:
+        """As `source` draws them, (count, 3, H, W), and varied then."""
+        drawn = self.source.draw(count, generator, rotate=rotate, degrees=degrees, border=border, crop=crop)
+        return vary(drawn, generator, self.settings)
 
 
 class HeldOut:
