@@ -146,7 +146,8 @@ def _unchecked(bundle: Bundle, stem: Path, runtime: str, images: Sequence[Path] 
     from flawmap.deploy.quantize import quantize_onnx, quantize_openvino
 
     settings = bundle.recipe.image
-    whole = inspection_graph(network_graph(bundle.model, settings.height, settings.width), bundle)
+    network = network_graph(bundle.model, settings.height, settings.width, exact=not images)
+    whole = inspection_graph(network, bundle)
     pixels = [to_uint8(read_image(path)) for path in images]
     with _quiet():
         if runtime == "onnx":

@@ -13,6 +13,7 @@ import flawmap
 from flawmap.bundle import Bundle, build, save_bundle
 from flawmap.config import load_recipe
 from flawmap.data.images import write_image
+from flawmap.deploy import runtimes
 from flawmap.deploy.inspector import Inspection, Inspector, peak_region
 from flawmap.deploy.runtimes import Found
 from flawmap.errors import ConfigError, ImageError
@@ -201,3 +202,28 @@ def test_whatever_computes_the_network_is_judged_alike(inspector: Inspector, par
 def test_an_unknown_runtime_is_refused_before_the_bundle_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="abacus"):
         flawmap.load(tmp_path / "none.bundle", runtime="abacus")
+
+
+def test_bfloat16_finds_nearly_the_same_and_its_own_way(
+    inspector: Inspector, part: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "has_fast_bfloat16", lambda device: True)  # emulated it computes the same
+    lower = Inspector(inspector.bundle, "cpu", precision="bfloat16").inspect(part)
+    full = inspector.inspect(part)
+    assert lower.map.dtype == lower.general_image.dtype == np.float32
+    assert 0 < float(np.abs(lower.map - full.map).max()) < 0.1
+    assert abs(lower.score - full.score) < 0.05
+    assert np.array_equal(inspector.inspect(part).map, full.map), "full precision is as it was"
+
+
+def test_bfloat16_is_for_pytorch_on_processors_that_multiply_it(
+    inspector: Inspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_bundle(inspector.bundle, tmp_path / "b")
+    monkeypatch.setattr(runtimes, "has_fast_bfloat16", lambda device: False)
+    with pytest.raises(ConfigError, match="does not multiply bfloat16"):
+        flawmap.load(tmp_path / "b", "cpu", precision="bfloat16")
+    with pytest.raises(ConfigError, match="for the runtime torch, not for auto"):
+        flawmap.load(tmp_path / "b", "cpu", runtime="auto", precision="bfloat16")
+    with pytest.raises(ConfigError, match="no precision half; there are: float32, bfloat16"):
+        flawmap.load(tmp_path / "b", "cpu", precision="half")

@@ -125,7 +125,8 @@ def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynami
     """Write the artefact as `stem` with its suffix; INT8 when there are images to fit it to."""
     onnx = package("onnx")
     settings = bundle.recipe.image
-    whole = inspection_graph(network_graph(bundle.model, settings.height, settings.width, dynamic_batch), bundle)
+    network = network_graph(bundle.model, settings.height, settings.width, dynamic_batch, exact=not fitted)
+    whole = inspection_graph(network, bundle)
     if to == "onnx":
         if fitted:
             from flawmap.deploy.quantize import quantize_onnx

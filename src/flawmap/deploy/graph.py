@@ -43,10 +43,10 @@ class _Network(nn.Module):
     Drawings are clipped and turned to (B, h, w, 3), as the image comes in.
     """
 
-    def __init__(self, model: DSR, per_image: bool) -> None:
+    def __init__(self, model: DSR, per_image: bool, exact: bool) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).to("cpu", torch.float32).eval()
-        for part in self.model.modules():
+        for part in self.model.modules() if exact else ():
             for name, child in part.named_children():
                 if isinstance(child, nn.InstanceNorm2d):
                     setattr(part, name, InstanceNorm(child))
@@ -133,14 +133,19 @@ def _in_blocks(book: Codebook, cells: Tensor, axis: int) -> Tensor:
     return torch.cat([(block @ opposite + lengths).argmin(-1) for block in blocks], dim=axis)
 
 
-def network_graph(model: DSR, height: int, width: int, dynamic_batch: bool = False) -> onnx.ModelProto:
-    """The network as ONNX: PIXELS (B, 3, height, width) float32 -> OUTPUTS and CHOICES. B is 1 unless dynamic."""
+def network_graph(
+    model: DSR, height: int, width: int, dynamic_batch: bool = False, exact: bool = True
+) -> onnx.ModelProto:
+    """The network as ONNX: PIXELS (B, 3, height, width) float32 -> OUTPUTS and CHOICES. B is 1 unless dynamic.
+
+    `exact`: instance normalisation agrees with PyTorch to 1e-5. Without it, a runtime's own is used, which is faster.
+    """
     pixels = torch.full((2 if dynamic_batch else 1, 3, height, width), 0.5)
     shapes = {PIXELS: {0: torch.export.Dim("batch")}} if dynamic_batch else None
     with warnings.catch_warnings(), _silent("torch.onnx"), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Network(model, per_image=dynamic_batch),
+            _Network(model, per_image=dynamic_batch, exact=exact),
             (pixels,),
             dynamo=True,
             input_names=[PIXELS],
