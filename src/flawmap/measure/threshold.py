@@ -2,8 +2,9 @@
 
 Source: Vovk et al. 2005; Angelopoulos & Bates 2021. With n good images that took no part in training, the
 ceil((n + 1)(1 - overkill))-th smallest score keeps the chance that the next good part is rejected at or under
-`overkill`, if parts are exchangeable. That order exists only when n >= 1 / overkill - 1. With fewer images the tail of
-the scores is continued as an exponential one, which is our addition: a guess, and said to be one.
+`overkill`, if parts are exchangeable. That order exists only when n >= 1 / overkill - 1. With fewer images the largest
+score is taken, which the next good part exceeds with a chance of 1 / (n + 1), and that is said. Guessing how far the
+tail goes on beyond it would let every defect pass where the scores of good and defective parts crowd (RESULTS.md).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from flawmap.errors import DataError
 
@@ -39,7 +39,7 @@ def choose_threshold(
 ) -> Threshold:
     """Threshold from scores of good images that were not trained on, and the largest map value of each.
 
-    With too few images for `overkill`, the largest score plus a margin, and a note that says how many are needed.
+    With too few images for `overkill`, the largest score, and a note that says how many are needed.
     Raises DataError without images or with an overkill outside (0, 1). There are as many peaks as scores, and all are
     numbers; anything else is a mistake of the program (AssertionError).
     """
@@ -55,8 +55,7 @@ def choose_threshold(
     if not supported:
         note = (
             f"{count} good images cannot support an overkill of {100 * overkill:.3g} %: {needed} are needed. The "
-            "threshold is the largest of their scores plus a guessed margin; "
-            f"expect up to {100 / (count + 1):.1f} % of good parts rejected."
+            f"threshold is the largest of their scores; expect up to {100 / (count + 1):.1f} % of good parts rejected."
         )
     return Threshold(
         score=_order_statistic(good_scores, overkill),
@@ -89,12 +88,4 @@ def _order_statistic(values: Sequence[float], overkill: float) -> float:
     ordered = sorted(values)
     # 1e-9: (n + 1)(1 - overkill) is meant in exact arithmetic
     rank = math.ceil((len(ordered) + 1) * (1 - overkill) - 1e-9)
-    if rank <= len(ordered):
-        return float(ordered[rank - 1])
-    # An exponential tail with the mean excess of the upper half over the median. The largest of n is exceeded with a
-    # chance of 1 / (n + 1); the margin goes on to `overkill`, and vanishes where n is just enough. It follows the
-    # scale of the scores, which a fixed margin does not; half of what is left to 1 keeps it a usable threshold.
-    largest, upper = ordered[-1], ordered[len(ordered) // 2 :]
-    excess = sum(upper) / len(upper) - median(ordered)
-    margin = excess * math.log(1 / ((len(ordered) + 1) * overkill))
-    return float(largest + min(max(margin, 0.0), max(0.0, 1 - largest) / 2))
+    return float(ordered[min(rank, len(ordered)) - 1])
