@@ -287,7 +287,10 @@ class FewSettings(_Section):
         description="This section holds where fewer photos than this are trained on; 0: never, as in the paper.",
     )
     warm: Literal["all", "drawing", "none"] = Field("all", description="`model.warm` then, where there is a prior.")
-    rate: float = Field(1e-3, gt=0, description="`detect.rate` then.")
+    rate: float = Field(2e-4, gt=0, description="`detect.rate` then.")
+    steps: int = Field(
+        0, ge=0, description="`detect.steps` then, where it is more; 0: as it is. Long training wears off the prior."
+    )
     mirror: Literal["none", "across", "down", "both"] = Field(
         "both", description="One in two is mirrored left and right, top and bottom, or either."
     )

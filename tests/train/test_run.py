@@ -142,6 +142,9 @@ def test_few_photos_are_varied_and_keep_more_of_the_prior(below: int, few: bool,
     assert bundle.recipe.model.warm == recipe.model.warm, "there is no prior to take anything from"
     with_prior = recipe.model_copy(update={"model": recipe.model.model_copy(update={"prior": "lean"})})
     assert for_few(with_prior, 10).model.warm == ("none" if few else recipe.model.warm)
+    for limit, steps in ((0, 2), (1, 1), (9, 2)):
+        limited = recipe.model_copy(update={"few": recipe.few.model_copy(update={"steps": limit})})
+        assert for_few(limited, 10).detect.steps == (steps if few else 2)
 
 
 def test_few_photos_are_varied_on_their_way_into_training(parts: Path, tmp_path: Path) -> None:

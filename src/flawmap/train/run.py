@@ -76,13 +76,13 @@ def are_few(recipe: Recipe, count: int) -> bool:
 
 
 def for_few(recipe: Recipe, count: int) -> Recipe:
-    """The recipe as it is for so many photos to train on: with `recipe.few`'s rate and prior when they are few."""
+    """The recipe as it is for so many photos to train on: with `recipe.few`'s rate, steps and prior when they are few."""
     if not are_few(recipe, count):
         return recipe
     model = recipe.model.model_copy(update={"warm": recipe.few.warm}) if recipe.model.prior else recipe.model
-    return recipe.model_copy(
-        update={"model": model, "detect": recipe.detect.model_copy(update={"rate": recipe.few.rate})}
-    )
+    steps = min(recipe.detect.steps, recipe.few.steps or recipe.detect.steps)
+    detect = recipe.detect.model_copy(update={"rate": recipe.few.rate, "steps": steps})
+    return recipe.model_copy(update={"model": model, "detect": detect})
 
 
 def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | None) -> None:
