@@ -76,7 +76,7 @@ def run(chosen: argparse.Namespace, name: str, minutes: float, seed: int, steps:
         "tag": chosen.tag,
         "seed": seed,
         "wanted_minutes": minutes,
-        "steps": steps,
+        "steps": load_recipe(bundle / "recipe.toml").detect.steps,  # fewer than asked for where photos are few
         "minutes": round(clock(spent) / 60, 2),
         "resumed": provenance["resumed"] and provenance["minutes"] < 0.9 * clock(spent) / 60,
         "peak_memory_mb": provenance["peak_memory_mb"],

@@ -76,7 +76,7 @@ def are_few(recipe: Recipe, count: int) -> bool:
 
 
 def for_few(recipe: Recipe, count: int) -> Recipe:
-    """The recipe as it is for so many photos to train on: with `recipe.few`'s rate, steps and prior when they are few."""
+    """The recipe for so many photos to train on: with `recipe.few`'s rate, steps and prior when they are few."""
     if not are_few(recipe, count):
         return recipe
     model = recipe.model.model_copy(update={"warm": recipe.few.warm}) if recipe.model.prior else recipe.model
