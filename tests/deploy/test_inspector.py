@@ -211,7 +211,8 @@ def test_bfloat16_finds_nearly_the_same_and_its_own_way(
     lower = Inspector(inspector.bundle, "cpu", precision="bfloat16").inspect(part)
     full = inspector.inspect(part)
     assert lower.map.dtype == lower.general_image.dtype == np.float32
-    assert 0 < float(np.abs(lower.map - full.map).mean()) < 0.02, "but where another code was nearer"
+    assert not np.array_equal(lower.map, full.map)
+    assert np.corrcoef(lower.map.ravel(), full.map.ravel())[0, 1] > 0.9, "the same, but where another code was nearer"
     assert abs(lower.score - full.score) < 0.05
     assert np.array_equal(inspector.inspect(part).map, full.map), "full precision is as it was"
 
