@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from flawmap.bundle import Bundle, build, load_general, load_prior, round_weights, save_bundle
 from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
@@ -144,6 +145,12 @@ def train(
     model.train()
     varied = are_few(recipe, len(images))
     source = Varied(images, recipe.few) if varied else images
+    if varied and not quiet:
+        Console(stderr=True).print(
+            f"{len(images)} photos are few (under few.below = {recipe.few.below}): they are varied, and learnt from at "
+            f"the rate {recipe.detect.rate:g} for {recipe.detect.steps} steps (few.rate, few.steps)",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     train_detection(model, source, recipe, machine, folder, resume=resume, quiet=quiet)
     if recipe.refine.steps > 0:
         model.requires_grad_(False)
