@@ -256,8 +256,6 @@ class AnomalySettings(_Section):
         description="Painted: a defect fainter than this is raised to a mean change drawn between `contrast_min` and "
         "this, in units of the surface's grain (the deviation of a photo from its own local mean); 0: never.",
     )
-
-    raised: float = Field(1.0, ge=0, le=1, description="Painted: share of the defects that `contrast_max` holds for.")
     faint: Literal["good", "ignored"] = Field(
         "good",
         description="Painted: what is fainter than `visible` counts as good, or is left out of the loss. With "
@@ -358,13 +356,6 @@ class DetectSettings(_Section):
     )
     image_weight: float = Field(10.0, ge=0, description="Weight of L2(object-specific image, input). Authors: 10.")
     detection_weight: float = Field(1.0, ge=0, description="Weight of the focal loss of the map. Authors: 1.")
-    focus: float = Field(
-        2.0,
-        ge=0,
-        le=10,
-        description="Exponent of the focal loss: how little pixels count that are judged right already; 0 is "
-        "cross-entropy. Authors: 2.",
-    )
     extremes_weight: float = Field(
         0.0,
         ge=0,

@@ -71,3 +71,14 @@ def test_openvino_in_int8_keeps_the_search_in_full_precision(whole: onnx.ModelPr
     assert len(found) >= 4
     for op in found:  # in INT8 what they are searched by would be multiplied up from small integers
         assert op.input_value(1).get_node().get_type_name() == "Constant"
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_only_an_exact_graph_spells_out_instance_normalisation(exact: bool) -> None:
+    recipe = load_recipe(TINY, ['model.norm="instance"'])
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = build(recipe.model, with_refinement=False).eval()
+    graph = network_graph(model, recipe.image.height, recipe.image.width, exact=exact)
+    kinds = {node.op_type for node in graph.graph.node}
+    assert ("InstanceNormalization" in kinds) is not exact

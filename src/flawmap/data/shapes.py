@@ -15,9 +15,7 @@ from torch import Tensor
 
 from flawmap.data.perlin import GRADIENTS, perlin_noise
 
-STREAKED = (
-    0.35  # coherence from which on a surface counts as streaked: machined 0.5, brushed 0.9, cast or woven under 0.3
-)
+STREAKED = 0.35  # least coherence of a streaked surface: magnetic tiles 0.5, brushed metal 0.9, commutators 0.25
 STEP, SAMPLES = 4.0, 12  # pixels from one bend of a crack to the next, and points between them
 
 
@@ -50,7 +48,7 @@ def defect_masks(
             continue
         if kinds[index] < lines:
             straight = cracks > 0 and float(torch.rand((), generator=generator)) < cracks
-            straight = straight and not (without is not None and bool(without[index]))
+            straight = straight and (without is None or not bool(without[index]))
             mask = crack(height, width, generator) if straight else line(height, width, generator)
         elif kinds[index] < lines + blobs:
             mask = blob_group(height, width, generator)

@@ -48,9 +48,9 @@ class Ways(NamedTuple):
 
     `opacity`: range of the factor on what the altered codes change; `visible`: mean change of a pixel, of 1, under
     which it does not count as part of a defect.
-    `contrast`: what fainter defects are raised to, in units of the surface's grain; of a share `raised` of them alone.
-    `visible` is in these units then. With `own_pixels` the mean it is held against is over a defect's own pixels near
-    by, where otherwise the unchanged ones beside a thin line count too.
+    `contrast`: what fainter defects are raised to, in units of the surface's grain; `visible` is in these units then.
+    With `own_pixels` the mean that `visible` is held against is over a defect's own pixels near by, where otherwise the
+    unchanged ones beside a thin line count too; with `contrast` it always is.
     A decoy is a region drawn from its own, unaltered codes: it bears every mark of a decoder, and is no defect.
     """
 
@@ -61,7 +61,6 @@ class Ways(NamedTuple):
     visible: float = 0.02
     transplant: float = 0.0
     contrast: tuple[float, float] | None = None
-    raised: float = 1.0
     own_pixels: bool = False
 
 
@@ -108,11 +107,7 @@ def paint(
         unit = grain(image)  # (B,)
         coherent = (draws[:, 2] < ways.shift + ways.blend).to(device)
         draw = torch.rand(batch, generator=generator).to(device)
-        raised = _with_contrast(laid, masks, unit, coherent, draw, ways.contrast)
-        if ways.raised < 1:
-            chosen_ones = (torch.rand(batch, generator=generator) < ways.raised).to(device)
-            raised = torch.where(chosen_ones[:, None, None, None], raised, laid)
-        laid = raised
+        laid = _with_contrast(laid, masks, unit, coherent, draw, ways.contrast)
         visible = (ways.visible * unit)[:, None, None]
     marks, size = masks > FADED, laid.abs().mean(1)  # (B, H, W)
     if ways.own_pixels or ways.contrast is not None:

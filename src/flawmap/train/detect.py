@@ -133,7 +133,7 @@ def train_detection(
 
 def detection_losses(logits: Tensor, mask: Tensor, unsure: Tensor, settings: DetectSettings) -> dict[str, Tensor]:
     """What detection learns from: logits (B, 2, H, W), mask and unsure (B, H, W) bool."""
-    losses = {"focal": focal_loss(logits, mask, settings.focus, unsure=unsure)}
+    losses = {"focal": focal_loss(logits, mask, unsure=unsure)}
     if settings.extremes_weight > 0:
         losses["extremes"] = extremes_loss(logits, mask, unsure=unsure)
     return losses
@@ -219,7 +219,7 @@ def with_defects(
             settings.shift, settings.blend, settings.decoy,
             (settings.opacity_min, settings.opacity_max), settings.visible, settings.transplant,
             (settings.contrast_min, settings.contrast_max) if settings.contrast_max else None,
-            settings.raised, settings.faint == "ignored",
+            own_pixels=settings.faint == "ignored",
         ),
         strength=strength,
         skip_nearest=settings.skip_nearest, tables=tables,
