@@ -36,6 +36,7 @@ from flawmap.model.decoder import ObjectDecoder
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
 from flawmap.model.dsr import DSR, detection_channels
+from flawmap.model.familiarity import Familiarity
 from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 1  # raised when an older flawmap could no longer read what a newer one writes
@@ -92,7 +93,16 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         standardise=settings.detection_standardise,
         fold=fold,
         score_side=settings.score_side,
+        familiarity=_familiarity(settings),
     )
+
+
+def _familiarity(settings: ModelSettings) -> Familiarity | None:
+    channels = {name: settings.discrete_width for name in ("encoder", "local")}
+    channels["detection"] = 4 * settings.detection_width
+    if not settings.familiarity:
+        return None
+    return Familiarity({name: channels[name] for name in settings.familiarity})
 
 
 def save_bundle(

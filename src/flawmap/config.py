@@ -153,12 +153,21 @@ class ModelSettings(_Section):
         "size; odd. A small square finds small defects, a large one is calmer. Authors: 21.",
     )
 
+    familiarity: tuple[Literal["encoder", "local", "detection"], ...] = Field(
+        (),
+        description="Further evidence of a defect, fused with detection's map: how unlike those of good photos the "
+        "features are of the discrete model's `encoder`, of the same where brightness and contrast are levelled "
+        "(`local`), and of `detection`. Fitted after the training, in seconds. Paper: none.",
+    )
+
     @model_validator(mode="after")
     def _odd(self) -> ModelSettings:
         if self.score_side % 2 == 0:
             raise ValueError(f"score_side must be odd, not {self.score_side}")
         if self.detection_fold and not (self.detection_sees_image and self.detection_scale > 1):
             raise ValueError("detection_fold needs detection_sees_image = true and detection_scale = 2")
+        if len(set(self.familiarity)) < len(self.familiarity):
+            raise ValueError("familiarity names a kind of features twice")
         return self
 
 
@@ -465,6 +474,12 @@ class Recipe(_Section):
     pretrain: PretrainSettings = PretrainSettings()
     threshold: ThresholdSettings = ThresholdSettings()
     run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _one_map(self) -> Recipe:
+        if self.model.familiarity and self.refine.steps:
+            raise ValueError("model.familiarity fuses the map, which is then not refined: set refine.steps = 0")
+        return self
 
 
 def shipped_recipes() -> list[str]:

@@ -37,12 +37,16 @@ class DetectionUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H, W)."""
+        return self.with_features(x)[0]
+
+    def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the features of its way up at a quarter of the size: (B, 4 width, H/4, W/4)."""
         level1 = self.down1(x)  # (B, width, H, W)
         level2 = self.down2(nn.functional.max_pool2d(level1, 2))  # (B, 2 width, H/2, W/2)
         level3 = self.down3(nn.functional.max_pool2d(level2, 2))  # (B, 4 width, H/4, W/4)
         x = self.down4(nn.functional.max_pool2d(level3, 2))  # (B, 4 width, H/8, W/8)
-        x = self.pair3(torch.cat([self.up3(x), level3], dim=1))
-        x = self.pair2(torch.cat([self.up2(x), level2], dim=1))
+        features: Tensor = self.pair3(torch.cat([self.up3(x), level3], dim=1))
+        x = self.pair2(torch.cat([self.up2(features), level2], dim=1))
         x = self.pair1(torch.cat([self.up1(x), level1], dim=1))
         logits: Tensor = self.out(x)
-        return logits
+        return logits, features

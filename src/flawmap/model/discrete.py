@@ -42,12 +42,19 @@ class FineEncoder(nn.Module):
         self.conv3 = nn.Conv2d(width, width, 3, padding=1)
         self.residual = ResidualStack(width, hidden)
 
+    def early(self, image: Tensor) -> Tensor:
+        """The first two convolutions, before the second's ReLU: (B, 3, H, W) -> (B, width, H/4, W/4)."""
+        features: Tensor = self.conv2(torch.relu(self.conv1(image)))
+        return features
+
+    def late(self, early: Tensor) -> Tensor:
+        """What follows `early`: (B, width, H/4, W/4) -> the same."""
+        features: Tensor = self.residual(self.conv3(torch.relu(early)))
+        return features
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, width, H/4, W/4)."""
-        x = torch.relu(self.conv1(x))
-        x = torch.relu(self.conv2(x))
-        features: Tensor = self.residual(self.conv3(x))
-        return features
+        return self.late(self.early(x))
 
 
 class CoarseEncoder(nn.Module):
@@ -101,7 +108,10 @@ class DiscreteModel(nn.Module):
 
     def encode(self, image: Tensor) -> Encoding:
         """Codes of an image (B, 3, H, W)."""
-        shared = self.fine_encoder(image)  # (B, width, H/4, W/4)
+        return self.encode_shared(self.fine_encoder(image))
+
+    def encode_shared(self, shared: Tensor) -> Encoding:
+        """Codes from the fine encoder's output (B, width, H/4, W/4)."""
         coarse_features = self.to_coarse(self.coarse_encoder(shared))
         coarse = self.coarse_codebook(coarse_features)
         fine_features = self.fine_features(shared, coarse.codes)

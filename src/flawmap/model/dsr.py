@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from flawmap.model.detection import DetectionUNet
-from flawmap.model.discrete import DiscreteModel
+from flawmap.model.discrete import DiscreteModel, Encoding
+from flawmap.model.familiarity import Familiarity, levelled
 from flawmap.model.restriction import SubspaceRestriction
 
 DARKEST = 0.02  # added to the deviation of a picture, of 1, before dividing by it: noise is not blown up
@@ -34,8 +35,9 @@ class Restricted(NamedTuple):
 class DSRResult(NamedTuple):
     """What DSR finds in a batch of images.
 
-    map (B, H, W): probability of a defect, refined (the same as detection_map without a refinement module);
-    detection_map (B, H, W): the same before refinement; object_image, general_image (B, 3, H, W): the drawings, about
+    map (B, H, W): probability of a defect, refined (the same as detection_map without a refinement module), or, with
+    familiarity, all evidence together; detection_map (B, H, W): the same before refinement, or the strongest evidence;
+    object_image, general_image (B, 3, H, W): the drawings, about
     [0, 1] but not clipped; score (B,): `image_score` of detection_map; coarse_indices (B, H/8, W/8),
     fine_indices (B, H/4, W/4) int64; coarse_restricted (B, D, H/8, W/8), fine_restricted (B, D, H/4, W/4): restricted
     features before quantization. Maps and scores lie in [0, 1] and are float32,
@@ -53,6 +55,21 @@ class DSRResult(NamedTuple):
     fine_restricted: Tensor
 
 
+class Examined(NamedTuple):
+    """What a DSR computes of images on the way to their map.
+
+    Drawings (B, 3, H, W), detection's logits (B, 2, H, W), and features (B, C, h, w) by the names of
+    `familiarity.Source`.
+    """
+
+    encoding: Encoding
+    restricted: Restricted
+    object_image: Tensor
+    general_image: Tensor
+    logits: Tensor
+    features: dict[str, Tensor]
+
+
 class DSR(nn.Module):
     """The parts of DSR at work together; `refinement` may be None.
 
@@ -62,7 +79,8 @@ class DSR(nn.Module):
     `fold` the image's pixels are then folded into channels instead of averaged, and the map's come out of channels
     instead of being enlarged: nothing is lost at that size (space to depth; Shi et al. 2016).
     With `standardise` all it sees is shifted and scaled so that the last picture has mean 0 and deviation 1: a scratch
-    on a dark part then looks like one on a bright part.
+    on a dark part then looks like one on a bright part. With `familiarity` the maps are of several kinds of
+    evidence, of which detection's own is one; there is no refinement then.
     """
 
     def __init__(
@@ -79,8 +97,10 @@ class DSR(nn.Module):
         standardise: bool = False,
         fold: bool = False,
         score_side: int = SCORE_SIDE,
+        familiarity: Familiarity | None = None,
     ) -> None:
         super().__init__()
+        assert familiarity is None or refinement is None, "a fused map is not refined"
         assert not fold or (sees_image and detection_scale > 1), "only an image seen at a smaller size can be folded"
         self.discrete = discrete
         self.coarse_restriction = coarse_restriction
@@ -91,6 +111,7 @@ class DSR(nn.Module):
         self.detection_scale, self.sees_image, self.standardise = detection_scale, sees_image, standardise
         self.fold = fold
         self.score_side = score_side
+        self.familiarity = familiarity
 
     def restrict(self, coarse_codes: Tensor, fine_codes: Tensor) -> Restricted:
         """Pull the codes of both grids back to those of good parts; each grid on its own."""
@@ -131,14 +152,19 @@ class DSR(nn.Module):
 
     def judge(self, seen: Tensor, size: Sequence[int]) -> Tensor:
         """Logits (B, 2, H, W) of `compared` pictures; `size` is (H, W)."""
+        return self.judge_with_features(seen, size)[0]
+
+    def judge_with_features(self, seen: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The same, and detection's inner features, at a quarter of the size of `seen`."""
         if self.standardise:
             seen = standardised(seen, 3 * self.detection_scale**2 if self.fold else 3)
-        small: Tensor = self.detection(seen)
+        small, features = self.detection.with_features(seen)
         if self.fold:
-            return nn.functional.pixel_shuffle(small, self.detection_scale)
+            return nn.functional.pixel_shuffle(small, self.detection_scale), features
         if self.detection_scale == 1:
-            return small
-        return nn.functional.interpolate(small.float(), size=tuple(size), mode="bilinear", align_corners=False)
+            return small, features
+        logits = nn.functional.interpolate(small.float(), size=tuple(size), mode="bilinear", align_corners=False)
+        return logits, features
 
     def refine(self, object_image: Tensor, general_image: Tensor, first_map: Tensor) -> Tensor:
         """Logits (B, 2, H, W) from the drawings (B, 3, H, W) and the softmaxed first map (B, 2, H, W)."""
@@ -146,22 +172,38 @@ class DSR(nn.Module):
         logits: Tensor = self.refinement(torch.cat([object_image, general_image, first_map], dim=1))
         return logits
 
-    def forward(self, image: Tensor) -> DSRResult:
-        """Inspect images (B, 3, H, W)."""
-        encoding = self.discrete.encode(image)
+    def examine(self, image: Tensor) -> Examined:
+        """All that is computed of images (B, 3, H, W) before their map."""
+        encoder = self.discrete.fine_encoder
+        early = encoder.early(image)
+        encoding = self.discrete.encode_shared(encoder.late(early))
         restricted = self.restrict(encoding.coarse_codes, encoding.fine_codes)
         object_image = self.draw_object(restricted.coarse_codes, restricted.fine_codes)
         general_image = self.discrete.decode(encoding.coarse_codes, encoding.fine_codes)
-        first_map = torch.softmax(self.detect(object_image, general_image, image).float(), dim=1)  # (B, 2, H, W)
-        final_map = first_map
-        if self.refinement is not None:
-            final_map = torch.softmax(self.refine(object_image, general_image, first_map).float(), dim=1)
+        logits, inner = self.judge_with_features(
+            self.compared(object_image, general_image, image), object_image.shape[-2:]
+        )
+        features = {"encoder": early, "detection": inner}
+        if self.familiarity is not None and "local" in self.familiarity.sources:
+            features["local"] = encoder.early(levelled(image))
+        return Examined(encoding, restricted, object_image, general_image, logits, features)
+
+    def forward(self, image: Tensor) -> DSRResult:
+        """Inspect images (B, 3, H, W)."""
+        encoding, restricted, object_image, general_image, logits, features = self.examine(image)
+        if self.familiarity is None:
+            first_map = torch.softmax(logits.float(), dim=1)  # (B, 2, H, W)
+            detection_map = final_map = first_map[:, 1]
+            if self.refinement is not None:
+                final_map = torch.softmax(self.refine(object_image, general_image, first_map).float(), dim=1)[:, 1]
+        else:
+            final_map, detection_map = self.familiarity(logits, features)
         return DSRResult(
-            map=final_map[:, 1],
-            detection_map=first_map[:, 1],
+            map=final_map,
+            detection_map=detection_map,
             object_image=object_image,
             general_image=general_image,
-            score=image_score(first_map[:, 1], self.score_side),
+            score=image_score(detection_map, self.score_side),
             coarse_indices=encoding.coarse_indices,
             fine_indices=encoding.fine_indices,
             coarse_restricted=restricted.coarse_features,

@@ -22,9 +22,10 @@ from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
+from flawmap.train.familiar import PHOTOS, fit_densities, keep_useful, set_levels
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
-from flawmap.train.sources import HeldOut, Varied, good_images, shaped
+from flawmap.train.sources import GoodParts, Varied, good_images, shaped
 
 RECIPE = "recipe.toml"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
@@ -32,7 +33,7 @@ DRAWING = ("coarse_restriction", "fine_restriction", "object_decoder")
 WARM = {"all": (*DRAWING, "detection"), "drawing": DRAWING, "none": ()}
 _DISCRETE = ("codes", "code_length", "discrete_width", "discrete_hidden")
 _DRAWING = (*_DISCRETE, "restriction_widths", "decoder", "decoder_widths", "norm")
-_FREE = ("prior", "warm", "refinement_width", "score_side")
+_FREE = ("prior", "warm", "refinement_width", "score_side", "familiarity")
 SIZES = {
     "all": tuple(name for name in ModelSettings.model_fields if name not in _FREE),
     "drawing": _DRAWING,
@@ -136,7 +137,7 @@ def train(
     machine = Machine(recipe.run)
     started = time.monotonic()
     images = good_images(train_paths, recipe, scope, folder, quiet)
-    held_out = HeldOut(held_out_paths, recipe, scope)
+    held_out = GoodParts(held_out_paths, recipe, scope)
 
     with initial_weights(recipe.run.seed):
         model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
@@ -159,6 +160,16 @@ def train(
         train_refinement(model, images, recipe, machine, folder, resume=resume, quiet=quiet)
     model.eval().requires_grad_(False)
     round_weights(model)  # the threshold belongs to the weights as they are stored
+    evidence: dict[str, float] = {}
+    if model.familiarity is not None:
+        some = GoodParts(train_paths[:: -(-len(train_paths) // PHOTOS)], recipe, scope)
+        fit_densities(model, some, machine.device)
+        round_weights(model)
+        set_levels(model, held_out, machine.device)
+        round_weights(model)
+        evidence = keep_useful(model, held_out, recipe, machine.device)
+        kept = recipe.model.model_copy(update={"familiarity": model.familiarity.sources if model.familiarity else ()})
+        recipe = recipe.model_copy(update={"model": kept})
     scores, peaks = held_out.scores(model, machine.device)
     threshold = choose_threshold(scores, peaks, recipe.threshold.overkill)
     provenance = {
@@ -174,6 +185,7 @@ def train(
         "minutes": round((time.monotonic() - started) / 60, 2),
         "resumed": resume,
         "peak_memory_mb": peak_memory_mb(),
+        "evidence": {name: round(value, 3) for name, value in evidence.items()},
         "held_out_scores": scores,
         "held_out_peaks": peaks,
     }

@@ -6,19 +6,20 @@ Axes: B images or tiles, h, w their rows and columns.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from flawmap.config import FewSettings, ImageSettings, Recipe
 from flawmap.data.dataset import GoodImages
-from flawmap.data.images import read_pixels
+from flawmap.data.images import Mask, read_pixels, to_float
 from flawmap.data.large import GoodTiles
 from flawmap.data.scope import Scope
-from flawmap.data.tiles import at_scale
+from flawmap.data.tiles import Grid, at_scale, cut
 from flawmap.data.variation import vary
 from flawmap.measure.found import Array, Found, look
 from flawmap.measure.tiled import inspect_tiles
@@ -77,10 +78,10 @@ class Varied:
         return vary(drawn, generator, self.settings)
 
 
-class HeldOut:
-    """Good images that set the threshold. All are read at the start, so that a broken one stops no finished training.
+class GoodParts:
+    """Good photos as they are inspected: those held out, which set the threshold, and some of those trained on.
 
-    Raises ImageError.
+    All are read at the start, so that a broken one stops no finished training. Raises ImageError.
     """
 
     def __init__(self, paths: Sequence[Path], recipe: Recipe, scope: Scope) -> None:
@@ -92,6 +93,24 @@ class HeldOut:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def pictures(self, index: int, limit: int = 0) -> Iterator[tuple[Tensor, Mask | None]]:
+        """Photo `index` as the network sees it: (1, 3, h, w) float32, and what of it counts, (h, w), None for all.
+
+        Of a photo cut into tiles, each tile that holds something that counts, or about `limit` of them, evenly.
+        """
+        height, width = self.settings.height, self.settings.width
+        if self.whole is not None:
+            yield self.whole.get([index]), self.scope.inside(height, width)
+            return
+        pixels = at_scale(read_pixels(self.paths[index]), self.settings)
+        shape = (pixels.shape[0], pixels.shape[1])
+        inside = self.scope.inside(*shape)
+        tiles = list(Grid(shape, (height, width), self.settings.overlap).touching(inside))
+        for tile in tiles[:: max(1, len(tiles) // limit) if limit else 1]:
+            seen = to_float(cut(pixels, tile.top, tile.left, height, width))
+            counts = None if inside is None else cut(inside[:, :, None], tile.top, tile.left, height, width)[:, :, 0]
+            yield torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))[None], counts
 
     def scores(self, model: DSR, device: torch.device) -> tuple[list[float], list[float]]:
         """(score, largest value of the map) of each image, by the model as it will be used."""

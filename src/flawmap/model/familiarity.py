@@ -1,0 +1,190 @@
+"""How familiar features are from good parts: further evidence of a defect beside detection's map (beyond DSR).
+
+Detection finds what resembles the defects it was trained on. What good parts look like is also known from features as
+such: a Gaussian is fitted to those of good photos, and a place far from its mean is unlike all of them (Rippel et al.
+2021; Defard et al. 2021). Three kinds of features are at hand, each blind where the next sees: the discrete encoder's
+early ones, the same of the image with its local brightness and contrast levelled, and detection's inner ones.
+
+Each kind of evidence is measured by how far it stands above what it comes to on good parts held out. An image is as
+suspicious as its strongest evidence anywhere; where a defect lies, all of it together says best. A kind that finds
+defects painted onto good parts much worse than the best one does is left out (train/familiar.py).
+
+Axes: B images, C channels, H, W rows and columns of the image, h, w of features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Source = Literal["encoder", "local", "detection"]
+MAP = "map"  # detection's own map, among the evidence
+CELL = 4  # pixels along the side of a cell of the encoder's early features
+WINDOW = 41  # pixels along the side of the square in which brightness and contrast are levelled
+DIMMEST = 0.02  # added to the deviation in a window, of 1, before dividing by it: noise is not blown up
+CLIP = 4.0  # deviations, beyond which a levelled image is clipped
+SHRINKAGE = 1e-3  # of the mean variance, added to every variance
+STEEPNESS = 0.5  # of the map, per deviation above good parts
+
+
+class Density(nn.Module):
+    """A Gaussian of features (B, C, h, w) of good parts; until it is fitted, of mean 0 and variance 1."""
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("whitening", torch.eye(channels))
+
+    @torch.no_grad()
+    def fit(self, mean: Tensor, covariance: Tensor) -> None:
+        """Take mean (C,) and covariance (C, C), float64, shrunken towards a multiple of the identity."""
+        ridge = SHRINKAGE * covariance.diagonal().mean().clamp_min(1e-6)
+        factor = torch.linalg.cholesky(covariance + ridge * torch.eye(len(mean), dtype=covariance.dtype))
+        identity = torch.eye(len(mean), dtype=covariance.dtype)
+        self.mean.copy_(mean)
+        self.whitening.copy_(torch.linalg.solve_triangular(factor, identity, upper=False).t())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logarithm of the mean squared distance from the mean, in deviations: (B, C, h, w) -> (B, 1, h, w).
+
+        By a matrix product, which stays in full precision where convolutions do not (deploy/quantize.py).
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            white = (features.float().permute(0, 2, 3, 1) - self.mean) @ self.whitening
+            return torch.log(white.square().mean(-1) + 1e-6).unsqueeze(1)
+
+
+class Familiarity(nn.Module):
+    """The evidence of `sources`, each with the channels of its features, fused with detection's map.
+
+    `levels` and `spreads` hold, for the map and then each source, mean and deviation of the largest evidence on good
+    images held out. Until they are set, they are 0 and 1.
+    """
+
+    levels: Tensor
+    spreads: Tensor
+
+    def __init__(self, sources: Mapping[Source, int]) -> None:
+        super().__init__()
+        self.densities = nn.ModuleDict({name: Density(channels) for name, channels in sources.items()})
+        self.register_buffer("levels", torch.zeros(1 + len(sources)))
+        self.register_buffer("spreads", torch.ones(1 + len(sources)))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the features that are looked at, in the order of `levels` behind the map."""
+        return tuple(self.densities)
+
+    def named_densities(self) -> Iterator[tuple[str, Density]]:
+        """Each source's name and Gaussian."""
+        for name, density in self.densities.items():
+            assert isinstance(density, Density)
+            yield name, density
+
+    def evidence(self, logits: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """Evidence of the map (B, 1, H, W), then of each source (B, 1, H/4, W/4), not yet set against good parts.
+
+        `logits` (B, 2, H, W) are detection's, `features` (B, C, h, w) each source's. A source's is a mean over 3 by 3
+        cells; that of the outermost cells is their neighbours'.
+        """
+        logits = logits.float()
+        found = [(logits[:, 1:] - logits[:, :1]).clamp(-12, 12)]
+        size = [side // CELL for side in logits.shape[-2:]]
+        for name, density in self.named_densities():
+            distance = density(features[name])
+            if list(distance.shape[-2:]) != size:
+                distance = nn.functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)
+            means = nn.functional.avg_pool2d(within_border(distance), 3, stride=1)
+            found.append(nn.functional.pad(means, (2, 2, 2, 2), mode="replicate"))
+        return found
+
+    def forward(self, logits: Tensor, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Two maps (B, H, W) in [0, 1]: of all evidence together, and of the strongest, which the score is taken from.
+
+        0.5 is what good parts come to at most. Arguments as of `evidence`.
+        """
+        above = []
+        for number, found in enumerate(self.evidence(logits, features)):
+            found = (found - self.levels[number]) / self.spreads[number]
+            if found.shape[-2:] != logits.shape[-2:]:
+                found = nn.functional.interpolate(found, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+            above.append(found[:, 0])
+        together, strongest = above[0], above[0]
+        for found in above[1:]:
+            together, strongest = together + found, torch.maximum(strongest, found)
+        return torch.sigmoid(STEEPNESS / len(above) * together), torch.sigmoid(STEEPNESS * strongest)
+
+    def keep(self, sources: Collection[str]) -> None:
+        """Leave out all sources but these."""
+        kept = [0, *(1 + number for number, name in enumerate(self.sources) if name in sources)]
+        for name in self.sources:
+            if name not in sources:
+                del self.densities[name]
+        self.levels, self.spreads = self.levels[kept].clone(), self.spreads[kept].clone()
+
+
+def within_border(features: Tensor) -> Tensor:
+    """Features (B, C, h, w) without the outermost cells, in which the zeros beyond the image show: as rare as a defect.
+
+    (B, C, h - 2, w - 2).
+    """
+    return features[..., 1:-1, 1:-1]
+
+
+def levelled(image: Tensor) -> Tensor:
+    """An image (B, 3, H, W) in [0, 1] less its mean in a window about each pixel, over its deviation there.
+
+    Moved back into [0, 1]: 0.5 is the mean, and CLIP deviations are a half. Beyond the border nothing counts.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        # Along rows, then columns: far less work than a square window.
+        x = nn.functional.avg_pool2d(x, (WINDOW, 1), stride=1, padding=(WINDOW // 2, 0), count_include_pad=False)
+        return nn.functional.avg_pool2d(x, (1, WINDOW), stride=1, padding=(0, WINDOW // 2), count_include_pad=False)
+
+    image = image.float()
+    centred = image - mean(image)
+    deviation = mean(centred.square()).sqrt()
+    return (centred / (deviation + DIMMEST)).clamp(-CLIP, CLIP) / (2 * CLIP) + 0.5
+
+
+class Moments:
+    """Mean and covariance of features, added up image by image in float64."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.total = torch.zeros(channels, dtype=torch.float64)
+        self.squares = torch.zeros(channels, channels, dtype=torch.float64)
+
+    def add(self, features: Tensor, inside: Tensor | None = None) -> None:
+        """Add features (B, C, h, w), where `inside` (h, w) bool if it is given. It may be nowhere."""
+        cells = features.permute(0, 2, 3, 1)
+        cells = (cells.flatten(0, 2) if inside is None else cells[:, inside].flatten(0, 1)).double().cpu()
+        self.count += len(cells)
+        self.total += cells.sum(0)
+        self.squares += cells.t() @ cells
+
+    def mean(self) -> Tensor:
+        """(C,) float64."""
+        return self.total / self.count
+
+    def covariance(self) -> Tensor:
+        """(C, C) float64."""
+        mean = self.mean()
+        return self.squares / self.count - torch.outer(mean, mean)
+
+
+def level_and_spread(largest: Sequence[float], usual: float) -> tuple[float, float]:
+    """Mean and deviation of the largest evidence on each good image; `usual` deviates it from place to place.
+
+    A deviation of so few numbers may come out small by chance; it is at least a twentieth of `usual`.
+    """
+    values = torch.tensor(largest, dtype=torch.float64)
+    spread = float(values.std()) if len(values) > 1 else 0.0
+    return float(values.mean()), max(spread, usual / 20, 1e-3)
