@@ -6,8 +6,9 @@ such: a Gaussian is fitted to those of good photos, and a place far from its mea
 early ones, the same of the image with its local brightness and contrast levelled, and detection's inner ones.
 
 Each kind of evidence is measured by how far it stands above what it comes to on good parts held out. An image is as
-suspicious as its strongest evidence anywhere; where a defect lies, all of it together says best. A kind that finds
-defects painted onto good parts much worse than the best one does is left out (train/familiar.py).
+suspicious as its strongest evidence anywhere. A kind that finds defects painted onto good parts much worse than the
+best one does is left out, and the map that is shown is of all evidence together or of detection alone, by which
+outlines these defects better (train/familiar.py).
 
 Axes: B images, C channels, H, W rows and columns of the image, h, w of features.
 """
@@ -64,17 +65,19 @@ class Familiarity(nn.Module):
     """The evidence of `sources`, each with the channels of its features, fused with detection's map.
 
     `levels` and `spreads` hold, for the map and then each source, mean and deviation of the largest evidence on good
-    images held out. Until they are set, they are 0 and 1.
+    images held out, `shares` how much of each is in the map that is shown. Until they are set: 0, 1, and all alike.
     """
 
     levels: Tensor
     spreads: Tensor
+    shares: Tensor
 
     def __init__(self, sources: Mapping[Source, int]) -> None:
         super().__init__()
         self.densities = nn.ModuleDict({name: Density(channels) for name, channels in sources.items()})
         self.register_buffer("levels", torch.zeros(1 + len(sources)))
         self.register_buffer("spreads", torch.ones(1 + len(sources)))
+        self.register_buffer("shares", torch.full((1 + len(sources),), 1 / (1 + len(sources))))
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -105,20 +108,25 @@ class Familiarity(nn.Module):
         return found
 
     def forward(self, logits: Tensor, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Two maps (B, H, W) in [0, 1]: of all evidence together, and of the strongest, which the score is taken from.
+        """Two maps (B, H, W) in [0, 1]: the one to show, and of the strongest evidence, which the score is taken from.
 
         0.5 is what good parts come to at most. Arguments as of `evidence`.
         """
+        above = self.above(logits, features)
+        shown, strongest = self.shares[0] * above[0], above[0]
+        for number, found in enumerate(above[1:], 1):
+            shown, strongest = shown + self.shares[number] * found, torch.maximum(strongest, found)
+        return torch.sigmoid(STEEPNESS * shown), torch.sigmoid(STEEPNESS * strongest)
+
+    def above(self, logits: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """Each evidence above what good parts come to, in deviations of that: (B, H, W). Arguments as of `evidence`."""
         above = []
         for number, found in enumerate(self.evidence(logits, features)):
             found = (found - self.levels[number]) / self.spreads[number]
             if found.shape[-2:] != logits.shape[-2:]:
                 found = nn.functional.interpolate(found, size=logits.shape[-2:], mode="bilinear", align_corners=False)
             above.append(found[:, 0])
-        together, strongest = above[0], above[0]
-        for found in above[1:]:
-            together, strongest = together + found, torch.maximum(strongest, found)
-        return torch.sigmoid(STEEPNESS / len(above) * together), torch.sigmoid(STEEPNESS * strongest)
+        return above
 
     def keep(self, sources: Collection[str]) -> None:
         """Leave out all sources but these."""
@@ -127,6 +135,13 @@ class Familiarity(nn.Module):
             if name not in sources:
                 del self.densities[name]
         self.levels, self.spreads = self.levels[kept].clone(), self.spreads[kept].clone()
+        self.share(len(kept) > 1)
+
+    def share(self, together: bool) -> None:
+        """Whether the map that is shown is of all evidence alike, or of detection's own map alone."""
+        self.shares = torch.full_like(self.levels, 1 / len(self.levels) if together else 0.0)
+        if not together:
+            self.shares[0] = 1
 
 
 def within_border(features: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """After a training: what is familiar of good parts is fitted, set against good parts that were held out, and tried.
 
 Which kinds of features serve depends on the part, and is told by defects painted onto good parts held out: a kind that
-finds them much worse than the best one adds false alarms, and is left out.
+finds them much worse than the best one adds false alarms, and is left out. The same defects tell whether all evidence
+together outlines better than detection alone.
 
 Axes: B images or tiles, C channels, H, W rows and columns of the network's input, h, w of features.
 """
@@ -9,7 +10,8 @@ Axes: B images or tiles, C channels, H, W rows and columns of the network's inpu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from flawmap.config import Recipe
 from flawmap.data.images import Mask
-from flawmap.measure.metrics import image_auroc
+from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
 from flawmap.model.dsr import DSR
 from flawmap.model.familiarity import MAP, Familiarity, Moments, level_and_spread, within_border
@@ -25,9 +27,12 @@ from flawmap.train.detect import with_defects
 from flawmap.train.loop import seeded
 from flawmap.train.sources import GoodParts
 
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
 TILES = 8  # of each photo, where photos are cut into tiles
 PAINTED = 128  # pictures with painted defects that evidence is tried on, about
+OUTLINED = 32  # of these, whose outlines are looked at
 SEEN = 100  # pixels of a painted defect that must be seen
 WORSE = 0.15  # of AUROC, by which evidence may fall behind the best one
 
@@ -74,8 +79,9 @@ def set_levels(model: DSR, held_out: GoodParts, device: torch.device) -> None:
 def keep_useful(model: DSR, held_out: GoodParts, recipe: Recipe, device: torch.device) -> dict[str, float]:
     """Leave out the sources of `model.familiarity` that find painted defects WORSE than the best evidence or more.
 
-    In place. Returns the AUROC of each evidence, of its largest value on good pictures held out against the same with
-    painted defects; empty, and all are kept, where `recipe` paints none or none could be seen.
+    In place; the map that is shown is chosen too. Returns the AUROC of each evidence, of its largest value on good
+    pictures held out against the same with painted defects; empty, and all are kept, where `recipe` paints none or none
+    could be seen.
     """
     familiarity = _of(model)
     if recipe.anomalies.place != "image":
@@ -87,6 +93,7 @@ def keep_useful(model: DSR, held_out: GoodParts, recipe: Recipe, device: torch.d
     parts = [next(held_out.pictures(index, 1)) for index in range(min(len(held_out), PAINTED))]
     good = [_all_evidence(model, picture, inside, device) for picture, inside in parts]
     painted: list[list[float]] = []
+    outlined: list[tuple[Tensor, Mask, Mask | None]] = []  # some images, their defects, and what of them counts
     for _ in range(-(-PAINTED // len(parts))):
         for start in range(0, len(parts), recipe.detect.batch):
             group = parts[start : start + recipe.detect.batch]
@@ -96,15 +103,39 @@ def keep_useful(model: DSR, held_out: GoodParts, recipe: Recipe, device: torch.d
             for image, mask, (_, inside) in zip(sample.image, sample.mask.cpu().numpy(), group, strict=True):
                 if (mask if inside is None else mask & inside).sum() >= SEEN:
                     painted.append(_all_evidence(model, image[None], inside, device))
+                    outlined += [(image[None], mask, inside)] if len(outlined) < OUTLINED else []
     if not painted:
         return {}
     defective = np.repeat([False, True], [len(good), len(painted)])
     largest = np.array([*good, *painted])  # (pictures, kinds of evidence)
     found_by = {name: image_auroc(defective, values) for name, values in zip(names, largest.T, strict=True)}
     familiarity.keep({name for name, value in found_by.items() if value > max(found_by.values()) - WORSE})
-    if not familiarity.sources:
+    if familiarity.sources:
+        familiarity.share(_together_outlines_better(model, outlined, device))
+    else:
         model.familiarity = None
     return found_by
+
+
+def _together_outlines_better(
+    model: DSR, painted: Sequence[tuple[Tensor, Mask, Mask | None]], device: torch.device
+) -> bool:
+    """Whether all evidence has a larger pixel AP than detection's map alone.
+
+    `painted`: pictures (1, 3, H, W), their defects and what of them counts, (H, W).
+    """
+    defective: list[Mask] = []
+    values: list[tuple[Floats, Floats]] = []
+    for picture, mask, inside in painted:
+        examined = model.examine(_laid_out(picture, device))
+        above = torch.stack(_of(model).above(examined.logits, examined.features))[:, 0, ::2, ::2].cpu().numpy()
+        counts = np.ones_like(mask) if inside is None else inside
+        where = counts[::2, ::2]
+        defective.append(mask[::2, ::2][where])
+        values.append((above.mean(axis=0)[where], above[0][where]))
+    truth = np.concatenate(defective)
+    together, alone = (image_ap(truth, np.concatenate(kind)) for kind in zip(*values, strict=True))
+    return together > alone
 
 
 def _evidence(
