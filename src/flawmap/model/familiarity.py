@@ -6,9 +6,9 @@ such: a Gaussian is fitted to those of good photos, and a place far from its mea
 early ones, the same of the image with its local brightness and contrast levelled, and detection's inner ones.
 
 Each kind of evidence is measured by how far it stands above what it comes to on good parts held out. An image is as
-suspicious as its strongest evidence anywhere. A kind that finds defects painted onto good parts much worse than the
-best one does is left out, and the map that is shown is of all evidence together or of detection alone, by which
-outlines these defects better (train/familiar.py).
+suspicious as its strongest evidence anywhere. A kind that hardly finds defects painted onto good parts is left out, and
+the map that is shown is of all evidence together or of detection alone, by which outlines these defects better
+(train/familiar.py).
 
 Axes: B images, C channels, H, W rows and columns of the image, h, w of features.
 """

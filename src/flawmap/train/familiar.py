@@ -1,8 +1,8 @@
 """After a training: what is familiar of good parts is fitted, set against good parts that were held out, and tried.
 
 Which kinds of features serve depends on the part, and is told by defects painted onto good parts held out: a kind that
-finds them much worse than the best one adds false alarms, and is left out. The same defects tell whether all evidence
-together outlines better than detection alone.
+hardly finds them adds false alarms, and is left out. The same defects tell whether all evidence together outlines
+better than detection alone.
 
 Axes: B images or tiles, C channels, H, W rows and columns of the network's input, h, w of features.
 """
@@ -34,7 +34,7 @@ TILES = 8  # of each photo, where photos are cut into tiles
 PAINTED = 128  # pictures with painted defects that evidence is tried on, about
 OUTLINED = 32  # of these, whose outlines are looked at
 SEEN = 100  # pixels of a painted defect that must be seen
-WORSE = 0.15  # of AUROC, by which evidence may fall behind the best one
+USEFUL = 0.7  # AUROC on painted defects that a source must come to
 
 
 @torch.inference_mode()
@@ -77,7 +77,7 @@ def set_levels(model: DSR, held_out: GoodParts, device: torch.device) -> None:
 
 @torch.inference_mode()
 def keep_useful(model: DSR, held_out: GoodParts, recipe: Recipe, device: torch.device) -> dict[str, float]:
-    """Leave out the sources of `model.familiarity` that find painted defects WORSE than the best evidence or more.
+    """Leave out the sources of `model.familiarity` whose AUROC on painted defects is not USEFUL.
 
     In place; the map that is shown is chosen too. Returns the AUROC of each evidence, of its largest value on good
     pictures held out against the same with painted defects; empty, and all are kept, where `recipe` paints none or none
@@ -109,7 +109,7 @@ def keep_useful(model: DSR, held_out: GoodParts, recipe: Recipe, device: torch.d
     defective = np.repeat([False, True], [len(good), len(painted)])
     largest = np.array([*good, *painted])  # (pictures, kinds of evidence)
     found_by = {name: image_auroc(defective, values) for name, values in zip(names, largest.T, strict=True)}
-    familiarity.keep({name for name, value in found_by.items() if value > max(found_by.values()) - WORSE})
+    familiarity.keep({name for name in familiarity.sources if found_by[name] >= USEFUL})
     if familiarity.sources:
         familiarity.share(_together_outlines_better(model, outlined, device))
     else:
