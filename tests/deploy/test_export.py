@@ -97,6 +97,17 @@ def test_an_artefact_is_one_thing_and_nothing_is_left_beside_it(
     assert find_artefact(openvino_folder.file.parent) == openvino_folder.file
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_an_artefact_holds_all_kinds_of_evidence(runtime: str, place: Path, photo: np.ndarray) -> None:
+    kinds = 'model.familiarity=["encoder", "local", "detection"]'
+    path = make_bundle(place, f"familiar-{runtime}.bundle", settings=("refine.steps=0", kinds))
+    made = export(path, runtime, dynamic_batch=runtime == "onnx")
+    check = compare(open_session(made.file), load_bundle(path), [photo, photo[:64, :96]])
+    assert check.fault == "" and check.map < 1e-4 and check.score < 1e-4
+    found = open_session(made.file)(photo[None])
+    assert np.abs(found["map"] - found["detection_map"]).max() > 0.01
+
+
 def test_an_artefact_finds_what_pytorch_finds_on_an_image_of_any_size(
     bundle: Path, exported: Exported, photo: np.ndarray
 ) -> None:

@@ -155,9 +155,9 @@ def test_the_image_loss_reaches_both_restrictions_and_leaves_the_discrete_model_
 class PixelByPixel(torch.nn.Module):
     """Stands for a detection that calls defective what is bright in the image's first channel."""
 
-    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+    def with_features(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         assert seen.shape[1] == detection_channels(sees_image=True, scale=2, fold=True) == 18
-        return torch.cat([torch.zeros_like(seen[:, :4]), seen[:, 6:10]], dim=1)
+        return torch.cat([torch.zeros_like(seen[:, :4]), seen[:, 6:10]], dim=1), seen
 
 
 def folding() -> DSR:

@@ -158,15 +158,26 @@ def levelled(image: Tensor) -> Tensor:
     Moved back into [0, 1]: 0.5 is the mean, and CLIP deviations are a half. Beyond the border nothing counts.
     """
 
-    def mean(x: Tensor) -> Tensor:
-        # Along rows, then columns: far less work than a square window.
-        x = nn.functional.avg_pool2d(x, (WINDOW, 1), stride=1, padding=(WINDOW // 2, 0), count_include_pad=False)
-        return nn.functional.avg_pool2d(x, (1, WINDOW), stride=1, padding=(0, WINDOW // 2), count_include_pad=False)
-
-    image = image.float()
-    centred = image - mean(image)
-    deviation = mean(centred.square()).sqrt()
+    image = image.float().contiguous()
+    centred = image - _window_mean(image)
+    deviation = _window_mean(centred.square()).clamp_min(0).sqrt()
     return (centred / (deviation + DIMMEST)).clamp(-CLIP, CLIP) / (2 * CLIP) + 0.5
+
+
+def _window_mean(x: Tensor) -> Tensor:
+    """Mean in a window about each pixel, of what of it lies in the image, by running sums along columns and rows.
+
+    (B, C, H, W) -> (B, C, H, W). An average pooling of this size takes ten times as long.
+    """
+    for axis in (-2, -1):
+        length = x.shape[axis]
+        place = torch.arange(length, device=x.device)
+        first, last = (place - WINDOW // 2).clamp_min(0), (place + WINDOW // 2).clamp_max(length - 1)
+        sums = x.cumsum(axis)
+        before = nn.functional.pad(sums, (0, 0, 1, 0) if axis == -2 else (1, 0)).index_select(axis, first)
+        count = (last - first + 1).to(x.dtype)
+        x = (sums.index_select(axis, last) - before) / (count[:, None] if axis == -2 else count)
+    return x
 
 
 class Moments:
