@@ -98,10 +98,10 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
 
 
 def _familiarity(settings: ModelSettings) -> Familiarity | None:
-    channels = {name: settings.discrete_width for name in ("encoder", "local")}
-    channels["detection"] = 4 * settings.detection_width
     if not settings.familiarity:
         return None
+    early = settings.discrete_width
+    channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width}
     return Familiarity({name: channels[name] for name in settings.familiarity})
 
 

@@ -157,7 +157,8 @@ class ModelSettings(_Section):
         (),
         description="Further evidence of a defect, fused with detection's map: how unlike those of good photos the "
         "features are of the discrete model's `encoder`, of the same where brightness and contrast are levelled "
-        "(`local`), and of `detection`. Fitted after the training, in seconds. Paper: none.",
+        "(`local`), and of `detection`. Fitted after the training, in about a minute; the bundle keeps what serves. "
+        "Paper: none.",
     )
 
     @model_validator(mode="after")

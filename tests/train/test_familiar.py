@@ -11,6 +11,7 @@ import torch
 
 from flawmap.bundle import build, load_bundle
 from flawmap.config import Recipe, load_recipe
+from flawmap.data.images import read_image
 from flawmap.data.layouts import read_layout
 from flawmap.data.scope import Scope
 from flawmap.data.surfaces import SURFACES, write_sample_parts
@@ -157,7 +158,7 @@ def test_without_painted_defects_everything_is_kept(photos: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 4])
-def test_tiles_of_a_part_cover_what_counts_of_it(limit: int, photos: list[Path]) -> None:
+def test_tiles_of_a_part_are_its_windows_and_what_of_them_counts(limit: int, photos: list[Path]) -> None:
     recipe = recipe_of("image.policy=tile", "image.height=32", "image.width=32")
     exclude = "image.exclude=[[[0, 0], [0.4, 0], [0.4, 1], [0, 1]]]"
     for chosen in (recipe, recipe_of("image.policy=tile", "image.height=32", "image.width=32", exclude)):
@@ -166,14 +167,25 @@ def test_tiles_of_a_part_cover_what_counts_of_it(limit: int, photos: list[Path])
         insides = [inside for _, inside in pictures]
         if chosen is recipe:
             assert set(insides) == {None}
-            assert len(pictures) == 16 if limit == 0 else limit <= len(pictures) < 2 * limit
+            assert len(pictures) == (16 if limit == 0 else limit)
         else:
             assert all(inside is not None and inside.shape == (32, 32) and inside.any() for inside in insides)
+            assert limit or not all(inside.all() for inside in insides if inside is not None), (
+                "some reach into the rest"
+            )
+    photo = read_image(photos[0])
+    corner = torch.from_numpy(photo[:32, :32].transpose(2, 0, 1))
+    first = next(good_parts(photos, recipe).pictures(0))[0][0]
+    torch.testing.assert_close(first, corner)
 
 
-@pytest.mark.parametrize("policy", ["resize", "tile"])
-def test_a_training_ends_with_evidence_that_its_bundle_keeps(policy: str, parts: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(f"image.policy={policy}", "anomalies.opacity_min=1")
+@pytest.mark.parametrize(("policy", "useful"), [("resize", 0.0), ("tile", 0.0), ("resize", 2.0)])
+def test_a_training_ends_with_the_evidence_that_serves(
+    policy: str, useful: float, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(familiar, "USEFUL", useful)
+    monkeypatch.setattr(familiar, "with_defects", bright_square)  # of what is painted so small nothing is seen
+    recipe = recipe_of(f"image.policy={policy}")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         general = DiscreteModel(32, 8, 8, 4)
@@ -181,8 +193,8 @@ def test_a_training_ends_with_evidence_that_its_bundle_keeps(policy: str, parts:
         train(read_layout(parts), recipe, tmp_path / f"{name}.bundle", general=general, quiet=True) for name in "ab"
     ]
     bundle = load_bundle(tmp_path / "a.bundle")
-    assert bundle.recipe.model.familiarity == (made[0].model.familiarity.sources if made[0].model.familiarity else ())
-    assert set(bundle.provenance["evidence"]) in ({"map", "encoder", "local", "detection"}, set())
+    assert bundle.recipe.model.familiarity == (("encoder", "local", "detection") if useful == 0 else ())
+    assert set(bundle.provenance["evidence"]) == {"map", "encoder", "local", "detection"}
     again = load_bundle(tmp_path / "b.bundle")
     for name, tensor in bundle.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name]), name
@@ -190,4 +202,7 @@ def test_a_training_ends_with_evidence_that_its_bundle_keeps(policy: str, parts:
     found, same = (Inspector(each, device="cpu").inspect(photo) for each in (bundle, made[0]))
     assert found.score == same.score and np.array_equal(found.map, same.map)
     if bundle.model.familiarity is not None:
-        assert not torch.equal(bundle.model.familiarity.levels, torch.zeros(len(bundle.model.familiarity.levels)))
+        assert (bundle.model.familiarity.levels != 0).all()
+        assert all(density.mean.any() for _, density in bundle.model.familiarity.named_densities())
+    else:
+        assert useful == 2, "what does not serve is not kept"

@@ -191,7 +191,7 @@ class Moments:
     def add(self, features: Tensor, inside: Tensor | None = None) -> None:
         """Add features (B, C, h, w), where `inside` (h, w) bool if it is given. It may be nowhere."""
         cells = features.permute(0, 2, 3, 1)
-        cells = (cells.flatten(0, 2) if inside is None else cells[:, inside].flatten(0, 1)).double().cpu()
+        cells = (cells.flatten(0, 2) if inside is None else cells[:, inside].flatten(0, 1)).cpu().double()
         self.count += len(cells)
         self.total += cells.sum(0)
         self.squares += cells.t() @ cells

@@ -37,12 +37,12 @@ SEEN = 100  # pixels of a painted defect that must be seen
 USEFUL = 0.7  # AUROC on painted defects that a source must come to
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fit_densities(model: DSR, good: GoodParts, device: torch.device) -> None:
-    """Fit the Gaussians of `model.familiarity` to good photos that were trained on. In place."""
+    """Fit the Gaussians of `model.familiarity` to good photos that were trained on, or PHOTOS of them. In place."""
     familiarity = _of(model)
     moments = {name: Moments(len(density.mean)) for name, density in familiarity.named_densities()}
-    for index in range(len(good)):
+    for index in range(0, len(good), -(-len(good) // PHOTOS)):
         for pictures, inside in good.pictures(index, TILES):
             features = model.examine(_laid_out(pictures, device)).features
             for name, sums in moments.items():
@@ -52,7 +52,7 @@ def fit_densities(model: DSR, good: GoodParts, device: torch.device) -> None:
         density.fit(moments[name].mean(), moments[name].covariance())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def set_levels(model: DSR, held_out: GoodParts, device: torch.device) -> None:
     """Set what the evidence of `model.familiarity` comes to on good photos held out. In place.
 
@@ -75,7 +75,7 @@ def set_levels(model: DSR, held_out: GoodParts, device: torch.device) -> None:
         familiarity.levels[number], familiarity.spreads[number] = level_and_spread(values, deviation)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def keep_useful(model: DSR, held_out: GoodParts, recipe: Recipe, device: torch.device) -> dict[str, float]:
     """Leave out the sources of `model.familiarity` whose AUROC on painted defects is not USEFUL.
 

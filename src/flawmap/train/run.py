@@ -22,7 +22,7 @@ from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
-from flawmap.train.familiar import PHOTOS, fit_densities, keep_useful, set_levels
+from flawmap.train.familiar import fit_densities, keep_useful, set_levels
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
 from flawmap.train.sources import GoodParts, Varied, good_images, shaped
@@ -162,12 +162,12 @@ def train(
     round_weights(model)  # the threshold belongs to the weights as they are stored
     evidence: dict[str, float] = {}
     if model.familiarity is not None:
-        some = GoodParts(train_paths[:: -(-len(train_paths) // PHOTOS)], recipe, scope)
-        fit_densities(model, some, machine.device)
+        fit_densities(model, GoodParts(train_paths, recipe, scope, images), machine.device)
         round_weights(model)
         set_levels(model, held_out, machine.device)
         round_weights(model)
         evidence = keep_useful(model, held_out, recipe, machine.device)
+        round_weights(model)
         kept = recipe.model.model_copy(update={"familiarity": model.familiarity.sources if model.familiarity else ()})
         recipe = recipe.model_copy(update={"model": kept})
     scores, peaks = held_out.scores(model, machine.device)

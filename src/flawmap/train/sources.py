@@ -81,13 +81,18 @@ class Varied:
 class GoodParts:
     """Good photos as they are inspected: those held out, which set the threshold, and some of those trained on.
 
-    All are read at the start, so that a broken one stops no finished training. Raises ImageError.
+    All are read at the start, so that a broken one stops no finished training; `read` are the same photos where that
+    is done. Raises ImageError.
     """
 
-    def __init__(self, paths: Sequence[Path], recipe: Recipe, scope: Scope) -> None:
+    def __init__(
+        self, paths: Sequence[Path], recipe: Recipe, scope: Scope, read: GoodImages | GoodTiles | None = None
+    ) -> None:
         self.paths, self.settings, self.scope = list(paths), recipe.image, scope
-        self.whole = GoodImages(paths, recipe.image, scope) if recipe.image.policy == "resize" else None
-        if self.whole is None:
+        self.whole = read if isinstance(read, GoodImages) else None
+        if read is None and recipe.image.policy == "resize":
+            self.whole = GoodImages(paths, recipe.image, scope)
+        elif read is None:
             for path in self.paths:
                 scope.check(read_pixels(path).shape, str(path))
 
@@ -107,7 +112,8 @@ class GoodParts:
         shape = (pixels.shape[0], pixels.shape[1])
         inside = self.scope.inside(*shape)
         tiles = list(Grid(shape, (height, width), self.settings.overlap).touching(inside))
-        for tile in tiles[:: max(1, len(tiles) // limit) if limit else 1]:
+        step = max(1, len(tiles) // limit) if limit else 1
+        for tile in tiles[step // 2 :: step]:
             seen = to_float(cut(pixels, tile.top, tile.left, height, width))
             counts = None if inside is None else cut(inside[:, :, None], tile.top, tile.left, height, width)[:, :, 0]
             yield torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))[None], counts
