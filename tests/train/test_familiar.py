@@ -150,6 +150,13 @@ def test_the_map_that_is_shown_is_the_one_that_outlines_better(
     assert model.familiarity.shares.tolist() == ([0.5, 0.5] if blind else [1.0, 0.0])
 
 
+def test_painted_defects_where_nothing_counts_are_not_seen(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of("image.exclude=[[[0.2, 0.2], [0.8, 0.2], [0.8, 0.8], [0.2, 0.8]]]")
+    model, held_out = prepared(recipe, photos)
+    monkeypatch.setattr(familiar, "with_defects", bright_square)
+    assert familiar.keep_useful(model, held_out, recipe, CPU) == {}
+
+
 def test_without_painted_defects_everything_is_kept(photos: list[Path]) -> None:
     recipe = recipe_of("anomalies.place=codes")
     model, held_out = prepared(recipe, photos)
@@ -185,7 +192,9 @@ def test_a_training_ends_with_the_evidence_that_serves(
 ) -> None:
     monkeypatch.setattr(familiar, "USEFUL", useful)
     monkeypatch.setattr(familiar, "with_defects", bright_square)  # of what is painted so small nothing is seen
-    recipe = recipe_of(f"image.policy={policy}")
+    monkeypatch.setattr(familiar, "_together_outlines_better", lambda *arguments: True)  # shares of a third each
+    kinds = ("encoder", "detection")
+    recipe = recipe_of(f"image.policy={policy}", f"model.familiarity={list(kinds)}".replace("'", '"'))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         general = DiscreteModel(32, 8, 8, 4)
@@ -193,8 +202,8 @@ def test_a_training_ends_with_the_evidence_that_serves(
         train(read_layout(parts), recipe, tmp_path / f"{name}.bundle", general=general, quiet=True) for name in "ab"
     ]
     bundle = load_bundle(tmp_path / "a.bundle")
-    assert bundle.recipe.model.familiarity == (("encoder", "local", "detection") if useful == 0 else ())
-    assert set(bundle.provenance["evidence"]) == {"map", "encoder", "local", "detection"}
+    assert bundle.recipe.model.familiarity == (kinds if useful == 0 else ())
+    assert set(bundle.provenance["evidence"]) == {"map", *kinds}
     again = load_bundle(tmp_path / "b.bundle")
     for name, tensor in bundle.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name]), name
