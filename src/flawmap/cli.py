@@ -251,12 +251,22 @@ def inspect_command(
     runtime: Runtime_ = "torch",
     precision: Precision = "float32",
     batch: Batch = 0,
+    false_discovery: Annotated[
+        str | None,
+        typer.Option(
+            "--false-discovery",
+            metavar="SHARE",
+            help="Also judge all images as one lot, so that at most this share of the rejected are good: 10% or 0.1.",
+        ),
+    ] = None,
 ) -> None:
     """Say for each image how likely it is defective, and where."""
     from flawmap.data.layouts import find_images
     from flawmap.deploy.batch import inspect_files, inspect_to_folder, own_images
     from flawmap.deploy.inspector import load
+    from flawmap.deploy.lot import check_lot, judge_lot
 
+    rate = None if false_discovery is None else parse_share(false_discovery, "--false-discovery", "of rejected parts")
     found = find_images(images)
     if out is not None and (own := own_images(found, out)):
         found = [path for path in found if path not in own]
@@ -273,7 +283,10 @@ def inspect_command(
         if out is None
         else inspect_to_folder(inspector, found, out, batch, overwrite)
     )
+    if rate is not None:
+        check_lot(inspector.good_scores, len(found), rate, _say)
     failed: list[str] = []
+    lot: dict[str, float] = {}
     counts = {True: 0, False: 0, None: 0}
     for result in results:
         if result.error:
@@ -282,11 +295,15 @@ def inspect_command(
             continue
         assert result.score is not None
         counts[result.defective] += 1
+        if rate is not None and result.p_value is not None:
+            lot[str(result.image)] = result.p_value
         word = {True: "defective", False: "good", None: "-"}[result.defective]
         _say(f"{word:<9}  {result.score:.4f}  {len(result.regions):>2} regions  {result.image}")
     limit = inspector.bundle.threshold
     summary = f"{counts[True]} defective, {counts[False]} good" if limit else f"{counts[None]} scored"
     _say(f"{summary}, {len(failed)} failed" + (f"; threshold {limit.score:.4f}" if limit else ""))
+    if rate is not None:
+        _say(judge_lot(lot, rate, out))
     if out is not None:
         _say(f"wrote {out / 'results.csv'}, results.jsonl, maps, overlays and report.html")
     if failed:
@@ -325,6 +342,35 @@ def evaluate_command(
         _say(line)
     if out is not None:
         _say(f"wrote {out / 'metrics.json'}, images.csv and report.html")
+
+
+@_command("explain", "nothing was written")
+def explain_command(
+    bundle: Bundle_,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="One image file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="A .png or .jpg, one picture, or .html, an evidence sheet; default: a .png here."),
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Show what the network saw in one image, step by step.
+
+    As one picture, or as an evidence sheet of one page for the record of a part.
+    """
+    from flawmap.deploy.explain import SUFFIXES, explain, write_picture, write_sheet
+    from flawmap.deploy.inspector import load
+
+    file = out or Path(f"{image.stem}-explained.png")
+    if file.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"--out {file}: expected a name that ends with {', '.join(SUFFIXES)}")
+    if file.exists() and not overwrite:
+        raise ConfigError(f"{file} exists; choose another --out, or --overwrite it")
+    found = explain(load(bundle, device), image, bundle)
+    (write_sheet if file.suffix.lower() == ".html" else write_picture)(found, file)
+    _say(f"{found.verdict}; " + "; ".join(f"{name} {value}" for name, value in found.facts.items()))
+    _say(f"wrote {file}")
 
 
 @_command("threshold", "the bundle is as it was")
@@ -391,6 +437,64 @@ def export_command(
     _say(f"wrote {made.file if to == 'onnx' else made.file.parent}")
 
 
+@_command("benchmark", "go on with the same command; what is done is kept")
+def benchmark_command(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="A data set, or a folder of data sets, one a category.")],
+    config: Annotated[
+        str, typer.Option("--recipe", "--config", help="A recipe: a TOML file, or the name of a shipped one.")
+    ] = "fast",
+    settings: Set = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder for all of it; default: benchmark-ROOT-RECIPE, here.")
+    ] = None,
+    categories: Annotated[str, typer.Option("--categories", metavar="A,B", help="These alone.")] = "",
+    seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Trainings of each category.")] = "0",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings side by side; they share the cores.")] = 1,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="`full` map, or the `authors`' central 224x224.")
+    ] = "full",
+    layout: Layout = "auto",
+    general: Annotated[
+        Path | None, typer.Option("--general", help="A general discrete model; default: the shipped one.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate every category of a data set, over seeds, beside published figures.
+
+    Give the same command again to go on: what is done is kept, what was killed is taken up, what failed is tried anew.
+    """
+    from flawmap.benchmark.plan import choose_categories, make_jobs, parse_seeds
+    from flawmap.benchmark.report import title_of, write_tables
+    from flawmap.benchmark.run import folder_of, run_jobs, threads_each
+    from flawmap.bundle import load_general
+    from flawmap.config import load_recipe
+    from flawmap.deploy.evaluation import check_protocol
+
+    check_protocol(protocol)
+    numbers = parse_seeds(seeds)
+    recipe = load_recipe(config, settings)
+    found, notes = choose_categories(root, layout, [name.strip() for name in categories.split(",") if name.strip()])
+    for note in notes:
+        _say(note)
+    folder = folder_of(out, root, config)
+    if general is not None:
+        load_general(general)  # refuses what is none before anything is written
+    planned = make_jobs(
+        folder, found, numbers, recipe, layout=layout, protocol=protocol, threads=threads_each(jobs), general=general
+    )
+    _say(f"{len(found)} categories, {len(numbers)} seeds each: {len(planned)} trainings into {folder}")
+    try:
+        run_jobs(planned, jobs, quiet)
+    finally:
+        lines = write_tables(folder, planned, found, title_of(root, config, settings), jobs)
+    for line in lines:
+        _say(line)
+    _say(f"wrote {folder / 'index.html'}, table.md, table.csv and results.json")
+    failed = [job for job in planned if job.result() is None]
+    if failed:
+        _fail(f"{len(failed)} of {len(planned)} failed, the first: {failed[0].name}: {failed[0].error()}")
+
+
 @_command("recipes", "nothing was written")
 def recipes_command(
     name: Annotated[str | None, typer.Argument(help="A recipe to show whole.")] = None,
@@ -443,14 +547,14 @@ def draw_command(
     _say(f"drew {train} good parts to learn from, {good} good and {bad} defective ones to test with, in {folder}")
 
 
-def parse_share(text: str) -> float:
+def parse_share(text: str, option: str = "--overkill", what: str = "of good parts") -> float:
     """`0.5%` or `0.005` as 0.005. Raises ConfigError."""
     try:
         share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
     except ValueError:
         share = -1.0
     if not 0 < share < 1:
-        raise ConfigError(f"--overkill {text}: expected a share of good parts, as 0.5% or 0.005")
+        raise ConfigError(f"{option} {text}: expected a share {what}, as 0.5% or 0.005")
     return share
 
 

@@ -26,8 +26,8 @@ from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.scores import Region
 from flawmap.measure.tiled import preview_factor, reduced_map
 
-COLUMNS = ("image", "score", "threshold", "defective", "regions", "map", "overlay", "error")
-FILES = ("results.csv", "results.jsonl", "report.html")
+COLUMNS = ("image", "score", "threshold", "defective", "regions", "map", "overlay", "error", "p_value")
+FILES = ("results.csv", "results.jsonl", "report.html", "lot.csv")
 FOLDERS = ("maps", "overlays")
 SHOWN = 60  # images in the report, highest scores first
 STEM = 40  # letters of a file's name kept in the name of its map; file systems allow 255 bytes
@@ -35,7 +35,10 @@ STEM = 40  # letters of a file's name kept in the name of its map; file systems 
 
 @dataclass(frozen=True)
 class Result:
-    """One image's line. score: in [0, 1], None with an `error`; map, overlay: paths relative to the results' folder."""
+    """One image's line. score: in [0, 1], None with an `error`; map, overlay: paths relative to the results' folder.
+
+    p_value: the chance that a good part scores as high (`Inspection.p_value`).
+    """
 
     image: Path
     score: float | None = None
@@ -45,6 +48,7 @@ class Result:
     map: str = ""
     overlay: str = ""
     error: str = ""
+    p_value: float | None = None
 
 
 def inspect_files(inspector: Inspector, paths: Sequence[Path], batch: int = 0) -> Iterator[Result]:
@@ -178,7 +182,7 @@ def _inspected(
 def _result(path: Path, found: Inspection | ImageError) -> Result:
     if isinstance(found, ImageError):
         return Result(path, error=str(found))
-    return Result(path, found.score, found.threshold, found.defective, tuple(found.regions))
+    return Result(path, found.score, found.threshold, found.defective, tuple(found.regions), p_value=found.p_value)
 
 
 def _draw(result: Result, pixels: Stored, found: Inspection, out: Path, number: int) -> Result:
@@ -194,7 +198,8 @@ def _cells(result: Result) -> list[str]:
     word = {True: "true", False: "false", None: ""}[result.defective]
     numbers = ["" if value is None else repr(value) for value in (result.score, result.threshold)]
     count = "" if result.error else str(len(result.regions))
-    return [str(result.image), *numbers, word, count, result.map, result.overlay, result.error]
+    chance = "" if result.p_value is None else f"{result.p_value:.6g}"
+    return [str(result.image), *numbers, word, count, result.map, result.overlay, result.error, chance]
 
 
 def _record(result: Result) -> dict[str, Any]:

@@ -52,8 +52,7 @@ def evaluate(
     image or mask that cannot be used, LayoutError when there are no test images, DataError when `out` is not empty and
     `overwrite` is not given.
     """
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"no protocol {protocol}; there are: {', '.join(PROTOCOLS)}")
+    check_protocol(protocol)
     samples = [sample for sample in listing.test if sample.defective is not None]
     if not samples:
         raise LayoutError(
@@ -83,6 +82,12 @@ def evaluate(
         )
         (out / page).write_text(text, encoding="utf-8", errors="backslashreplace")
     return evaluation
+
+
+def check_protocol(protocol: str) -> None:
+    """Raises ConfigError for a protocol that there is not."""
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"no protocol {protocol}; there are: {', '.join(PROTOCOLS)}")
 
 
 def _worth_seeing(images: list[ReportImage]) -> list[ReportImage]:

@@ -24,6 +24,7 @@ from flawmap.data.scope import Scope
 from flawmap.data.tiles import at_scale
 from flawmap.deploy.runtimes import AUTO, RUNTIMES, Runtime, TorchRuntime
 from flawmap.errors import ConfigError, ImageError
+from flawmap.measure.conformal import p_value
 from flawmap.measure.scores import Region, find_regions
 from flawmap.measure.tiled import inspect_tiles
 
@@ -46,6 +47,8 @@ class Inspection:
     input_image, object_image, general_image: (h, w, 3) float32 BGR in [0, 1]: what the network saw, and its drawings;
         of tiles, reduced to at most 1024 pixels a side
     inside: (h, w) bool, what of network_map counts; elsewhere both maps are 0. None when all does
+    p_value: in (0, 1], the chance that a good part scores as high (measure/conformal.py), from the good parts held out
+        of the training; None when the bundle knows none
     """
 
     map: Image
@@ -58,6 +61,7 @@ class Inspection:
     object_image: Image
     general_image: Image
     inside: Mask | None = None
+    p_value: float | None = None
 
 
 class Inspector:
@@ -79,6 +83,7 @@ class Inspector:
     ) -> None:
         self.bundle = bundle
         self.scope = Scope(bundle.recipe.image, bundle.ignore)
+        self.good_scores = [float(score) for score in bundle.provenance.get("held_out_scores") or []]
         self.runtime = TorchRuntime(bundle.model, device, threads, precision) if runtime is None else runtime
 
     @property
@@ -190,6 +195,7 @@ class Inspector:
             object_image=pictures[1],
             general_image=pictures[2],
             inside=inside,
+            p_value=p_value(score, self.good_scores) if self.good_scores else None,
         )
 
 

@@ -13,6 +13,7 @@ Axes: N images, R resamples, T distinct scores or bins, highest first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,18 @@ def image_ap(defective: Bools, scores: Floats) -> float:
 def f1_max(defective: Bools, scores: Floats) -> float:
     """Best F1 over all thresholds; NaN with one class only."""
     return float(f1_of(*curve_counts(defective, scores))[0])
+
+
+def escape_at(defective: Bools, scores: Floats, overkill: float) -> float:
+    """Share of defective images (N,) that pass where at most this share of the good ones is rejected.
+
+    Rejected is what scores above the threshold, the lowest at which that holds. NaN with one class only.
+    """
+    good, bad = np.sort(scores[~defective])[::-1], scores[defective]
+    if len(good) == 0 or len(bad) == 0:
+        return math.nan
+    threshold = good[int(overkill * len(good) + 1e-9)]
+    return float((bad <= threshold).mean())
 
 
 def share_of(hit: Bools, among: Bools, times: Floats) -> Floats:

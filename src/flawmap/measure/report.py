@@ -11,9 +11,12 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawmap.measure.evaluate import NAMES, Evaluation, Value
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 LABELS = {
     "image_auroc": ("Image AUROC", "chance that a defective part scores above a good one"),
@@ -84,6 +87,30 @@ def render_report(
 
     `scores`: (score, defective or None) of all images, also those not shown, for the histogram.
     """
+    threshold = next((image.threshold for image in images if image.threshold is not None), None)
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            images=sorted(images, key=lambda image: not image.wrong),
+            total=len(scores),
+            figures=_figures(evaluation),
+            evaluation=evaluation,
+            remarks=_remarks(evaluation),
+            kinds=_kinds(evaluation),
+            histogram=histogram(scores, threshold) if scores else None,
+            width=WIDTH,
+            height=HEIGHT,
+            most_regions=REGIONS,
+            largest=max((value for image in images for value in (image.score, image.threshold) if value), default=1.0),
+            provenance=dict(provenance or {}),
+        )
+    )
+
+
+def page_environment() -> Environment:
+    """What pages are made with: templates/ and its filters; whatever is filled in is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -94,22 +121,7 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters |= {"data_uri": data_uri, "short": short}
-    threshold = next((image.threshold for image in images if image.threshold is not None), None)
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        images=sorted(images, key=lambda image: not image.wrong),
-        total=len(scores),
-        figures=_figures(evaluation),
-        evaluation=evaluation,
-        remarks=_remarks(evaluation),
-        kinds=_kinds(evaluation),
-        histogram=histogram(scores, threshold) if scores else None,
-        width=WIDTH,
-        height=HEIGHT,
-        most_regions=REGIONS,
-        largest=max((value for image in images for value in (image.score, image.threshold) if value), default=1.0),
-        provenance=dict(provenance or {}),
-    )
+    return environment
 
 
 def data_uri(picture: bytes) -> str:

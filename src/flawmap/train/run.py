@@ -90,7 +90,7 @@ def for_few(recipe: Recipe, count: int) -> Recipe:
 def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | None) -> None:
     """Put the weights a training starts from into `model`: of the prior, or of the general discrete model.
 
-    Raises ConfigError when the prior has other sizes than the recipe, or when `general` is given besides a prior.
+    Raises ConfigError when the prior or `general` has other sizes than the recipe, or both are given.
     """
     if settings.prior:
         if general is not None:
@@ -104,7 +104,14 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
             getattr(model, part).load_state_dict(getattr(prior.model, part).state_dict())
         general = prior.model.discrete
     general = general if general is not None else load_general()
-    model.discrete.load_state_dict(general.state_dict())
+    try:
+        model.discrete.load_state_dict(general.state_dict())
+    except RuntimeError as problem:
+        sizes = ", ".join(f"model.{name} = {getattr(settings, name)}" for name in _DISCRETE)
+        raise ConfigError(
+            f"the general discrete model has other sizes than the recipe ({sizes}); give one of these with --general, "
+            "or change them"
+        ) from problem
     if settings.decoder == "general" and not (settings.prior and settings.warm != "none"):
         model.object_decoder.load_state_dict(general.decoder.state_dict())
 

@@ -1,0 +1,1 @@
+"""Trainings and evaluations of every category of a data set, over seeds, beside published figures."""

@@ -1,0 +1,168 @@
+"""What a benchmark came to, a row a category: mean and spread over seeds, as Markdown, csv and JSON.
+
+Spread is the sample standard deviation over seeds; with one seed there is none to tell.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flawmap.benchmark.plan import Job
+
+# name in results.json: what it is called in a table, decimals. Shares are fractions.
+COLUMNS = {
+    "image_auroc": ("image AUROC", 3),
+    "image_ap": ("image AP", 3),
+    "pixel_auroc": ("pixel AUROC", 3),
+    "pixel_ap": ("pixel AP", 3),
+    "aupro": ("AUPRO", 3),
+    "escape_at_overkill": ("escape at 1 % overkill", 3),
+    "ms_an_image": ("ms an image", 1),
+    "minutes": ("min to train", 1),
+    "peak_memory_mb": ("peak MB", 0),
+}
+MEASURED = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")  # those of an evaluation
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure over seeds: mean, sample standard deviation (None with one), of how many."""
+
+    mean: float
+    spread: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One category, or the mean of all: figures by the names in COLUMNS, None where nothing could be measured.
+
+    failed: how many of its jobs have no result
+    """
+
+    category: str
+    cells: dict[str, Cell | None]
+    failed: int = 0
+
+
+def summarise(jobs: Sequence[Job]) -> list[Row]:
+    """A row for each category in the order of `jobs`, and with several categories their mean.
+
+    The mean's spread is that of the mean over all categories, seed by seed; only where no job is missing.
+    """
+    values: dict[str, dict[int, dict[str, float]]] = {}
+    failed: dict[str, int] = {}
+    for job in jobs:
+        by_seed = values.setdefault(job.category, {})
+        result = job.result()
+        failed[job.category] = failed.get(job.category, 0) + (result is None)
+        if result is not None:
+            by_seed[job.seed] = figures(result)
+    rows = []
+    for category, by_seed in values.items():
+        cells = {name: _cell([found[name] for found in by_seed.values() if name in found]) for name in COLUMNS}
+        rows.append(Row(category, cells, failed[category]))
+    if len(rows) > 1:
+        rows.append(Row(MEAN, {name: _mean(name, values) for name in COLUMNS}, sum(failed.values())))
+    return rows
+
+
+def figures(result: dict[str, Any]) -> dict[str, float]:
+    """The figures of one job by the names in COLUMNS; what could not be measured is left out."""
+    found = {name: result["metrics"][name]["value"] for name in MEASURED}
+    found |= {name: result[name] for name in COLUMNS if name not in MEASURED}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def text_of(name: str, cell: Cell | None) -> str:
+    """A figure as a table shows it: `0.912 ± 0.004`, or a dash."""
+    if cell is None:
+        return "–"
+    decimals = COLUMNS[name][1]
+    spread = "" if cell.spread is None else f" ± {cell.spread:.{decimals}f}"
+    return f"{cell.mean:.{decimals}f}{spread}"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table as Markdown."""
+    lines = [_line("category", *(words for words, _ in COLUMNS.values())), _line(*["---"] * (1 + len(COLUMNS)))]
+    for row in rows:
+        lines.append(_line(label(row), *(text_of(name, row.cells[name]) for name in COLUMNS)))
+    return "\n".join(lines) + "\n"
+
+
+def label(row: Row) -> str:
+    """A row's name, with how many of its jobs failed."""
+    return row.category + (f" ({row.failed} failed)" if row.failed else "")
+
+
+def table_csv(rows: Sequence[Row]) -> str:
+    """The table as csv, numbers in full: for each figure its mean, spread and number of seeds."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["category", *(f"{name}{end}" for name in COLUMNS for end in ("", "_spread", "_seeds")), "failed"])
+    for row in rows:
+        cells: list[object] = []
+        for name in COLUMNS:
+            cell = row.cells[name]
+            cells += (
+                ["", "", 0] if cell is None else [cell.mean, "" if cell.spread is None else cell.spread, cell.seeds]
+            )
+        writer.writerow([row.category, *cells, row.failed])
+    return text.getvalue()
+
+
+def table_json(rows: Sequence[Row], jobs: Sequence[Job]) -> str:
+    """All there is: the table, and each job's result or error."""
+    return (
+        json.dumps(
+            {
+                "rows": [
+                    {
+                        "category": row.category,
+                        "failed": row.failed,
+                        **{name: None if cell is None else vars(cell) for name, cell in row.cells.items()},
+                    }
+                    for row in rows
+                ],
+                "jobs": [
+                    job.result() or {"category": job.category, "seed": job.seed, "error": job.error() or "not run"}
+                    for job in jobs
+                ],
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+
+
+def _cell(values: Sequence[float]) -> Cell | None:
+    if not values:
+        return None
+    return Cell(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def _mean(name: str, values: dict[str, dict[int, dict[str, float]]]) -> Cell | None:
+    """Mean over the categories that have the figure."""
+    by_category = [[found[name] for found in by_seed.values() if name in found] for by_seed in values.values()]
+    by_category = [found for found in by_category if found]
+    if not by_category:
+        return None
+    seeds = {frozenset(seed for seed, found in by_seed.items() if name in found) for by_seed in values.values()}
+    if len(seeds) == 1:  # every category was measured with the same seeds
+        (common,) = seeds
+        each = [statistics.mean(by_seed[seed][name] for by_seed in values.values()) for seed in sorted(common)]
+        return _cell(each)
+    mean = statistics.mean(statistics.mean(found) for found in by_category)
+    return Cell(mean, None, min(len(found) for found in by_category))
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
