@@ -1,7 +1,8 @@
 """What a training hands over: weights, recipe, threshold and provenance in one folder, a bundle; and general models.
 
 A bundle holds weights.safetensors (half precision unless asked otherwise), recipe.toml, bundle.json, the training's
-metrics.jsonl, and ignore.png where the recipe named such a mask. It appears whole or not at all: it is written beside
+metrics.jsonl, photos.safetensors, by which new photos are compared with the good ones trained on, and ignore.png where
+the recipe named such a mask. It appears whole or not at all: it is written beside
 its place and then moved there. Nothing is ever unpickled. The authors' files are read by official.py.
 """
 
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
 from flawmap.data.images import read_mask, write_image
 from flawmap.errors import BundleError, ConfigError, ImageError
+from flawmap.measure.photos import GoodPhotos
 from flawmap.measure.threshold import Threshold
 from flawmap.model.blocks import start_from_normal
 from flawmap.model.decoder import ObjectDecoder
@@ -41,7 +43,7 @@ from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 1  # raised when an older flawmap could no longer read what a newer one writes
 WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
-IGNORE = "ignore.png"
+IGNORE, PHOTOS = "ignore.png", "photos.safetensors"
 Precision = Literal["float16", "float32"]
 DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 
@@ -51,6 +53,7 @@ class Bundle:
     """A trained DSR, the recipe it was trained with, where good ends (None: not set), and where it comes from.
 
     ignore: (H, W) bool, True where images do not count; None without such a mask
+    photos: what the good photos were like (measure/photos.py); None when it is not known
     """
 
     model: DSR
@@ -58,6 +61,7 @@ class Bundle:
     threshold: Threshold | None
     provenance: dict[str, Any]
     ignore: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    photos: GoodPhotos | None = None
 
 
 def build(settings: ModelSettings, with_refinement: bool) -> DSR:
@@ -136,6 +140,8 @@ def save_bundle(
             shutil.copyfile(metrics, saving / METRICS)
         if bundle.ignore is not None:
             write_image(saving / IGNORE, bundle.ignore.astype(np.uint8) * np.uint8(255))
+        if bundle.photos is not None:
+            _write_tensors(saving / PHOTOS, bundle.photos.tensors(), {})
         note = {
             "format": FORMAT,
             "flawmap": version("flawmap"),
@@ -144,6 +150,7 @@ def save_bundle(
             "weights_sha256": sha256(saving / WEIGHTS),
             "threshold": None if bundle.threshold is None else dataclasses.asdict(bundle.threshold),
             "ignore_sha256": None if bundle.ignore is None else sha256(saving / IGNORE),
+            "photos_sha256": None if bundle.photos is None else sha256(saving / PHOTOS),
             "provenance": bundle.provenance,
         }
         (saving / NOTE).write_text(_json(note), encoding="utf-8")
@@ -183,7 +190,8 @@ def load_bundle(path: Path) -> Bundle:
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
         model = build(recipe.model, with_refinement=note["refinement"])
     fill(model, tensors, str(path / WEIGHTS))
-    return Bundle(model, recipe, _threshold(note["threshold"], path), note["provenance"], _ignore(note, path))
+    threshold, ignore = _threshold(note["threshold"], path), _ignore(note, path)
+    return Bundle(model, recipe, threshold, note["provenance"], ignore, _photos(note, path))
 
 
 def update_threshold(path: Path, threshold: Threshold | None) -> None:
@@ -345,6 +353,10 @@ def _save_tensors(file: Path, model: nn.Module, dtype: Precision, metadata: Mapp
         )
         if not tensors[name].isfinite().all():
             raise BundleError(f"{file}: weights {name} are not finite in {dtype}; the training failed, start it anew")
+    _write_tensors(file, tensors, metadata)
+
+
+def _write_tensors(file: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
     save_file(tensors, file, metadata={"format": str(FORMAT), **metadata})
     os.chmod(file, 0o644)  # safetensors writes 0600
 
@@ -412,6 +424,17 @@ def _ignore(note: Mapping[str, Any], path: Path) -> np.ndarray[Any, np.dtype[np.
         return read_mask(path / IGNORE)
     except (OSError, ImageError) as problem:
         raise BundleError(f"{path / IGNORE} cannot be read: {_first_line(problem)}; copy the bundle again") from problem
+
+
+def _photos(note: Mapping[str, Any], path: Path) -> GoodPhotos | None:
+    if note.get("photos_sha256") is None:  # bundles of 0.1 have no such entry
+        return None
+    try:
+        if sha256(path / PHOTOS) != note["photos_sha256"]:
+            raise BundleError(f"{path / PHOTOS} is not the file that {NOTE} describes; copy the bundle again")
+        return GoodPhotos.from_tensors(_load_tensors(path / PHOTOS)[0])
+    except (OSError, KeyError, ValueError) as problem:
+        raise BundleError(f"{path / PHOTOS} cannot be read: {_first_line(problem)}; copy the bundle again") from problem
 
 
 def _json(note: Mapping[str, Any]) -> str:

@@ -192,6 +192,12 @@ def train_command(
     general: Annotated[
         Path | None, typer.Option("--general", help="A general discrete model; default: the shipped one.")
     ] = None,
+    defects: Annotated[
+        Path | None,
+        typer.Option(
+            "--defects", metavar="FOLDER", help="Some defective photos to learn from too, masks beside them if any."
+        ),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -202,12 +208,17 @@ def train_command(
     """
     from flawmap.bundle import load_general
     from flawmap.config import load_recipe
+    from flawmap.data.defects import read_defects
     from flawmap.train.run import train
 
     recipe = load_recipe(config, settings)
     listing = _listing(data, layout, category)
     model = None if general is None else load_general(general)  # None: train takes the shipped one, once all is checked
-    bundle = train(listing, recipe, out, general=model, resume=resume, overwrite=overwrite, quiet=quiet)
+    bad = None if defects is None else read_defects(defects)
+    if bad is not None:
+        masked = sum(sample.mask is not None for sample in bad.samples)
+        _say(f"{len(bad.samples)} defective images to learn from too, {masked} of them with a mask")
+    bundle = train(listing, recipe, out, general=model, resume=resume, overwrite=overwrite, quiet=quiet, defects=bad)
     facts = bundle.provenance
     _say(f"trained in {facts['minutes']} min, peak memory {facts['peak_memory_mb']} MB")
     _say_threshold(bundle.threshold)
@@ -340,8 +351,163 @@ def evaluate_command(
     evaluation = evaluate(inspector, listing, out, protocol=protocol, overwrite=overwrite)
     for line in table(evaluation):
         _say(line)
+    if evaluation.learnt_from:
+        _say(f"{evaluation.learnt_from} images were learnt from as real defects, and are left out")
     if out is not None:
         _say(f"wrote {out / 'metrics.json'}, images.csv and report.html")
+
+
+@_command("check", "nothing was written")
+def check_command(
+    bundle: Bundle_,
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGES…]", help="Files and folders; none: show what is known.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A csv with the figures of each photo.")] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Say whether photos are like the good ones trained on, before verdicts on them are trusted.
+
+    Light, focus, position, exposure, and how often codes occur. Exit code 1 when the photos have drifted.
+    """
+    from flawmap.bundle import load_bundle
+    from flawmap.data.layouts import find_images
+    from flawmap.deploy.check import check_photos, drift_of, photos_of, write_table
+    from flawmap.measure.photos import KINDS, MANY
+
+    opened = load_bundle(bundle)
+    good = photos_of(opened, bundle)
+    if not images:
+        _say(f"{len(good.figures)} good photos:")
+        for kind, values in zip(KINDS.values(), good.figures.T, strict=True):
+            _say(f"{kind.label:<34} {values.min():8.4f} to {values.max():8.4f}")
+        return
+    if out is not None and out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists; choose another --out, or --overwrite it")
+    checked = []
+    for photo in check_photos(opened, good, find_images(images), device):
+        checked.append(photo)
+        if photo.error:
+            _say(f"failed   {photo.error}")
+        elif photo.odd:
+            _say(f"odd      {photo.image}: {'; '.join(map(str, photo.odd[:3]))}")
+    failed = [photo for photo in checked if photo.error]
+    odd, read = sum(bool(photo.odd) for photo in checked), len(checked) - len(failed)
+    if out is not None:
+        write_table(out, checked)
+        _say(f"wrote {out}")
+    _say(f"{odd} of {read} photos are odd by themselves, {len(failed)} failed")
+    drifted = drift_of(good, checked)
+    if drifted is None:
+        _say(f"fewer than {MANY} photos tell no drift")
+    else:
+        _say(f"drift {drifted.figure:.1f}: {drifted.sentence(read)}")
+    if failed:
+        _fail(
+            f"{len(failed)} of {len(checked)} images could not be read: {failed[0].image}" + (", …" * (len(failed) > 1))
+        )
+    if drifted is not None and drifted.verdict == "drifted":
+        raise typer.Exit(1)
+
+
+@_command("limits", "nothing was written")
+def limits_command(
+    bundle: Bundle_,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES…", help="Good photos that were not learnt from.")],
+    out: Annotated[Path, typer.Option("--out", help="A folder for the page, the curves and all trials.")],
+    shape: Annotated[
+        str, typer.Option("--shape", help="`spot`, its size a diameter, or `line`, its size a length.")
+    ] = "spot",
+    sizes: Annotated[str, typer.Option("--sizes", metavar="2,4,8", help="In pixels of the image files.")] = "",
+    contrasts: Annotated[
+        str, typer.Option("--contrasts", metavar="5%,20%", help="Shares of the range from black to white.")
+    ] = "",
+    photos: Annotated[int, typer.Option("--photos", min=2, help="Good photos to draw into, at most.")] = 30,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed draws the same defects.")] = 0,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    runtime: Runtime_ = "torch",
+) -> None:
+    """Say how small a defect is found: probability of detection against size and contrast, with a90/95."""
+    from flawmap.data.layouts import find_images
+    from flawmap.deploy.batch import prepare_folder
+    from flawmap.deploy.inspector import load
+    from flawmap.deploy.limits import CONTRASTS, SIZES, check_photos, lines, run_trials, summarise, write_limits
+
+    chosen_sizes = sorted({_number(part, "--sizes") for part in sizes.split(",")}) if sizes else list(SIZES)
+    shares = (
+        sorted({parse_share(part, "--contrasts", "of the range from black to white") for part in contrasts.split(",")})
+        if contrasts
+        else list(CONTRASTS)
+    )
+    paths = check_photos(find_images(images), photos, seed)
+    inspector = load(bundle, device, runtime=runtime, say=_remark)
+    prepare_folder(out, ("index.html", "limits.json", "trials.csv"), overwrite)
+    trials = list(run_trials(inspector, paths, sizes=chosen_sizes, contrasts=shares, shape=shape, seed=seed, say=_say))
+    limits = summarise(trials)
+    used = len({trial.image for trial in trials})
+    facts = {"bundle": str(bundle), "shape": shape, "photos": used, "trials": len(trials), "seed": seed}
+    write_limits(out, trials, limits, facts)
+    for line in lines(limits):
+        _say(line)
+    _say(f"wrote {out / 'index.html'}, limits.json and trials.csv")
+
+
+@_command("repeat", "nothing was written")
+def repeat_command(
+    bundle: Bundle_,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of shots a part, or with --shots photos.")],
+    out: Annotated[Path, typer.Option("--out", help="A folder for the page and the figures.")],
+    shots: Annotated[
+        int, typer.Option("--shots", min=0, help="Make up so many shots of each photo; 0: each folder holds a part's.")
+    ] = 0,
+    shift: Annotated[float, typer.Option("--shift", min=0, help="Made-up shots: moved by up to so many pixels.")] = 1.0,
+    exposure: Annotated[
+        str, typer.Option("--exposure", help="Made-up shots: brighter or darker by up to this.")
+    ] = "2%",
+    noise: Annotated[str, typer.Option("--noise", help="Made-up shots: deviation of noise, of the range.")] = "0.5%",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed makes up the same shots.")] = 0,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    runtime: Runtime_ = "torch",
+) -> None:
+    """Say whether the same part gets the same verdict again, over several shots of each part."""
+    from flawmap.data.layouts import find_images
+    from flawmap.deploy.batch import prepare_folder
+    from flawmap.deploy.inspector import load
+    from flawmap.deploy.repeat import (
+        Jitter,
+        lines,
+        repeat_folders,
+        repeat_photos,
+        shots_of_folders,
+        summarise,
+        write_repeat,
+    )
+
+    if shots == 1:
+        raise ConfigError("--shots 1: it takes two or more to repeat")
+    jitter = Jitter(
+        shift, parse_share(exposure, "--exposure", "of the light"), parse_share(noise, "--noise", "of the range")
+    )
+    inspector = load(bundle, device, runtime=runtime, say=_remark)
+    prepare_folder(out, ("index.html", "repeat.json", "parts.csv"), overwrite)
+    if shots:
+        parts = list(repeat_photos(inspector, find_images([folder]), shots, jitter, seed))
+        how = (
+            f"{shots} shots of each photo, made up: moved by up to {shift:g} pixels, light within {exposure}, "
+            f"noise of {noise}"
+        )
+    else:
+        parts = list(repeat_folders(inspector, shots_of_folders(folder)))
+        how = "Shots as photographed, a folder a part"
+    assert inspector.bundle.threshold is not None
+    found = summarise(parts, inspector.bundle.threshold.score)
+    write_repeat(out, parts, found, {"bundle": str(bundle), "photos": str(folder), "shots_are": how, "seed": seed})
+    for line in lines(found):
+        _say(line)
+    _say(f"wrote {out / 'index.html'}, repeat.json and parts.csv")
 
 
 @_command("explain", "nothing was written")
@@ -556,6 +722,17 @@ def parse_share(text: str, option: str = "--overkill", what: str = "of good part
     if not 0 < share < 1:
         raise ConfigError(f"{option} {text}: expected a share {what}, as 0.5% or 0.005")
     return share
+
+
+def _number(text: str, option: str) -> float:
+    """A positive number. Raises ConfigError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < 1e6:
+        raise ConfigError(f"{option} {text}: expected numbers above 0, as 2,4,8")
+    return number
 
 
 def _first_sentence(recipe: str) -> str:

@@ -312,6 +312,27 @@ class FewSettings(_Section):
     brightness: float = Field(0.2, ge=0, le=2, description="Times e^U(-this, this): darker or brighter.")
 
 
+class RealSettings(_Section):
+    """Real defective photos, where some are given to learn from too (`flawmap train --defects`; beyond the paper).
+    Detection alone learns from them, in place of one of its `views`."""
+
+    batch: int = Field(2, ge=1, le=64, description="Real defects that detection sees in each step.")
+    pasted: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of these that are cut out of their photo and pasted onto a good one, anywhere, mirrored or "
+        "not, a third fainter to a third stronger. It takes a mask; the others are seen as they are, a little varied.",
+    )
+    weight: float = Field(1.0, gt=0, description="Weight of detection's loss on them.")
+    highest: float = Field(
+        0.002,
+        gt=0,
+        lt=1,
+        description="Of a photo without a mask: the share of its pixels, the most suspicious, taken to be defective.",
+    )
+
+
 class DetectSettings(_Section):
     """Anomaly detection training (stage 2)."""
 
@@ -470,6 +491,7 @@ class Recipe(_Section):
     model: ModelSettings = ModelSettings()
     anomalies: AnomalySettings = AnomalySettings()
     few: FewSettings = FewSettings()
+    real: RealSettings = RealSettings()
     detect: DetectSettings = DetectSettings()
     refine: RefineSettings = RefineSettings()
     pretrain: PretrainSettings = PretrainSettings()

@@ -19,9 +19,19 @@ GRAIN_SIDE = 5  # pixels along the side of the square whose mean is left alone w
 def vary(images: Tensor, generator: torch.Generator, settings: FewSettings) -> Tensor:
     """Images (B, 3, H, W) float32 in [0, 1], each mirrored, zoomed, stretched, moved, roughened or smoothed, and lit
     otherwise, as far as `settings` say; beyond its sides an image is mirrored."""
+    return lit(placed(images, generator, settings), generator, settings)
+
+
+def placed(images: Tensor, generator: torch.Generator, settings: FewSettings) -> Tensor:
+    """Images (B, C, H, W), each mirrored, zoomed, stretched and moved; a mask may be one of the channels."""
     images = mirrored(images, generator, settings.mirror)
     if settings.zoom or settings.stretch or settings.move:
         images = _moved(images, generator, settings)
+    return images
+
+
+def lit(images: Tensor, generator: torch.Generator, settings: FewSettings) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1], each roughened or smoothed, and of other contrast and brightness."""
     if settings.grain:
         local = torch.nn.functional.avg_pool2d(images, GRAIN_SIDE, 1, GRAIN_SIDE // 2, count_include_pad=False)
         images = local + (images - local) * _factors(images, generator, settings.grain)

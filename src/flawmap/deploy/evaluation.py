@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flawmap.bundle import Bundle
+from flawmap.bundle import Bundle, sha256
 from flawmap.data.images import read_mask, resize_map, resize_mask
 from flawmap.data.layouts import Listing, Sample
 from flawmap.data.spare import SpareFile
@@ -48,7 +48,8 @@ def evaluate(
     """Score the test images of `listing` and measure; with `out`, write metrics.json, images.csv and the report there.
 
     `protocol`: `full`, the whole map against masks resized by nearest neighbour, or `authors`, the central 224x224.
-    A defective image without a mask counts for detection and is left out of localization. Raises ImageError for an
+    A defective image without a mask counts for detection and is left out of localization. Images that the bundle was
+    trained on as defective take no part (`Evaluation.learnt_from`). Raises ImageError for an
     image or mask that cannot be used, LayoutError when there are no test images, DataError when `out` is not empty and
     `overwrite` is not given.
     """
@@ -58,6 +59,7 @@ def evaluate(
         raise LayoutError(
             f"{listing.root}: no labelled test images; expected good and defective ones, see docs/data.md"
         )
+    samples, learnt = not_learnt_from(inspector.bundle, samples)
     if out is not None:
         prepare_folder(out, ("metrics.json", "images.csv", page), overwrite)
     rows: list[ImageResult] = []
@@ -70,7 +72,7 @@ def evaluate(
             shown.append(report_image(row.image, found, row.defective, row.kind))
         if len(shown) == 4 * SHOWN:  # what is not worth seeing among these is not among all
             shown = _worth_seeing(shown)
-    evaluation = evaluate_results(rows, protocol)
+    evaluation = replace(evaluate_results(rows, protocol), learnt_from=learnt)
     if out is not None:
         write_evaluation(out, evaluation, rows)
         text = render_report(
@@ -82,6 +84,18 @@ def evaluate(
         )
         (out / page).write_text(text, encoding="utf-8", errors="backslashreplace")
     return evaluation
+
+
+def not_learnt_from(bundle: Bundle, samples: Sequence[Sample]) -> tuple[list[Sample], int]:
+    """(those of `samples` whose files were not learnt from as real defects, how many were).
+
+    Raises LayoutError when none is left.
+    """
+    learnt = set(bundle.provenance.get("real_defects") or [])
+    kept = [sample for sample in samples if not learnt or sha256(sample.image) not in learnt]
+    if not kept:
+        raise LayoutError("all of these images were learnt from as real defects; measure on others")
+    return kept, len(samples) - len(kept)
 
 
 def check_protocol(protocol: str) -> None:
@@ -144,6 +158,7 @@ def threshold_from_folder(inspector: Inspector, listing: Listing, overkill: floa
     labelled = [sample for sample in listing.test if sample.defective is not None]
     if len({sample.defective for sample in labelled}) < 2:
         labelled = [sample for sample in listing.samples if sample.defective is not None]
+    labelled, _ = not_learnt_from(inspector.bundle, labelled)
     scores: dict[bool, list[float]] = {True: [], False: []}
     peaks: list[float] = []
     for kind, name in ((False, "good"), (True, "defective")):

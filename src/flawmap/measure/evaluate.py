@@ -70,6 +70,7 @@ class Evaluation:
 
     values: by the names in NAMES; kinds: image AUROC of each kind of defect against all good images
     without_mask: defective images that have none; empty_mask: whose mask marks no pixel, which count as all good pixels
+    learnt_from: images left out, since the bundle learnt from them as real defects
     """
 
     values: dict[str, Value]
@@ -81,6 +82,7 @@ class Evaluation:
     threshold: float
     counts_by_kind: dict[str, int] = field(default_factory=dict)
     empty_mask: int = 0
+    learnt_from: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What metrics.json holds."""
@@ -90,6 +92,7 @@ class Evaluation:
         }
         result |= {"protocol": self.protocol, "good": self.good, "defective": self.defective}
         result |= {"without_mask": self.without_mask, "empty_mask": self.empty_mask}
+        result |= {"learnt_from": self.learnt_from} if self.learnt_from else {}
         result["threshold"] = Value(self.threshold).to_json()["value"]
         return result
 

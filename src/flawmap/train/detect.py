@@ -13,14 +13,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from flawmap.config import AnomalySettings, DetectSettings, Recipe
+from flawmap.config import AnomalySettings, DetectSettings, FewSettings, Recipe
 from flawmap.data.perlin import perlin_masks
+from flawmap.data.real import MILD, Real, RealDefects
 from flawmap.data.shapes import decoy_masks, defect_masks, streaked
 from flawmap.model.anomalies import RankTables, alter, rank_tables
 from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.painting import Ways, paint
 from flawmap.train.loop import Machine, Stage, learning_rate, seeded, set_rate
-from flawmap.train.losses import extremes_loss, focal_loss
+from flawmap.train.losses import extremes_loss, focal_loss, highest_loss
 from flawmap.train.replay import Replay
 
 DRAWING_GROUPS = slice(0, 3)  # of the optimizer: restriction of both grids, object decoder; detection is the last
@@ -60,8 +61,13 @@ def train_detection(
     resume: bool,
     quiet: bool,
     name: str = "detect",
+    real: RealDefects | None = None,
+    variation: FewSettings = MILD,
 ) -> None:
-    """Train `model` in place; the discrete model stays as it is. Checkpoint and metrics.jsonl go to `folder`."""
+    """Train `model` in place; the discrete model stays as it is. Checkpoint and metrics.jsonl go to `folder`.
+
+    `real`: defective photos that detection learns from too, varied as `variation` says.
+    """
     settings, defects = recipe.detect, recipe.anomalies
     modules = {
         "coarse_restriction": model.coarse_restriction,
@@ -86,11 +92,7 @@ def train_detection(
         settled = step >= settled_at
         for module in drawing:
             module.train(not settled)
-        batch = images.draw(
-            settings.batch, generator, rotate=defects.rotate, degrees=defects.rotate_degrees,
-            border="zeros" if defects.rotate_border == "black" else "reflection", crop=settings.crop,
-        )  # fmt: skip
-        batch = batch.to(memory_format=torch.channels_last)
+        batch = drawn(images, settings.batch, recipe, generator).to(memory_format=torch.channels_last)
         with machine.autocast():
             sample = with_defects(model, batch, defects, generator, machine.device, tables)
             batch = batch.to(machine.device)
@@ -119,7 +121,19 @@ def train_detection(
         optimizer.step()
         if replay:
             replay.put(step, seen, sample.mask, sample.unsure)
-        for _ in range(1, settings.views):
+        if real:
+            seen_real = real.draw(
+                recipe.real, lambda count: drawn(images, count, recipe, generator), generator,
+                crop=settings.crop, variation=variation,
+            )  # fmt: skip
+            with machine.autocast():
+                logits = judge_real(model, seen_real.images.to(machine.device))
+            found = real_loss(logits, seen_real, recipe)
+            optimizer.zero_grad(set_to_none=True)
+            found.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses["real"] = found
+        for _ in range(1, settings.views - (1 if real else 0)):
             pictures, mask, unsure = replay.draw(step, generator) if replay else (seen, sample.mask, sample.unsure)
             turn = turned(generator, settings.replay_turns)
             with machine.autocast():
@@ -129,6 +143,45 @@ def train_detection(
             again.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         stage.report(step, losses)
+
+
+def drawn(images: Images, count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """`count` good images (count, 3, H, W), augmented as the recipe says."""
+    defects = recipe.anomalies
+    return images.draw(
+        count, generator, rotate=defects.rotate, degrees=defects.rotate_degrees,
+        border="zeros" if defects.rotate_border == "black" else "reflection", crop=recipe.detect.crop,
+    )  # fmt: skip
+
+
+def judge_real(model: DSR, images: Tensor) -> Tensor:
+    """Logits (B, 2, H, W) of real images (B, 3, H, W), drawn as when inspecting; only detection has a gradient."""
+    drawing = [model.coarse_restriction, model.fine_restriction, model.object_decoder]
+    modes = [module.training for module in drawing]
+    with torch.no_grad():
+        for module in drawing:
+            module.eval()
+        codes = model.discrete.encode(images)
+        restricted = model.restrict(codes.coarse_codes, codes.fine_codes)
+        object_image = model.draw_object(restricted.coarse_codes, restricted.fine_codes)
+        general_image = model.discrete.decode(codes.coarse_codes, codes.fine_codes)
+        seen = model.compared(object_image, general_image, images)
+        for module, mode in zip(drawing, modes, strict=True):
+            module.train(mode)
+    return model.judge(seen, images.shape[-2:])
+
+
+def real_loss(logits: Tensor, real: Real, recipe: Recipe) -> Tensor:
+    """What detection learns from real defects: by their masks, or, without one, by the most suspicious pixels."""
+    masked = real.masked.to(logits.device)
+    loss = logits.new_zeros((), dtype=torch.float32)
+    if masked.any():
+        mask = real.masks.to(logits.device)[masked]
+        losses = detection_losses(logits[masked], mask, torch.zeros_like(mask), recipe.detect)
+        loss = loss + detection_loss(losses, recipe.detect) * masked.float().mean()
+    if not masked.all():
+        loss = loss + highest_loss(logits[~masked], recipe.real.highest) * (~masked).float().mean()
+    return recipe.real.weight * loss
 
 
 def detection_losses(logits: Tensor, mask: Tensor, unsure: Tensor, settings: DetectSettings) -> dict[str, Tensor]:

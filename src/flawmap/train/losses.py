@@ -47,6 +47,16 @@ def extremes_loss(logits: Tensor, mask: Tensor, share: float = 0.002, unsure: Te
     return (_softplus(good) + _softplus(-defective) * inside.any(1)).mean()
 
 
+def highest_loss(logits: Tensor, share: float) -> Tensor:
+    """Cross-entropy that the most suspicious pixels of defective images are defective: for images without a mask.
+
+    logits (B, 2, H, W). Of each image the log-odds of the `share` of its pixels that are most suspicious are averaged.
+    """
+    odds = (logits[:, 1] - logits[:, 0]).float().flatten(1)
+    count = max(1, round(share * odds.shape[1]))
+    return _softplus(-odds.topk(count, dim=1).values.mean(1)).mean()
+
+
 def _finite_mean(values: Tensor) -> Tensor:
     """Mean of the finite values of each row (B, N) -> (B,); 0 where there are none."""
     finite = values.isfinite()

@@ -13,16 +13,18 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from flawmap.bundle import Bundle, build, load_general, load_prior, round_weights, save_bundle
+from flawmap.bundle import Bundle, build, load_general, load_prior, round_weights, save_bundle, sha256
 from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
 from flawmap.data.layouts import Listing
+from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import read_scope
 from flawmap.errors import ConfigError, TrainingError
+from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
-from flawmap.train.familiar import fit_densities, keep_useful, set_levels
+from flawmap.train.familiar import PHOTOS, fit_densities, keep_useful, set_levels
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
 from flawmap.train.sources import GoodParts, Varied, good_images, shaped
@@ -125,10 +127,12 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    defects: Listing | None = None,
 ) -> Bundle:
     """Train on the good training images of `listing` and write the bundle to the folder `out`.
 
-    `general` is the discrete model; None takes the one shipped with flawmap. Until the bundle is whole, checkpoints
+    `general` is the discrete model; None takes the one shipped with flawmap. Of `defects` the defective images are
+    learnt from too, with their masks where they have some (data/real.py). Until the bundle is whole, checkpoints
     and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an uninterrupted run gives. Raises
     TrainingError when there are too few images or a run is in the way, ImageError for a broken file, BundleError when
     `out` exists and `overwrite` is not given.
@@ -145,6 +149,8 @@ def train(
     started = time.monotonic()
     images = good_images(train_paths, recipe, scope, folder, quiet)
     held_out = GoodParts(held_out_paths, recipe, scope)
+    samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
+    real = RealDefects(samples, recipe.image, scope) if defects is not None else None
 
     with initial_weights(recipe.run.seed):
         model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
@@ -159,7 +165,10 @@ def train(
             f"the rate {recipe.detect.rate:g} for {recipe.detect.steps} steps (few.rate, few.steps)",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-    train_detection(model, source, recipe, machine, folder, resume=resume, quiet=quiet)
+    train_detection(
+        model, source, recipe, machine, folder,
+        resume=resume, quiet=quiet, real=real, variation=recipe.few if varied else MILD,
+    )  # fmt: skip
     if recipe.refine.steps > 0:
         model.requires_grad_(False)
         assert model.refinement is not None
@@ -177,6 +186,8 @@ def train(
         round_weights(model)
         kept = recipe.model.model_copy(update={"familiarity": model.familiarity.sources if model.familiarity else ()})
         recipe = recipe.model_copy(update={"model": kept})
+    known = (GoodParts(train_paths, recipe, scope, images), held_out)
+    photos = learn_photos(model, known, machine.device)
     scores, peaks = held_out.scores(model, machine.device)
     threshold = choose_threshold(scores, peaks, recipe.threshold.overkill)
     provenance = {
@@ -192,16 +203,26 @@ def train(
         "minutes": round((time.monotonic() - started) / 60, 2),
         "resumed": resume,
         "peak_memory_mb": peak_memory_mb(),
+        "real_defects": [sha256(sample.image) for sample in samples],
         "evidence": {name: round(value, 3) for name, value in evidence.items()},
         "held_out_scores": scores,
         "held_out_peaks": peaks,
     }
-    bundle = Bundle(model=model, recipe=recipe, threshold=threshold, provenance=provenance, ignore=scope.ignore)
+    bundle = Bundle(
+        model=model, recipe=recipe, threshold=threshold, provenance=provenance, ignore=scope.ignore, photos=photos
+    )
     save_bundle(bundle, out, overwrite=overwrite, metrics=folder / METRICS)
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
     return bundle
+
+
+def learn_photos(model: DSR, known: Sequence[GoodParts], device: torch.device) -> GoodPhotos:
+    """What good photos are like, of up to PHOTOS of them: those trained on and those held out, evenly."""
+    places = [(parts, index) for parts in known for index in range(len(parts))]
+    places = places[:: -(-len(places) // PHOTOS)]
+    return learn([take(parts.pictures(index, TILES), model.discrete, device) for parts, index in places])
 
 
 def peak_memory_mb() -> int:

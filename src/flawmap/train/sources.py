@@ -9,17 +9,17 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from flawmap.config import FewSettings, ImageSettings, Recipe
 from flawmap.data.dataset import GoodImages
-from flawmap.data.images import Mask, read_pixels, to_float
+from flawmap.data.images import Mask, read_pixels
 from flawmap.data.large import GoodTiles
+from flawmap.data.pictures import pictures_of
 from flawmap.data.scope import Scope
-from flawmap.data.tiles import Grid, at_scale, cut
+from flawmap.data.tiles import at_scale
 from flawmap.data.variation import vary
 from flawmap.measure.found import Array, Found, look
 from flawmap.measure.tiled import inspect_tiles
@@ -104,19 +104,10 @@ class GoodParts:
 
         Of a photo cut into tiles, each tile that holds something that counts, or about `limit` of them, evenly.
         """
-        height, width = self.settings.height, self.settings.width
-        if self.whole is not None:
-            yield self.whole.get([index]), self.scope.inside(height, width)
-            return
-        pixels = at_scale(read_pixels(self.paths[index]), self.settings)
-        shape = (pixels.shape[0], pixels.shape[1])
-        inside = self.scope.inside(*shape)
-        tiles = list(Grid(shape, (height, width), self.settings.overlap).touching(inside))
-        step = max(1, len(tiles) // limit) if limit else 1
-        for tile in tiles[step // 2 :: step]:
-            seen = to_float(cut(pixels, tile.top, tile.left, height, width))
-            counts = None if inside is None else cut(inside[:, :, None], tile.top, tile.left, height, width)[:, :, 0]
-            yield torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))[None], counts
+        if self.whole is None:
+            yield from pictures_of(self.paths[index], self.settings, self.scope, limit)
+        else:
+            yield self.whole.get([index]), self.scope.inside(self.settings.height, self.settings.width)
 
     def scores(self, model: DSR, device: torch.device) -> tuple[list[float], list[float]]:
         """(score, largest value of the map) of each image, by the model as it will be used."""

@@ -1,0 +1,240 @@
+"""How small a defect is found: defects of known size and contrast drawn into good photos, and a curve through the hits.
+
+A trial is one drawn defect on one good photo that passes without it. It is found when the part is then rejected and an
+outlined region touches the defect. Curves and a90/95: measure/detectability.py.
+
+Axes: H, W rows and columns of the image file.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flawmap.data.images import Image, Mask, read_image, to_uint8
+from flawmap.deploy.inspector import Inspector
+from flawmap.errors import BundleError, ConfigError, DataError
+from flawmap.measure.detectability import Curve, fit
+from flawmap.measure.report import page_environment
+from flawmap.measure.scores import Region
+
+SHAPES = ("spot", "line")
+SIZES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)  # pixels of the image file
+CONTRASTS = (0.05, 0.1, 0.2, 0.4)  # shares of the range from black to white
+LINE_WIDTH = 2.0  # pixels across a line; its size is its length
+TOUCH = 2  # pixels between a defect and a region that still belong together
+TRIES = 50  # places looked at for one where the whole defect counts
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One drawn defect. size: diameter of a spot or length of a line, in pixels of the file; contrast: share of the
+    range from black to white, drawn darker or brighter in turn; x, y: its middle."""
+
+    image: str
+    shape: str
+    size: float
+    contrast: float
+    x: float
+    y: float
+    found: bool
+    score: float
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One contrast: its trials' sizes with (found, tried), and the curve through them; None for a single size."""
+
+    contrast: float
+    counts: dict[float, tuple[int, int]]
+    curve: Curve | None
+
+
+def opacity(height: int, width: int, x: float, y: float, size: float, shape: str, angle: float) -> Image:
+    """How much of each pixel (H, W) a defect covers, in [0, 1]: its edge runs over one pixel."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float32) + 0.5
+    across, down = columns - x, rows - y
+    if shape == "spot":
+        return np.asarray(np.clip(size / 2 - np.hypot(across, down) + 0.5, 0, 1), np.float32)
+    along = np.abs(across * math.cos(angle) + down * math.sin(angle))
+    beside = np.abs(-across * math.sin(angle) + down * math.cos(angle))
+    ends = np.clip(size / 2 - along + 0.5, 0, 1) * np.clip(LINE_WIDTH / 2 - beside + 0.5, 0, 1)
+    return np.asarray(ends, np.float32)
+
+
+def run_trials(
+    inspector: Inspector,
+    paths: Sequence[Path],
+    *,
+    sizes: Sequence[float] = SIZES,
+    contrasts: Sequence[float] = CONTRASTS,
+    shape: str = "spot",
+    seed: int = 0,
+    say: Callable[[str], object] = lambda line: None,
+) -> Iterator[Trial]:
+    """A trial of each size and contrast on each good photo. Photos that are rejected as they are take no part, and
+    that is said.
+
+    Raises BundleError without a threshold, ConfigError for an unknown shape or a size no photo has room for, ImageError
+    for a broken file, DataError when no photo passes.
+    """
+    if inspector.bundle.threshold is None:
+        raise BundleError("the bundle has no threshold, so nothing is rejected; set one with flawmap threshold")
+    if shape not in SHAPES:
+        raise ConfigError(f"no shape {shape}; there are: {', '.join(SHAPES)}")
+    rng = np.random.default_rng(seed)
+    rejected = 0
+    for path in paths:
+        image = read_image(path)
+        height, width = image.shape[:2]
+        if max(sizes) + 4 > min(height, width):
+            raise ConfigError(
+                f"{path}: a defect of {max(sizes):g} pixels has no room in {width}x{height}; give smaller sizes"
+            )
+        if inspector.inspect(image).defective:
+            rejected += 1
+            continue
+        inside = inspector.scope.inside(height, width)
+        for contrast in contrasts:
+            for size in sizes:
+                angle = rng.uniform(0, math.pi)
+                x, y, cover = _placed(height, width, size, shape, angle, inside, rng)
+                sign = rng.choice((-1.0, 1.0))
+                changed = to_uint8(np.clip(image + sign * contrast * cover[:, :, None], 0, 1))
+                found = inspector.inspect(changed)
+                hit = bool(found.defective) and any(_touches(region, cover) for region in found.regions)
+                yield Trial(str(path), shape, size, contrast, x, y, hit, found.score)
+    if rejected == len(paths):
+        raise DataError("none of the photos passes as it is; give good photos, or raise the threshold")
+    if rejected:
+        say(f"{rejected} of {len(paths)} photos are rejected as they are, and take no part")
+
+
+def summarise(trials: Sequence[Trial]) -> list[Limit]:
+    """A limit for each contrast, the faintest first."""
+    limits = []
+    for contrast in sorted({trial.contrast for trial in trials}):
+        of_it = [trial for trial in trials if trial.contrast == contrast]
+        counts = {
+            size: (sum(t.found for t in of_it if t.size == size), sum(t.size == size for t in of_it))
+            for size in sorted({trial.size for trial in of_it})
+        }
+        curve = None
+        if len(counts) > 1:
+            curve = fit([trial.size for trial in of_it], [trial.found for trial in of_it])
+        limits.append(Limit(contrast, counts, curve))
+    return limits
+
+
+def write_limits(folder: Path, trials: Sequence[Trial], limits: Sequence[Limit], facts: dict[str, Any]) -> None:
+    """Write trials.csv, limits.json and index.html, a page with the curves. Raises DataError."""
+    try:
+        with (folder / "trials.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "shape", "size", "contrast", "x", "y", "found", "score"])
+            for trial in trials:
+                place = [f"{trial.x:.1f}", f"{trial.y:.1f}"]
+                words = [str(trial.found).lower(), repr(trial.score)]
+                writer.writerow([trial.image, trial.shape, trial.size, trial.contrast, *place, *words])
+        document = facts | {"limits": [_record(limit) for limit in limits]}
+        (folder / "limits.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        page = page_environment().get_template("limits.html.j2").render(facts=facts, plot=_plot(limits), limits=limits)
+        (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+    except OSError as problem:
+        raise DataError(f"cannot write to {folder}: {problem.strerror}") from problem
+
+
+def lines(limits: Sequence[Limit]) -> list[str]:
+    """The table for a terminal."""
+    sizes = list(limits[0].counts)
+    shown = [
+        f"{'contrast':<9} {'a90':>7} {'a90/95':>7}   found at " + " ".join(f"{size:>5g}" for size in sizes) + " px"
+    ]
+    for limit in limits:
+        curve = limit.curve
+        figures = [None, None] if curve is None else [curve.a90, curve.a90_95]
+        a90, bound = ("–" if value is None else f"{value:.1f}" for value in figures)
+        shares = " ".join(f"{found / tried:>5.0%}" for found, tried in limit.counts.values())
+        shown.append(f"{limit.contrast:<9.0%} {a90:>7} {bound:>7}            {shares}")
+    return shown
+
+
+def _placed(
+    height: int, width: int, size: float, shape: str, angle: float, inside: Mask | None, rng: np.random.Generator
+) -> tuple[float, float, Image]:
+    """(x, y, opacity) of a defect at a random place where all of it counts, or nearly, if no such place is found."""
+    margin = size / 2 + 1
+    best: tuple[float, float, float, Image] | None = None
+    for _ in range(TRIES):
+        x, y = rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)
+        cover = opacity(height, width, x, y, size, shape, angle)
+        share = 1.0 if inside is None else float(cover[inside].sum() / cover.sum())
+        if best is None or share > best[0]:
+            best = (share, x, y, cover)
+        if share == 1:
+            break
+    assert best is not None
+    if best[0] < 0.5:
+        raise ConfigError(f"a defect of {size:g} pixels finds no room in what counts of the photo; give smaller sizes")
+    return best[1:]
+
+
+def _touches(region: Region, cover: Image) -> bool:
+    """Whether a region's box, widened by TOUCH pixels, holds a pixel of the defect."""
+    x, y, width, height = region.box
+    rows, columns = slice(max(y - TOUCH, 0), y + height + TOUCH), slice(max(x - TOUCH, 0), x + width + TOUCH)
+    return bool((cover[rows, columns] > 0.25).any())
+
+
+def _record(limit: Limit) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "contrast": limit.contrast,
+        "counts": [{"size": size, "found": found, "tried": tried} for size, (found, tried) in limit.counts.items()],
+    }
+    return record | ({} if limit.curve is None else vars(limit.curve))
+
+
+WIDTH, HEIGHT = 1000, 420
+COLOURS = ("#0b5c9c", "#e0831f", "#17212b", "#7a4fa3", "#3a8f86", "#a84300")
+
+
+def _plot(limits: Sequence[Limit]) -> dict[str, Any]:
+    """Lines and points of the curves in units of the page's SVG."""
+    sizes = sorted({size for limit in limits for size in limit.counts})
+    low, high = math.log(sizes[0] * 0.85), math.log(sizes[-1] * 1.18)
+
+    def place(size: float, share: float) -> tuple[float, float]:
+        return round((math.log(size) - low) / (high - low) * WIDTH, 1), round((1 - share) * HEIGHT, 1)
+
+    curves = []
+    for number, limit in enumerate(limits):
+        steps = [math.exp(low + (high - low) * step / 80) for step in range(81)]
+        path = "" if limit.curve is None else " ".join("{},{}".format(*place(a, limit.curve.pod(a))) for a in steps)
+        points = [place(size, found / tried) for size, (found, tried) in limit.counts.items()]
+        bound = None if limit.curve is None or limit.curve.a90_95 is None else place(limit.curve.a90_95, 0.9)
+        curves.append(
+            {"path": path, "points": points, "bound": bound, "colour": COLOURS[number % len(COLOURS)],
+             "label": f"{limit.contrast:.0%}"}
+        )  # fmt: skip
+    return {
+        "curves": curves,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "ticks": [(place(size, 0)[0], f"{size:g}") for size in sizes],
+        "levels": [(place(sizes[0], share / 100)[1], f"{share} %") for share in (0, 25, 50, 75, 90, 100)],
+    }
+
+
+def check_photos(paths: Sequence[Path], count: int, seed: int) -> list[Path]:
+    """At most `count` of the photos, drawn by `seed`, in their order."""
+    if len(paths) <= count:
+        return list(paths)
+    chosen = np.random.default_rng([seed, 1]).permutation(len(paths))[:count]
+    return [paths[index] for index in sorted(chosen)]
