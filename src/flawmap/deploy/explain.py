@@ -50,7 +50,7 @@ EVIDENCE = {
     "detection": "unlike good photos: detection",
 }
 SUFFIXES = (".png", ".jpg", ".html")
-FAR = 2.0  # mean distances between two codes at random, at which a change is shown brightest
+FAR = 1.0  # mean distances between two codes at random, at which a change is shown brightest
 DEVIATIONS = 4.0  # above good parts, at which evidence is shown brightest
 
 
