@@ -35,6 +35,8 @@ def pool(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
         kinds.setdefault(samples[index].kind, []).append(samples[index])
     chosen: list[Sample] = []
     names = sorted(kinds)
+    if count > len(samples):
+        sys.exit(f"{count} real defects are wanted of {len(samples)}; give smaller --counts")
     while len(chosen) < count:
         for name in names:
             if kinds[name] and len(chosen) < count:

@@ -73,7 +73,7 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
     length, width, hidden = settings.code_length, settings.discrete_width, settings.discrete_hidden
     object_decoder = (
         GeneralDecoder(2 * length, width, hidden)
-        if settings.decoder == "general"
+        if settings.decoder in ("general", "frozen")
         else ObjectDecoder(2 * length, settings.decoder_widths, hidden, width, hidden)
     )
     norm = settings.norm
@@ -98,6 +98,9 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         fold=fold,
         score_side=settings.score_side,
         familiarity=_familiarity(settings),
+        restricts=settings.restriction == "learned",
+        quantizes=settings.quantize,
+        against_image=settings.compared_with == "image",
     )
 
 

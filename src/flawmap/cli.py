@@ -431,7 +431,7 @@ def limits_command(
 ) -> None:
     """Say how small a defect is found: probability of detection against size and contrast, with a90/95."""
     from flawmap.data.layouts import find_images
-    from flawmap.deploy.batch import prepare_folder
+    from flawmap.deploy.batch import prepare_folder, refuse_folder
     from flawmap.deploy.inspector import load
     from flawmap.deploy.limits import CONTRASTS, SIZES, check_photos, lines, run_trials, summarise, write_limits
 
@@ -443,11 +443,12 @@ def limits_command(
     )
     paths = check_photos(find_images(images), photos, seed)
     inspector = load(bundle, device, runtime=runtime, say=_remark)
-    prepare_folder(out, ("index.html", "limits.json", "trials.csv"), overwrite)
+    refuse_folder(out, overwrite)
     trials = list(run_trials(inspector, paths, sizes=chosen_sizes, contrasts=shares, shape=shape, seed=seed, say=_say))
     limits = summarise(trials)
     used = len({trial.image for trial in trials})
     facts = {"bundle": str(bundle), "shape": shape, "photos": used, "trials": len(trials), "seed": seed}
+    prepare_folder(out, ("index.html", "limits.json", "trials.csv"), overwrite)
     write_limits(out, trials, limits, facts)
     for line in lines(limits):
         _say(line)
@@ -474,7 +475,7 @@ def repeat_command(
 ) -> None:
     """Say whether the same part gets the same verdict again, over several shots of each part."""
     from flawmap.data.layouts import find_images
-    from flawmap.deploy.batch import prepare_folder
+    from flawmap.deploy.batch import prepare_folder, refuse_folder
     from flawmap.deploy.inspector import load
     from flawmap.deploy.repeat import (
         Jitter,
@@ -488,11 +489,13 @@ def repeat_command(
 
     if shots == 1:
         raise ConfigError("--shots 1: it takes two or more to repeat")
-    jitter = Jitter(
-        shift, parse_share(exposure, "--exposure", "of the light"), parse_share(noise, "--noise", "of the range")
-    )
+    if not 0 <= shift < 1000:
+        raise ConfigError(f"--shift {shift:g}: expected pixels, from 0 on")
+    jitter = Jitter(shift, _amount(exposure, "--exposure"), _amount(noise, "--noise"))
     inspector = load(bundle, device, runtime=runtime, say=_remark)
-    prepare_folder(out, ("index.html", "repeat.json", "parts.csv"), overwrite)
+    refuse_folder(out, overwrite)
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"--out {out} lies inside {folder}, whose folders are parts; choose another")
     if shots:
         parts = list(repeat_photos(inspector, find_images([folder]), shots, jitter, seed))
         how = (
@@ -504,6 +507,7 @@ def repeat_command(
         how = "Shots as photographed, a folder a part"
     assert inspector.bundle.threshold is not None
     found = summarise(parts, inspector.bundle.threshold.score)
+    prepare_folder(out, ("index.html", "repeat.json", "parts.csv"), overwrite)
     write_repeat(out, parts, found, {"bundle": str(bundle), "photos": str(folder), "shots_are": how, "seed": seed})
     for line in lines(found):
         _say(line)
@@ -631,13 +635,15 @@ def benchmark_command(
     """
     from flawmap.benchmark.plan import choose_categories, make_jobs, parse_seeds
     from flawmap.benchmark.report import title_of, write_tables
-    from flawmap.benchmark.run import folder_of, run_jobs, threads_each
+    from flawmap.benchmark.run import alone_in, folder_of, run_jobs, threads_each
     from flawmap.bundle import load_general
     from flawmap.config import load_recipe
     from flawmap.deploy.evaluation import check_protocol
 
     check_protocol(protocol)
     numbers = parse_seeds(seeds)
+    if any(setting.replace(" ", "").startswith(("run.seed=", "run.threads=")) for setting in settings or []):
+        raise ConfigError("a benchmark sets run.seed and run.threads by --seeds and --jobs; leave them out of --set")
     recipe = load_recipe(config, settings)
     found, notes = choose_categories(root, layout, [name.strip() for name in categories.split(",") if name.strip()])
     for note in notes:
@@ -646,13 +652,21 @@ def benchmark_command(
     if general is not None:
         load_general(general)  # refuses what is none before anything is written
     planned = make_jobs(
-        folder, found, numbers, recipe, layout=layout, protocol=protocol, threads=threads_each(jobs), general=general
+        folder,
+        found,
+        numbers,
+        recipe,
+        layout=layout,
+        protocol=protocol,
+        threads_each=threads_each(jobs),
+        general=general,
     )
     _say(f"{len(found)} categories, {len(numbers)} seeds each: {len(planned)} trainings into {folder}")
-    try:
-        run_jobs(planned, jobs, quiet)
-    finally:
-        lines = write_tables(folder, planned, found, title_of(root, config, settings), jobs)
+    with alone_in(folder):
+        try:
+            run_jobs(planned, jobs, quiet)
+        finally:
+            lines = write_tables(folder, planned, found, title_of(root, config, settings), jobs)
     for line in lines:
         _say(line)
     _say(f"wrote {folder / 'index.html'}, table.md, table.csv and results.json")
@@ -722,6 +736,12 @@ def parse_share(text: str, option: str = "--overkill", what: str = "of good part
     if not 0 < share < 1:
         raise ConfigError(f"{option} {text}: expected a share {what}, as 0.5% or 0.005")
     return share
+
+
+def _amount(text: str, option: str) -> float:
+    """`2%` or `0.02` as 0.02, and 0 too. Raises ConfigError."""
+    bare = text.strip().removesuffix("%")
+    return 0.0 if bare.replace(".", "").strip("0") == "" and bare else parse_share(text, option, "of the range")
 
 
 def _number(text: str, option: str) -> float:

@@ -103,10 +103,25 @@ class ModelSettings(_Section):
     restriction_widths: tuple[int, int, int] = Field(
         (128, 256, 512), description="Channels of the subspace restriction's three levels. Paper: 128, 256, 512."
     )
-    decoder: Literal["paper", "general"] = Field(
+    decoder: Literal["paper", "general", "frozen"] = Field(
         "paper",
-        description="Object-specific decoder: `paper`'s own network, or `general`, which has the general "
-        "decoder's shape and starts from its weights.",
+        description="Object-specific decoder: `paper`'s own network; `general`, which has the general decoder's shape "
+        "and starts from its weights; or `frozen`, the general decoder itself, which learns nothing (an ablation).",
+    )
+    restriction: Literal["learned", "none"] = Field(
+        "learned",
+        description="Subspace restriction: `none` draws as a good part what the codes say as they are (an ablation). "
+        "Paper: learned.",
+    )
+    quantize: bool = Field(
+        True,
+        description="Features become codes; `false` leaves them continuous, but where codes are altered (an ablation). "
+        "Paper: true.",
+    )
+    compared_with: Literal["general", "image"] = Field(
+        "general",
+        description="What detection compares the object-specific drawing with: the general drawing, or the `image` "
+        "itself (an ablation). Paper: general.",
     )
     decoder_widths: tuple[int, int, int] = Field(
         (256, 512, 1024),
@@ -187,6 +202,10 @@ class AnomalySettings(_Section):
         "exact",
         description="How codes are ranked when one is drawn: `exact` sorts all distances of each cell's feature (the "
         "paper); `table` looks the rank up among the neighbours of the cell's code, in no time.",
+    )
+    grids: Literal["both", "coarse", "fine"] = Field(
+        "both",
+        description="Codes are altered on the `coarse` or the `fine` grid alone, or as `both_grids` says. Paper: both.",
     )
     both_grids: float = Field(
         0.5,

@@ -145,12 +145,45 @@ def test_a_mask_that_marks_nothing_is_refused(tmp_path: Path) -> None:
         RealDefects([], SETTINGS, Scope(SETTINGS))
 
 
-def test_a_large_defect_is_cut_out_whole() -> None:
-    image = np.full((64, 64, 3), 0.5, np.float32)
-    mask = np.ones((64, 64), bool)
+def test_a_large_defect_is_its_difference_too() -> None:
+    """Deep inside it, hardly any surroundings are near."""
+    image = np.full((320, 320, 3), 0.5, np.float32)
+    mask = np.zeros((320, 320), bool)
+    mask[30:290, 40:280] = True
+    flat = cut_out(image, mask)
+    assert flat is not None
+    assert float(flat.difference.abs().max()) < 1e-3
     image[mask] = 0.2
     patch = cut_out(image, mask)
-    assert torch.isfinite(patch.difference).all()
+    assert patch is not None
+    assert float((patch.difference[:, patch.mask] + 0.3).abs().max()) < 1e-3
+
+
+def test_a_mask_without_surroundings_is_not_pasted(tmp_path: Path) -> None:
+    sample = photo(tmp_path, "a")
+    write_image(tmp_path / "a_mask.png", np.full((64, 64), 255, np.uint8))
+    real = RealDefects([sample], SETTINGS, Scope(SETTINGS))
+    assert real.patches == []
+    drawn = real.draw(RealSettings(batch=3, pasted=1.0), lambda count: torch.zeros(0), seeded(), crop=0)
+    assert drawn.masked.all()
+
+
+def test_the_tile_of_defects_that_lie_apart_holds_one(tmp_path: Path) -> None:
+    sample = photo(tmp_path, "a", side=400)
+    marks = np.zeros((400, 400), np.uint8)
+    marks[10:20, 10:20] = marks[380:390, 380:390] = 255
+    write_image(tmp_path / "a_mask.png", marks)
+    tiled = ImageSettings(height=64, width=64, policy="tile")
+    real = RealDefects([sample], tiled, Scope(tiled))
+    assert int(real.masks[0].sum()) == 100  # type: ignore[union-attr]
+
+
+def test_what_does_not_count_is_said_of_each_photo(tmp_path: Path) -> None:
+    half = ImageSettings(height=64, width=64, exclude=(((0.0, 0.0), (0.4, 0.0), (0.4, 1.0), (0.0, 1.0)),))
+    real = RealDefects([photo(tmp_path, "a", mask=False)], half, Scope(half))
+    drawn = real.draw(RealSettings(batch=4, pasted=0.0), lambda count: torch.zeros(0), seeded(), crop=0)
+    shares = drawn.counts.float().mean((1, 2))
+    assert shares.tolist() == pytest.approx([0.6] * 4, abs=0.05)
 
 
 def test_defective_photos_are_found_with_their_masks(tmp_path: Path) -> None:
@@ -180,5 +213,39 @@ def test_of_a_data_set_the_defective_images_are_taken(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(LayoutError, match="no images"):
         read_defects(tmp_path / "empty")
-    (tmp_path / "good" / "good").mkdir(parents=True)
-    write_image(tmp_path / "good" / "good" / "a.png", np.zeros((64, 64, 3), np.uint8))
+
+
+def test_good_photos_are_never_taken_for_defects(tmp_path: Path) -> None:
+    from flawmap.data.surfaces import write_sample_parts
+
+    write_sample_parts(tmp_path / "good_only" / "parts", "brushed-metal", 64, 4, 2, 0, 0)
+    with pytest.raises(LayoutError, match="holds no defective images"):
+        read_defects(tmp_path / "good_only" / "parts")
+    write_sample_parts(tmp_path / "two" / "a", "brushed-metal", 64, 4, 2, 2, 0)
+    write_sample_parts(tmp_path / "two" / "b", "brushed-metal", 64, 4, 2, 2, 0)
+    with pytest.raises(LayoutError, match="several categories"):
+        read_defects(tmp_path / "two")
+    (tmp_path / "table").mkdir()
+    photo(tmp_path / "table", "a")
+    (tmp_path / "table" / "split.csv").write_text("image,split,label,mask\nwrong.png,train,scratch,\n")
+    with pytest.raises(LayoutError, match=r"wrong\.png"):
+        read_defects(tmp_path / "table")
+    (tmp_path / "deep" / "x" / "scratch" / "ok").mkdir(parents=True)
+    photo(tmp_path / "deep" / "x" / "scratch" / "ok", "a", mask=False)
+    with pytest.raises(LayoutError, match="lies in a folder of good images"):
+        read_defects(tmp_path / "deep")
+    (tmp_path / "mixed" / "scratch" / "ok").mkdir(parents=True)
+    photo(tmp_path / "mixed" / "scratch" / "ok", "a", mask=False)
+    with pytest.raises(LayoutError, match="several categories"):
+        read_defects(tmp_path / "mixed")
+
+
+def test_names_are_compared_without_regard_to_case(tmp_path: Path) -> None:
+    photo(tmp_path, "a")
+    (tmp_path / "a.png").rename(tmp_path / "a.PNG")
+    (tmp_path / "a_mask.png").rename(tmp_path / "a_MASK.PNG")
+    photo(tmp_path, "b", mask=False)
+    (tmp_path / "Masks").mkdir()
+    write_image(tmp_path / "Masks" / "b.png", np.full((64, 64), 255, np.uint8))
+    found = {sample.image.name: sample.mask for sample in read_defects(tmp_path).samples}
+    assert found == {"a.PNG": tmp_path / "a_MASK.PNG", "b.png": tmp_path / "Masks" / "b.png"}

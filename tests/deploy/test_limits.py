@@ -92,6 +92,92 @@ def test_a_rejection_elsewhere_is_no_hit(photos: list[Path]) -> None:
     assert not any(trial.found for trial in trials if trial.x > 20 or trial.y > 20)
 
 
+def test_a_contrast_is_kept_on_bright_and_dark_parts(tmp_path: Path) -> None:
+    for number, level in enumerate((10, 245)):
+        write_image(tmp_path / f"{number}.png", np.full((60, 60, 3), level, np.uint8))
+    seen: list[np.ndarray] = []
+
+    class Watching(Planted):
+        def inspect(self, image: np.ndarray) -> Any:
+            seen.append(image)
+            return SimpleNamespace(defective=False, regions=[], score=0.1)
+
+    list(run_trials(Watching(1), sorted(tmp_path.glob("*.png")), sizes=[9.0], contrasts=[0.4]))  # type: ignore[arg-type]
+    dark, bright = seen[1], seen[3]
+    assert dark.max() == pytest.approx(10 + 0.4 * 255, abs=1)
+    assert bright.min() == pytest.approx(245 - 0.4 * 255, abs=1)
+
+
+def test_the_depth_of_a_file_is_kept(tmp_path: Path) -> None:
+    write_image(tmp_path / "0.png", np.full((60, 60, 3), 1000, np.uint16))
+    seen: list[np.ndarray] = []
+
+    class Watching(Planted):
+        def inspect(self, image: np.ndarray) -> Any:
+            seen.append(image)
+            return SimpleNamespace(defective=False, regions=[], score=0.1)
+
+    list(run_trials(Watching(1), [tmp_path / "0.png"], sizes=[9.0], contrasts=[0.001]))  # type: ignore[arg-type]
+    assert [image.dtype for image in seen] == [np.uint16, np.uint16]
+    assert int(np.abs(seen[1].astype(int) - 1000).max()) == pytest.approx(65.5, abs=1)
+
+
+def test_a_defect_does_not_depend_on_what_happens_to_other_photos(photos: list[Path]) -> None:
+    def places() -> dict[str, float]:
+        trials = run_trials(Planted(60), photos, sizes=[8.0, 16.0], contrasts=[0.3])  # type: ignore[arg-type]
+        return {trial.image: trial.x for trial in trials}
+
+    whole = places()
+    spoiled = np.full((80, 100, 3), 128, np.uint8)
+    spoiled[10:40, 10:40] = 0
+    write_image(photos[0], spoiled)
+    rest = places()
+    assert len(rest) == 5
+    assert all(whole[image] == x for image, x in rest.items())
+
+
+def test_a_region_whose_box_alone_holds_the_defect_is_no_hit(tmp_path: Path) -> None:
+    """A diagonal scratch has a box that holds most of the image."""
+    write_image(tmp_path / "0.png", np.full((100, 100, 3), 128, np.uint8))
+    diagonal = np.zeros((100, 100), np.float32)
+    for number in range(4, 96):
+        diagonal[number, number - 2 : number + 2] = 1
+
+    class Diagonal(Planted):
+        calls = 0
+
+        def inspect(self, image: np.ndarray) -> Any:
+            self.calls += 1
+            return SimpleNamespace(defective=self.calls > 1, regions=find_regions(diagonal, 0.5), score=0.5)
+
+    trials = list(run_trials(Diagonal(1), [tmp_path / "0.png"], sizes=[4.0], contrasts=[0.3] * 200))  # type: ignore[arg-type]
+    far = [trial for trial in trials if abs(trial.x - trial.y) > 20]
+    near = [trial for trial in trials if abs(trial.x - trial.y) < 2 and 10 < trial.x < 90]
+    assert far
+    assert near
+    assert not any(trial.found for trial in far)
+    assert all(trial.found for trial in near)
+
+
+def test_trials_of_few_photos_bound_less() -> None:
+    """One photo in two finds all, the other little: 240 trials look certain, 4 photos are not."""
+    sizes = [4.0, 8.0, 16.0, 32.0]
+
+    def trials(images: int) -> list[Trial]:
+        return [
+            Trial(str(number % images), "spot", size, 0.1, 5, 5, size > (2 if number % 2 else 16), 0.5)
+            for number in range(80)
+            for size in sizes
+        ]
+
+    (many,), (few,) = summarise(trials(80)), summarise(trials(4))
+    assert many.curve is not None
+    assert few.curve is not None
+    assert many.curve.a90 == few.curve.a90
+    assert many.curve.a90_95 is not None
+    assert few.curve.a90_95 is None or few.curve.a90_95 > many.curve.a90_95
+
+
 def test_photos_that_are_rejected_as_they_are_take_no_part(photos: list[Path]) -> None:
     spoiled = np.full((80, 100, 3), 128, np.uint8)
     spoiled[10:40, 10:40] = 0

@@ -29,7 +29,7 @@ class Bright:
     bundle = SimpleNamespace(threshold=SimpleNamespace(score=0.5))
 
     def inspect(self, image: np.ndarray) -> Any:
-        score = float(image.mean())
+        score = float(image.mean()) / (255 if image.dtype == np.uint8 else 1)
         return SimpleNamespace(score=score, defective=score > 0.5)
 
 
@@ -43,6 +43,17 @@ def test_deviations_within_and_between_parts_are_told_apart() -> None:
     assert found.repeatability == pytest.approx(0.02, rel=0.05)
     assert found.part_to_part == pytest.approx(0.1, rel=0.1)
     assert found.shots == 2400
+
+
+def test_unequal_shots_do_not_make_parts_differ() -> None:
+    rng = np.random.default_rng(1)
+    parts = [Part(str(n), tuple(rng.normal(0.5, 0.02, size=2 if n % 2 else 40).tolist()), 0) for n in range(600)]
+    found = summarise(parts, 0.9)
+    assert found.part_to_part is not None
+    assert found.part_to_part < 0.004
+    one = summarise(parts[:1], 0.9)
+    assert one.part_to_part is None
+    assert "part to part unknown" in lines(one)[2]
 
 
 def test_flips_and_disagreements_are_counted() -> None:
@@ -88,6 +99,9 @@ def test_a_folder_without_several_shots_is_refused(tmp_path: Path) -> None:
 def test_made_up_shots_differ_as_the_jitter_says() -> None:
     rng = np.random.default_rng(0)
     image = np.clip(0.5 + 0.1 * rng.normal(size=(60, 60, 1)), 0, 1).repeat(3, 2).astype(np.float32)
+    shot = Jitter().shoot(np.full((20, 20, 3), 1000, np.uint16), rng)
+    assert shot.dtype == np.uint16
+    assert len(np.unique(shot)) > 50  # nothing is lost to a smaller depth
     lit = [Jitter(0, 0.1, 0).shoot(image, rng).mean() / image.mean() - 1 for _ in range(60)]
     assert max(lit) < 0.102
     assert min(lit) > -0.102

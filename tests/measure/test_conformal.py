@@ -56,7 +56,7 @@ def test_the_procedure_steps_up() -> None:
 
 
 @pytest.mark.parametrize(("good", "parts", "rate"), [(76, 100, 0.1), (199, 40, 0.2), (9, 20, 0.1), (99, 50, 0.05)])
-def test_the_fewest_parts_that_can_be_rejected(good: int, parts: int, rate: float) -> None:
+def test_no_fewer_parts_than_said_are_ever_rejected(good: int, parts: int, rate: float) -> None:
     smallest = 1 / (good + 1)
     fewest = fewest_rejected(good, parts, rate)
     for count in range(1, parts + 1):

@@ -126,6 +126,16 @@ def test_only_what_counts_is_measured(discrete: DiscreteModel) -> None:
     assert one.plain == pytest.approx(two.plain, abs=0.05)
     assert one.plain[0] == pytest.approx(photo[inside].mean(), abs=1e-6)
     assert one.coarse.sum() < (96 // 8) * (128 // 8)
+    assert np.abs(one.small - two.small).max() < 0.02  # what position and likeness are told by
+
+
+def test_too_few_photos_tell_nothing_and_say_so(discrete: DiscreteModel) -> None:
+    few = learn([seen(discrete, part(seed)) for seed in range(12)])
+    figures = np.array([few.measure(seen(discrete, 0.3 * part(100 + seed))) for seed in range(MANY)])
+    found = drift(few, figures)
+    assert found.verdict == "too few"
+    assert "too few" in found.sentence(MANY)
+    assert oddities(few, figures[0])  # each alone is odd all the same
 
 
 def test_what_is_kept_is_read_back(good: GoodPhotos) -> None:

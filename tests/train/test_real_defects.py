@@ -76,7 +76,9 @@ def test_restriction_and_drawing_learn_nothing_from_real_defects(place: Path) ->
     images = torch.rand(2, 3, 64, 64)
     masks = torch.zeros(2, 64, 64, dtype=torch.bool)
     masks[0, 10:20, 10:20] = True
-    loss = real_loss(judge_real(model, images), Real(images, masks, torch.tensor([True, False])), recipe)
+    loss = real_loss(
+        judge_real(model, images), Real(images, masks, torch.tensor([True, False]), torch.ones_like(masks)), recipe
+    )
     loss.backward()
     assert all(parameter.grad is None for parameter in model.object_decoder.parameters())
     assert all(parameter.grad is None for parameter in model.fine_restriction.parameters())
@@ -93,6 +95,13 @@ def test_the_most_suspicious_pixels_of_a_photo_without_a_mask_are_raised() -> No
     assert gradient is not None
     assert gradient[0, 1, 3, 4] < 0 < gradient[0, 0, 3, 4]
     assert int((gradient != 0).sum()) == 2
+    ignored = torch.zeros(1, 20, 20, dtype=torch.bool)
+    ignored[0, 3, 4] = True
+    logits.grad = None
+    highest_loss(logits, 1 / 400, ignored).backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 1, 3, 4] == 0  # outside what counts
+    assert int((logits.grad != 0).sum()) == 2
 
 
 def test_a_photo_without_a_mask_weighs_as_much_as_one_with(place: Path) -> None:
@@ -102,11 +111,15 @@ def test_a_photo_without_a_mask_weighs_as_much_as_one_with(place: Path) -> None:
     images = torch.zeros(2, 3, 16, 16)
 
     def loss(*masked: bool) -> float:
-        return float(real_loss(logits, Real(images, mask, torch.tensor(masked)), recipe))
+        return float(real_loss(logits, Real(images, mask, torch.tensor(masked), torch.ones_like(mask)), recipe))
 
     both = loss(True, False)
-    with_mask = float(real_loss(logits[:1], Real(images[:1], mask[:1], torch.tensor([True])), recipe))
-    without = float(real_loss(logits[1:], Real(images[1:], mask[1:], torch.tensor([False])), recipe))
+    with_mask = float(
+        real_loss(logits[:1], Real(images[:1], mask[:1], torch.tensor([True]), torch.ones_like(mask[:1])), recipe)
+    )
+    without = float(
+        real_loss(logits[1:], Real(images[1:], mask[1:], torch.tensor([False]), torch.ones_like(mask[1:])), recipe)
+    )
     assert both == pytest.approx((with_mask + without) / 2, rel=1e-5)
 
 
@@ -137,6 +150,32 @@ def test_a_training_with_real_defects_resumes_to_the_same_weights(
     assert weights(whole) == weights(stopped)
 
 
+def test_a_training_resumes_with_its_own_defects_alone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawmap.train.loop import Stage
+
+    class Killed(Exception):
+        pass
+
+    def die(self: Stage, step: int) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "save", die)
+        with pytest.raises(Killed):
+            train(place, tmp_path / "out.bundle", "--defects", place / "defects")
+    without = train(place, tmp_path / "out.bundle", "--resume")
+    assert without.exit_code == 2
+    assert "learnt from other real defects" in without.stderr
+    other = tmp_path / "other"
+    shutil.copytree(place / "defects", other)
+    next(other.glob("*_mask.png")).write_bytes(next(other.glob("*-*[0-9].png")).read_bytes())
+    changed = train(place, tmp_path / "out.bundle", "--defects", other, "--resume")
+    assert "learnt from other real defects" in changed.stderr
+    assert train(place, tmp_path / "out.bundle", "--defects", place / "defects", "--resume").exit_code == 0
+
+
 def test_no_part_is_tested_on_that_was_learnt_from(place: Path, tmp_path: Path) -> None:
     train(place, tmp_path / "real.bundle", "--defects", place / "defects")
     result = run("evaluate", tmp_path / "real.bundle", place / "parts", "--out", tmp_path / "out")
@@ -144,8 +183,12 @@ def test_no_part_is_tested_on_that_was_learnt_from(place: Path, tmp_path: Path) 
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (metrics["good"], metrics["defective"], metrics["learnt_from"]) == (4, 4, 2)
     assert "Left out, since they were learnt from" in (tmp_path / "out" / "report.html").read_text()
-    copied = run("evaluate", tmp_path / "real.bundle", place / "defects", "--layout", "images")
+    (tmp_path / "tests").mkdir()
+    shutil.copytree(place / "defects", tmp_path / "tests" / "bad")
+    shutil.copytree(place / "parts" / "test" / "good", tmp_path / "tests" / "good")
+    copied = run("evaluate", tmp_path / "real.bundle", tmp_path / "tests")  # the files, not their names, tell
     assert copied.exit_code == 2
+    assert "all of these images were learnt from as real defects" in copied.stderr
 
 
 def test_a_folder_without_defects_is_refused_before_the_training(place: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One job of a benchmark, in a process of its own: `python -m flawmap.benchmark.job FOLDER`.
+"""One job of a benchmark, in a process of its own: `python -m flawmap.benchmark.job FOLDER PARENT`.
 
 Trains (going on where an earlier attempt was stopped), evaluates, times some inspections, keeps the pictures that tell
 most, and writes result.json last.
@@ -135,9 +135,9 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def main(folder: Path) -> int:
-    """Exit code of the job in `folder`; what went wrong is in error.txt."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+def main(folder: Path, parent: int) -> int:
+    """Exit code of the job in `folder`, started by the process `parent`; what went wrong is in error.txt."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         run_job(folder)
         return 0
@@ -153,4 +153,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

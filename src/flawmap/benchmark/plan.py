@@ -50,7 +50,7 @@ class Job:
             return found
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as problem:
+        except (OSError, ValueError, KeyError) as problem:
             raise DataError(f"{file} cannot be read; delete it to run {self.name} again") from problem
 
     def error(self) -> str:
@@ -87,7 +87,7 @@ def make_jobs(
     *,
     layout: str,
     protocol: str,
-    threads: int,
+    threads_each: int,
     general: Path | None = None,
 ) -> list[Job]:
     """Write the plan and every job's note below `out`, or take up what is there; seeds of a category come together.
@@ -95,6 +95,9 @@ def make_jobs(
     `general`: the file of a general discrete model, instead of the shipped one. Categories and seeds may be added to an
     earlier run; all else must be its own. Raises DataError.
     """
+    roots = {listing.root.resolve() for listing in categories.values()}
+    if any(out.resolve().is_relative_to(root) for root in roots):
+        raise ConfigError(f"--out {out} lies inside the data, whose images its pictures would become; choose another")
     settled = recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": 0, "threads": 0})})
     shared = {"protocol": protocol, "layout": layout, "general": "" if general is None else sha256(general)}
     plan, kept = out / PLAN, out / RECIPE
@@ -114,8 +117,11 @@ def make_jobs(
         jobs = []
         for category, listing in categories.items():
             for seed in seeds:
+                threads = recipe.run.threads or threads_each
                 job = Job(category, seed, out / category / f"seed{seed}")
                 job.folder.mkdir(parents=True, exist_ok=True)
+                if (job.folder / JOB).exists():  # its training goes on as it began
+                    threads = int(json.loads((job.folder / JOB).read_text(encoding="utf-8"))["threads"])
                 note = {
                     "category": category,
                     "data": str(listing.root.resolve()),

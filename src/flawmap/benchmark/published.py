@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ MVTEC = frozenset(
         "toothbrush", "transistor", "wood", "zipper",
     )
 )  # fmt: skip
+TILES = frozenset({"MT_Free", "MT_Blowhole", "MT_Break", "MT_Crack", "MT_Fray", "MT_Uneven"})
 BY_LAYOUT = {"visa": "VisA", "btad": "BTAD", "kolektor": "KolektorSDD", "kolektor2": "KolektorSDD2"}
 
 
@@ -47,16 +49,19 @@ def data_set_of(categories: Mapping[str, Listing]) -> str:
 def _data_set(name: str, listing: Listing) -> str:
     if listing.layout == "mvtec" and name in MVTEC:
         return "MVTec AD"
-    if any(path.startswith("MT_") for path in _folders(listing)):  # also with a split of one's own, as a csv
+    folders = _folders(listing)
+    if "MT_Free" in folders and folders <= TILES:  # also with a split of one's own, as a csv
         return "Magnetic Tile"
-    if listing.layout == "csv" and all(path.startswith("kos") for path in _folders(listing)):
+    if listing.layout == "csv" and folders and all(re.fullmatch(r"kos\d+", folder) for folder in folders):
         return "KolektorSDD"
     return BY_LAYOUT.get(listing.layout, "")
 
 
 def _folders(listing: Listing) -> set[str]:
+    """Names of the folders in a data set's own that hold its images."""
     paths = (sample.image for sample in listing.samples if sample.image.is_relative_to(listing.root))
-    return {path.relative_to(listing.root).parts[0] for path in paths}
+    inner = (path.relative_to(listing.root).parts for path in paths)
+    return {parts[0] for parts in inner if len(parts) > 1}
 
 
 def published(data: str) -> list[Published]:

@@ -8,14 +8,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from flawmap.benchmark.plan import BUNDLE, ERROR, LOG, SECONDS, Job
+from flawmap.errors import DataError
 
+LOCK = "lock"
 LOOK = 0.5  # seconds between two looks at the jobs
 NOTE = 5.0  # seconds between two notes of the time that a training has taken
 PATIENCE = 10.0  # seconds a job is given to end when the run is stopped
@@ -31,7 +33,7 @@ class Running:
         self.training = not (job.folder / BUNDLE).exists()
         self.started = self.noted = time.monotonic()
         with (job.folder / LOG).open("a", encoding="utf-8") as log:
-            command = [sys.executable, "-m", "flawmap.benchmark.job", str(job.folder)]
+            command = [sys.executable, "-m", "flawmap.benchmark.job", str(job.folder), str(os.getpid())]
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
 
     def look(self) -> int | None:
@@ -61,6 +63,21 @@ class Running:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within, no other benchmark runs in `folder`. Raises DataError when one does."""
+    import fcntl
+
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as problem:
+            raise DataError(
+                f"another benchmark is at work in {folder}; wait for it, or choose another --out"
+            ) from problem
+        yield
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, quiet: bool = False) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flawmap.data.layouts import Listing, read_layout
-from flawmap.errors import LayoutError
+from flawmap.data.layouts import LAYOUTS, Listing, read_layout
+from flawmap.errors import DataError, LayoutError
 
 
 def find_categories(root: str | Path, layout: str = "auto") -> tuple[dict[str, Listing], list[str]]:
@@ -30,7 +30,7 @@ def find_categories(root: str | Path, layout: str = "auto") -> tuple[dict[str, L
         try:
             listing = read_layout(folder, layout)
             problem_there = _lacking(listing)
-        except LayoutError as problem:
+        except DataError as problem:  # also a broken image that tells the layout
             problem_there = str(problem)
         if problem_there:
             notes.append(f"{folder.name} is left out: {problem_there}")
@@ -39,6 +39,15 @@ def find_categories(root: str | Path, layout: str = "auto") -> tuple[dict[str, L
     if not found:
         raise LayoutError(reason)
     return found, notes
+
+
+def holds_data_sets(folder: Path) -> bool:
+    """Whether a folder is laid out as a known data set, well or badly, or holds folders that are."""
+    try:
+        return read_layout(folder).layout != LAYOUTS[-1]
+    except LayoutError as problem:
+        unknown = ("which images are good?", "no images in ")
+        return not any(words in str(problem) for words in unknown)
 
 
 def _lacking(listing: Listing) -> str:

@@ -360,6 +360,21 @@ def overlay(image: Stored, map_: Image, polygons: Sequence[Polygon]) -> Pixels:
     return pixels
 
 
+def fill_polygon(polygon: Polygon, height: int, width: int) -> Mask:
+    """Pixels (height, width) inside a contour (N, 2) of x, y, and on it."""
+    filled = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(filled, [np.asarray(polygon, np.int32)], 1)
+    return filled > 0
+
+
+def as_stored(image: Image, like: Stored) -> Stored:
+    """An image (H, W, 3) float32 in [0, 1] in the depth of another, as a camera would store it; values are clipped."""
+    if like.dtype.kind != "u":
+        return np.asarray(np.clip(image, 0, 1), like.dtype)
+    full = np.iinfo(like.dtype).max
+    return np.asarray(np.rint(np.clip(image, 0, 1) * full), like.dtype)
+
+
 def outlines(mask: Mask) -> list[Polygon]:
     """Outer contours of the True areas of (H, W): arrays (N, 2) of x, y."""
     found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

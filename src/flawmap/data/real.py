@@ -29,17 +29,21 @@ from flawmap.errors import DataError
 COVERED = 0.2  # of a pixel of the network's input, from which on it belongs to a mask: thin defects stay whole
 WIDEN = 2  # pixels by which a mask is widened before its surroundings are smoothed over it: its edge is blurred
 SMOOTH = (4.0, 24.0)  # pixels, least and largest deviation of the Gaussian by which surroundings are smoothed
+SURROUNDED = 0.02  # weight of the nearest pixel of the surroundings, where hardly any are near
+LARGEST = 0.9  # share of its box that a defect may cover to be cut out
 WEAKEST, STRONGEST = 0.7, 1.3  # factors on a pasted defect's difference
 TRIES = 8  # random crops, until one holds some of the defect
 MILD = FewSettings(mirror="none", zoom=0.05, stretch=0.02, move=0.02, grain=0.2, contrast=0.1, brightness=0.1)
 
 
 class Real(NamedTuple):
-    """Defective images (B, 3, H, W) float32 in [0, 1], masks (B, H, W) bool, and whether each has one (B,) bool."""
+    """Defective images (B, 3, H, W) float32 in [0, 1], masks (B, H, W) bool, whether each has one (B,) bool, and which
+    pixels count (B, H, W) bool."""
 
     images: Tensor
     masks: Tensor
     masked: Tensor
+    counts: Tensor
 
 
 class Patch(NamedTuple):
@@ -57,6 +61,7 @@ class RealDefects:
     """
 
     def __init__(self, samples: Sequence[Sample], settings: ImageSettings, scope: Scope) -> None:
+        self.scope, self.whole = scope, settings.policy == "resize"
         self.images: list[Image] = []
         self.masks: list[Mask | None] = []
         for sample in samples:
@@ -81,9 +86,10 @@ class RealDefects:
             raise DataError(
                 "no defective photos to learn from; name folders as docs/data.md says, or leave out --defects"
             )
-        self.patches = [
+        cut_outs = (
             cut_out(image, mask) for image, mask in zip(self.images, self.masks, strict=True) if mask is not None
-        ]
+        )
+        self.patches = [patch for patch in cut_outs if patch is not None]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -109,18 +115,21 @@ class RealDefects:
                 paste(surface, self.patches[index], generator) for surface, index in zip(surfaces, chosen, strict=True)
             ]
             images, masks = (torch.stack(kind) for kind in zip(*drawn, strict=True))
-            parts.append(Real(images, masks, torch.ones(pasted, dtype=torch.bool)))
-        images, masks, masked = (torch.cat(kind) for kind in zip(*parts, strict=True))
-        return Real(images.contiguous(memory_format=torch.channels_last), masks, masked)
+            parts.append(Real(images, masks, torch.ones(pasted, dtype=torch.bool), torch.ones_like(masks)))
+        images, masks, masked, counts = (torch.cat(kind) for kind in zip(*parts, strict=True))
+        return Real(images.contiguous(memory_format=torch.channels_last), masks, masked, counts)
 
     def _as_they_are(self, count: int, generator: torch.Generator, crop: int, variation: FewSettings) -> Real:
         """Photos varied a little, mask and all, and cropped so that some of the defect is in them."""
         chosen = torch.randint(len(self.images), (count,), generator=generator).tolist()
-        images, masks, masked = [], [], []
+        images, masks, masked, counts = [], [], [], []
         for index in chosen:
             image, mask = self.images[index], self.masks[index]
             known = np.zeros(image.shape[:2], np.bool_) if mask is None else mask
-            both = np.concatenate([image, known[:, :, None].astype(np.float32)], axis=2)
+            inside = self.scope.inside(*image.shape[:2]) if self.whole else None
+            counted = np.ones_like(known) if inside is None else inside
+            marks = np.stack([known, counted], axis=2).astype(np.float32)
+            both = np.concatenate([image, marks], axis=2)
             moved = placed(torch.from_numpy(both.transpose(2, 0, 1))[None], generator, variation)
             seen = random_crops(moved, generator, crop)
             for _ in range(TRIES):
@@ -130,11 +139,12 @@ class RealDefects:
             images.append(lit(seen[:, :3], generator, variation)[0])
             masks.append(seen[0, 3] > 0.5)
             masked.append(mask is not None)
-        return Real(torch.stack(images), torch.stack(masks), torch.tensor(masked))
+            counts.append(seen[0, 4] > 0.5)
+        return Real(torch.stack(images), torch.stack(masks), torch.tensor(masked), torch.stack(counts))
 
 
-def cut_out(image: Image, mask: Mask) -> Patch:
-    """The defect of an image (H, W, 3) under its mask (H, W)."""
+def cut_out(image: Image, mask: Mask) -> Patch | None:
+    """The defect of an image (H, W, 3) under its mask (H, W); None where the mask leaves no surroundings to tell by."""
     from scipy import ndimage
 
     rows, columns = np.nonzero(mask)
@@ -143,9 +153,13 @@ def cut_out(image: Image, mask: Mask) -> Patch:
     box = tuple(slice(max(int(places.min()) - margin, 0), int(places.max()) + margin + 1) for places in (rows, columns))
     inner, around = mask[box], image[box]
     wide = ndimage.binary_dilation(inner, iterations=WIDEN)
-    weight = ndimage.gaussian_filter((~wide).astype(np.float32), deviation)
+    if wide.mean() > LARGEST:
+        return None
+    nearest = ndimage.distance_transform_edt(wide, return_distances=False, return_indices=True)
+    filled = around[tuple(nearest)]  # deep inside a large defect nothing else is near
+    weight = ndimage.gaussian_filter((~wide).astype(np.float32), deviation)[:, :, None]
     smooth = np.stack([ndimage.gaussian_filter(around[:, :, c] * ~wide, deviation) for c in range(3)], axis=2)
-    surface = smooth / np.maximum(weight, 1e-3)[:, :, None]
+    surface = (smooth + SURROUNDED * filled) / (weight + SURROUNDED)
     opacity = np.maximum(ndimage.gaussian_filter(wide.astype(np.float32), 1.0), inner)
     return Patch(
         torch.from_numpy(np.ascontiguousarray((around - surface).transpose(2, 0, 1), np.float32)),
@@ -185,7 +199,8 @@ def _tile(image: Image, mask: Mask, settings: ImageSettings) -> tuple[Image, Mas
     large = at_scale(image, settings)
     marked = mask if large.shape[:2] == mask.shape else _shrunk(mask, *large.shape[:2])
     sides = (settings.height, settings.width)
-    middle = [int(np.median(places)) for places in np.nonzero(marked)]
+    places = np.argwhere(marked)
+    middle = places[np.abs(places - np.median(places, axis=0)).sum(1).argmin()].tolist()  # of the defect itself
     top, left = (
         min(max(centre - side // 2, 0), max(length - side, 0))
         for centre, side, length in zip(middle, sides, large.shape[:2], strict=True)

@@ -78,14 +78,22 @@ def own_images(paths: Sequence[Path], out: Path) -> set[Path]:
     return {path for path in paths if any(path.resolve().is_relative_to(folder) for folder in folders)}
 
 
+def refuse_folder(out: Path, overwrite: bool) -> None:
+    """Raises DataError for a folder that is not empty, unless `overwrite` is given. Nothing is changed."""
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+            raise DataError(f"{out} exists and is not empty; choose another --out, or --overwrite it")
+    except OSError as problem:
+        raise DataError(f"cannot write to {out}: {problem.strerror or problem}") from problem
+
+
 def prepare_folder(out: Path, own: Sequence[str], overwrite: bool) -> None:
     """Make the folder `out`; when it is not empty, remove what an earlier run left there (the names `own`).
 
     Raises DataError when it is not empty and `overwrite` is not given.
     """
+    refuse_folder(out, overwrite)
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-            raise DataError(f"{out} exists and is not empty; choose another --out, or --overwrite it")
         out.mkdir(parents=True, exist_ok=True)
         for name in own:
             if (out / name).is_dir():

@@ -92,7 +92,10 @@ def not_learnt_from(bundle: Bundle, samples: Sequence[Sample]) -> tuple[list[Sam
     Raises LayoutError when none is left.
     """
     learnt = set(bundle.provenance.get("real_defects") or [])
-    kept = [sample for sample in samples if not learnt or sha256(sample.image) not in learnt]
+    try:
+        kept = [sample for sample in samples if not learnt or sha256(sample.image) not in learnt]
+    except OSError as problem:
+        raise DataError(f"{problem.filename} cannot be read ({problem.strerror}); correct or remove it") from problem
     if not kept:
         raise LayoutError("all of these images were learnt from as real defects; measure on others")
     return kept, len(samples) - len(kept)
@@ -137,7 +140,7 @@ def threshold_at(bundle: Bundle, overkill: float) -> Threshold:
         raise BundleError(
             "the bundle holds no scores of good images, as it was imported; set its threshold with --from"
         )
-    return choose_threshold(scores, peaks, overkill)
+    return choose_threshold(scores, peaks, overkill, folders=int(bundle.provenance.get("held_out_folders") or 0))
 
 
 def threshold_given(bundle: Bundle, score: float) -> Threshold:

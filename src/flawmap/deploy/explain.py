@@ -241,7 +241,12 @@ def _provenance(bundle: Bundle, path: Path | None) -> dict[str, Any]:
         facts["threshold set from"] = (
             "the user" if limit.method == "given" else f"{limit.held_out} good images ({limit.method})"
         )
-        facts["threshold for an overkill of"] = f"{100 * limit.overkill:.3g} %"
+        if limit.method != "given":
+            facts["threshold for an overkill of"] = f"{100 * limit.overkill:.3g} %"
+        if limit.note:
+            facts["caveat"] = limit.note
+    if defects := bundle.provenance.get("real_defects"):
+        facts["real defects learned from"] = len(defects)
     return facts
 
 

@@ -12,16 +12,16 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flawmap.data.images import Image, Mask, read_image, to_uint8
-from flawmap.deploy.inspector import Inspector
-from flawmap.errors import BundleError, ConfigError, DataError
-from flawmap.measure.detectability import Curve, fit
+from flawmap.data.images import Image, Mask, Stored, as_stored, fill_polygon, read_pixels, to_float
+from flawmap.deploy.inspector import Inspection, Inspector
+from flawmap.errors import BundleError, ConfigError, DataError, ImageError
+from flawmap.measure.detectability import CONFIDENCE, Curve, fit
 from flawmap.measure.report import page_environment
 from flawmap.measure.scores import Region
 
@@ -30,13 +30,14 @@ SIZES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)  # pixels of the image
 CONTRASTS = (0.05, 0.1, 0.2, 0.4)  # shares of the range from black to white
 LINE_WIDTH = 2.0  # pixels across a line; its size is its length
 TOUCH = 2  # pixels between a defect and a region that still belong together
+RESAMPLES = 100  # of the photos, for what their trials have in common
 TRIES = 50  # places looked at for one where the whole defect counts
 
 
 @dataclass(frozen=True)
 class Trial:
     """One drawn defect. size: diameter of a spot or length of a line, in pixels of the file; contrast: share of the
-    range from black to white, drawn darker or brighter in turn; x, y: its middle."""
+    range from black to white, darker or brighter by chance, or as there is room; x, y: its middle."""
 
     image: str
     shape: str
@@ -89,16 +90,17 @@ def run_trials(
         raise BundleError("the bundle has no threshold, so nothing is rejected; set one with flawmap threshold")
     if shape not in SHAPES:
         raise ConfigError(f"no shape {shape}; there are: {', '.join(SHAPES)}")
-    rng = np.random.default_rng(seed)
     rejected = 0
-    for path in paths:
-        image = read_image(path)
+    for number, path in enumerate(paths):
+        rng = np.random.default_rng([seed, number])  # of its own: what happens to other photos changes nothing
+        stored = read_pixels(path)
+        image = to_float(stored)
         height, width = image.shape[:2]
         if max(sizes) + 4 > min(height, width):
             raise ConfigError(
                 f"{path}: a defect of {max(sizes):g} pixels has no room in {width}x{height}; give smaller sizes"
             )
-        if inspector.inspect(image).defective:
+        if _inspected(inspector, stored, path).defective:
             rejected += 1
             continue
         inside = inspector.scope.inside(height, width)
@@ -106,9 +108,9 @@ def run_trials(
             for size in sizes:
                 angle = rng.uniform(0, math.pi)
                 x, y, cover = _placed(height, width, size, shape, angle, inside, rng)
-                sign = rng.choice((-1.0, 1.0))
-                changed = to_uint8(np.clip(image + sign * contrast * cover[:, :, None], 0, 1))
-                found = inspector.inspect(changed)
+                sign = _direction(image, cover, contrast, rng.uniform())
+                changed = as_stored(image + sign * contrast * cover[:, :, None], stored)
+                found = _inspected(inspector, changed, path)
                 hit = bool(found.defective) and any(_touches(region, cover) for region in found.regions)
                 yield Trial(str(path), shape, size, contrast, x, y, hit, found.score)
     if rejected == len(paths):
@@ -129,8 +131,32 @@ def summarise(trials: Sequence[Trial]) -> list[Limit]:
         curve = None
         if len(counts) > 1:
             curve = fit([trial.size for trial in of_it], [trial.found for trial in of_it])
+            curve = replace(curve, a90_95=_larger(curve.a90_95, _over_photos(of_it)))
         limits.append(Limit(contrast, counts, curve))
     return limits
+
+
+def _over_photos(trials: Sequence[Trial]) -> float | None:
+    """a90 that 95 % of resamples of the photos stay under; None where that is not within the sizes tried.
+
+    Trials on one photo depend on each other, by how near it lies to the threshold: likelihood alone does not know that.
+    """
+    photos: dict[str, list[Trial]] = {}
+    for trial in trials:
+        photos.setdefault(trial.image, []).append(trial)
+    groups = list(photos.values())
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(RESAMPLES):
+        drawn = [trial for index in rng.integers(len(groups), size=len(groups)) for trial in groups[index]]
+        a90 = fit([trial.size for trial in drawn], [trial.found for trial in drawn], bound=False).a90
+        found.append(math.inf if a90 is None else a90)
+    value = float(np.quantile(found, CONFIDENCE, method="higher"))
+    return None if math.isinf(value) else value
+
+
+def _larger(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else max(first, second)
 
 
 def write_limits(folder: Path, trials: Sequence[Trial], limits: Sequence[Limit], facts: dict[str, Any]) -> None:
@@ -186,11 +212,28 @@ def _placed(
     return best[1:]
 
 
+def _direction(image: Image, cover: Image, contrast: float, draw: float) -> float:
+    """-1 for darker, 1 for brighter: by chance where the surface leaves room for both, else where there is more."""
+    level = float((image.mean(2) * cover).sum() / cover.sum())
+    darker, brighter = level >= contrast, 1 - level >= contrast
+    if darker == brighter:
+        return (-1.0 if draw < 0.5 else 1.0) if darker else (-1.0 if level > 0.5 else 1.0)
+    return -1.0 if darker else 1.0
+
+
+def _inspected(inspector: Inspector, image: Stored, path: Path) -> Inspection:
+    try:
+        return inspector.inspect(image)
+    except ImageError as problem:
+        raise ImageError(f"{path}: {problem}") from problem
+
+
 def _touches(region: Region, cover: Image) -> bool:
-    """Whether a region's box, widened by TOUCH pixels, holds a pixel of the defect."""
-    x, y, width, height = region.box
-    rows, columns = slice(max(y - TOUCH, 0), y + height + TOUCH), slice(max(x - TOUCH, 0), x + width + TOUCH)
-    return bool((cover[rows, columns] > 0.25).any())
+    """Whether the outline of a region holds a pixel of the defect, or comes within TOUCH pixels of one."""
+    from scipy import ndimage
+
+    filled = fill_polygon(np.array(region.polygon), *cover.shape)
+    return bool((ndimage.binary_dilation(cover > 0.25, iterations=TOUCH) & filled).any())
 
 
 def _record(limit: Limit) -> dict[str, Any]:

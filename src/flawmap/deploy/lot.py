@@ -20,10 +20,12 @@ def check_lot(good_scores: Sequence[float], parts: int, rate: float, say: Callab
         )
     fewest = fewest_rejected(len(good_scores), parts, rate)
     if fewest > 1:
-        least = f"at least {fewest} of {parts} parts" if fewest <= parts else f"more than all {parts} parts"
+        rejected = (
+            f"fewer than {fewest} of {parts} parts are never rejected" if fewest <= parts else "none is ever rejected"
+        )
         say(
-            f"{len(good_scores)} good images held out are few for this lot: {least} must score above all of them "
-            "before any is rejected; hold out more, or accept a larger share"
+            f"{len(good_scores)} good images held out are few for this lot, of which {rejected}; hold out more, or "
+            "accept a larger share"
         )
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from flawmap.data.images import Image, read_image, to_uint8
+from flawmap.data.images import Stored, as_stored, read_pixels, to_float
 from flawmap.data.layouts import find_images
 from flawmap.deploy.inspector import Inspector
-from flawmap.errors import BundleError, DataError, LayoutError
+from flawmap.errors import BundleError, DataError, ImageError, LayoutError
 from flawmap.measure.report import page_environment, short
 
 NEAR = 2.0  # repeatabilities from the threshold, within which a part is near it
@@ -36,15 +36,16 @@ class Jitter:
     exposure: float = 0.02
     noise: float = 0.005
 
-    def shoot(self, image: Image, rng: np.random.Generator) -> Image:
-        """Another shot of a photo (H, W, 3) float32 in [0, 1], of 8 bits a channel."""
+    def shoot(self, stored: Stored, rng: np.random.Generator) -> Stored:
+        """Another shot of a photo (H, W, 3), of its own depth."""
         from scipy import ndimage
 
         down, across = rng.uniform(-self.shift, self.shift, 2)
+        image = to_float(stored)
         moved = ndimage.shift(image, (down, across, 0), order=1, mode="nearest")
         lit = moved * (1 + rng.uniform(-self.exposure, self.exposure))
         noisy = lit + self.noise * rng.normal(size=(*image.shape[:2], 1))
-        return to_uint8(np.clip(noisy, 0, 1)).astype(np.float32) / np.float32(255)
+        return as_stored(np.asarray(noisy, np.float32), stored)
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Repeatability:
     """What the shots of all parts say together.
 
     flipped: parts with both verdicts; disagreeing: chance that two shots of a part get different verdicts
-    repeatability, part_to_part: deviations of scores; near: parts whose mean is within NEAR repeatabilities of the
-    threshold, of which near_flipped are flipped
+    repeatability, part_to_part: deviations of scores, the latter None of one part
+    near: parts whose mean is within NEAR repeatabilities of the threshold, of which near_flipped are flipped
     """
 
     parts: int
@@ -85,7 +86,7 @@ class Repeatability:
     flipped: int
     disagreeing: float
     repeatability: float
-    part_to_part: float
+    part_to_part: float | None
     threshold: float
     near: int
     near_flipped: int
@@ -108,7 +109,7 @@ def shots_of_folders(folder: Path) -> dict[str, list[Path]]:
 def repeat_folders(inspector: Inspector, parts: Mapping[str, Sequence[Path]]) -> Iterator[Part]:
     """Inspect every shot of each part. Raises ImageError for a broken one, BundleError without a threshold."""
     for name, shots in parts.items():
-        yield _part(inspector, name, [read_image(path) for path in shots])
+        yield _part(inspector, name, [(str(path), read_pixels(path)) for path in shots])
 
 
 def repeat_photos(
@@ -117,8 +118,9 @@ def repeat_photos(
     """Inspect `shots` made-up shots of each photo; the first is the photo itself. Raises as `repeat_folders`."""
     for number, path in enumerate(paths):
         rng = np.random.default_rng([seed, number])
-        image = read_image(path)
-        yield _part(inspector, str(path), [image, *(jitter.shoot(image, rng) for _ in range(shots - 1))])
+        image = read_pixels(path)
+        made = [image, *(jitter.shoot(image, rng) for _ in range(shots - 1))]
+        yield _part(inspector, str(path), [(str(path), shot) for shot in made])
 
 
 def summarise(parts: Sequence[Part], threshold: float) -> Repeatability:
@@ -127,7 +129,7 @@ def summarise(parts: Sequence[Part], threshold: float) -> Repeatability:
     rejected = np.array([part.rejected for part in parts], np.float64)
     within = float((np.array([part.deviation**2 for part in parts]) * (count - 1)).sum() / (count - 1).sum())
     means = np.array([part.mean for part in parts])
-    between = float(means.var(ddof=1)) - within / float(count.mean()) if len(parts) > 1 else 0.0
+    between = float(means.var(ddof=1)) - within * float((1 / count).mean()) if len(parts) > 1 else math.nan
     repeatability = math.sqrt(within)
     near = [part for part in parts if abs(part.mean - threshold) <= NEAR * repeatability]
     return Repeatability(
@@ -136,7 +138,7 @@ def summarise(parts: Sequence[Part], threshold: float) -> Repeatability:
         flipped=sum(part.flipped for part in parts),
         disagreeing=float((2 * rejected * (count - rejected) / (count * (count - 1))).mean()),
         repeatability=repeatability,
-        part_to_part=math.sqrt(max(between, 0.0)),
+        part_to_part=None if math.isnan(between) else math.sqrt(max(between, 0.0)),
         threshold=threshold,
         near=len(near),
         near_flipped=sum(part.flipped for part in near),
@@ -149,7 +151,8 @@ def lines(found: Repeatability) -> list[str]:
     return [
         f"{found.flipped} of {found.parts} parts ({share:.1%}) get both verdicts over {found.shots} shots",
         f"two shots of a part disagree with a chance of {found.disagreeing:.2%}",
-        f"scores: repeatability {found.repeatability:.4f}, part to part {found.part_to_part:.4f}",
+        f"scores: repeatability {found.repeatability:.4f}, part to part "
+        + ("unknown" if found.part_to_part is None else f"{found.part_to_part:.4f}"),
         f"{found.near} parts lie within {NEAR:g} repeatabilities of the threshold {short(found.threshold)}, "
         f"{found.near_flipped} of them flipped",
     ]
@@ -173,10 +176,16 @@ def write_repeat(folder: Path, parts: Sequence[Part], found: Repeatability, fact
         raise DataError(f"cannot write to {folder}: {problem.strerror}") from problem
 
 
-def _part(inspector: Inspector, name: str, shots: Sequence[Image]) -> Part:
+def _part(inspector: Inspector, name: str, shots: Sequence[tuple[str, Stored]]) -> Part:
+    """A part's shots inspected: the file that each comes from, and its pixels."""
     if inspector.bundle.threshold is None:
         raise BundleError("the bundle has no threshold, so there are no verdicts; set one with flawmap threshold")
-    found = [inspector.inspect(shot) for shot in shots]
+    found = []
+    for file, shot in shots:
+        try:
+            found.append(inspector.inspect(shot))
+        except ImageError as problem:
+            raise ImageError(f"{file}: {problem}") from problem
     return Part(name, tuple(each.score for each in found), sum(bool(each.defective) for each in found))
 
 

@@ -41,7 +41,7 @@ def false_discoveries(p_values: Sequence[float], rate: float) -> list[bool]:
 
 
 def fewest_rejected(good: int, parts: int, rate: float) -> int:
-    """How many parts of a lot must be as odd as can be told before any is rejected: with few good parts, many.
+    """The smallest number of parts of a lot that can be rejected, if any is: with few good parts, many.
 
     `good`: parts that p-values are told from; more than `parts` means that none can be rejected in such a lot.
     """

@@ -22,14 +22,14 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 WANTED, CONFIDENCE = 0.9, 0.95
 LOGIT = math.log(WANTED / (1 - WANTED))
-STEPS = 100
+FLAT = 0.05  # slope under which a curve is taken to be level
 
 
 @dataclass(frozen=True)
 class Curve:
     """POD(a) = 1 / (1 + exp(-(intercept + slope ln a))); a90, a90_95 in the unit of sizes, None where not reached.
 
-    Not reached: beyond the largest size tried, where a curve is a guess; or a slope that is not positive. Below the
+    Not reached: beyond the largest size tried, where a curve is a guess. Below the
     smallest size tried it would be a guess too: that size then stands for it.
     """
 
@@ -43,37 +43,42 @@ class Curve:
         return float(_logistic(np.array([self.intercept + self.slope * math.log(size)]))[0])
 
 
-def fit(sizes: Sequence[float], found: Sequence[bool]) -> Curve:
-    """The curve of trials (N,): sizes above 0, and which were found. There is at least one of two sizes."""
+def fit(sizes: Sequence[float], found: Sequence[bool], bound: bool = True) -> Curve:
+    """The curve of trials (N,): sizes above 0, and which were found. There is at least one of two sizes.
+
+    Without `bound`, which takes most of the time, a90_95 is None.
+    """
     x, y = np.log(np.asarray(sizes, np.float64)), np.asarray(found, np.float64)
     assert len(set(x.tolist())) > 1, "a curve takes two sizes"
     smallest = float(x.min())
     centre = float(x.mean())  # centred, the two coefficients hardly depend on each other
     intercept, slope, best = _maximise(x - centre, y)
-    largest = float(x.max())
-    a90 = centre + (LOGIT - intercept) / slope if slope > 0 else math.inf
-    bound = math.inf
-    if a90 <= largest:
-        bound = _upper(x - centre, y, a90 - centre, best) + centre
-    if y.all():  # there is no slope to tell where POD falls
-        a90, bound = smallest, _all_found(x)
+    largest, curve = float(x.max()), (intercept - slope * centre, slope)
+    if slope < FLAT:  # found alike at all sizes: there is no telling where POD falls below
+        enough = intercept >= LOGIT
+        upper = _bound_where_flat(x, y)
+        return Curve(*curve, math.exp(smallest) if enough else None, math.exp(upper) if upper <= largest else None)
+    a90 = centre + (LOGIT - intercept) / slope
+    upper = _upper(x - centre, y, a90 - centre, best) + centre if bound and a90 <= largest else math.inf
     return Curve(
-        intercept - slope * centre,
-        slope,
+        *curve,
         math.exp(max(a90, smallest)) if a90 <= largest else None,
-        math.exp(max(bound, smallest)) if bound <= largest else None,
+        math.exp(max(upper, smallest)) if upper <= largest else None,
     )
 
 
-def _all_found(x: Floats) -> float:
-    """Logarithm of the smallest size of which WANTED can be said where every trial was found; infinite for none.
+def _bound_where_flat(x: Floats, y: Floats) -> float:
+    """Logarithm of the smallest size of which WANTED can be said, with no slope to go by; infinite for none.
 
-    Smaller defects are not found more often, so that trials up to a size speak for it: n of n found have a lower
-    confidence bound of (1 - CONFIDENCE)^(1/n) (Clopper & Pearson 1934).
+    Smaller defects are not found more often, so that trials up to a size speak for it: by the lower confidence bound of
+    their share (Clopper & Pearson 1934).
     """
-    needed = math.log(1 - CONFIDENCE) / math.log(WANTED)
+    from scipy.stats import beta
+
     for size in np.unique(x):
-        if (x <= size).sum() >= needed:
+        up_to = x <= size
+        found, tried = int(y[up_to].sum()), int(up_to.sum())
+        if found and beta.ppf(1 - CONFIDENCE, found, tried - found + 1) >= WANTED:
             return float(size)
     return math.inf
 
@@ -101,7 +106,7 @@ def _upper(x: Floats, y: Floats, start: float, best: float) -> float:
 
 
 def _maximise(x: Floats, y: Floats, held: float | None = None) -> tuple[float, float, float]:
-    """(intercept, slope, penalised log-likelihood) where that is largest.
+    """(intercept, slope, penalised log-likelihood) where that is largest; larger defects are not found less often.
 
     With `held`, POD(held) is WANTED: intercept = LOGIT - slope * held, and the slope alone is free, at 0 or above.
     """
@@ -117,9 +122,9 @@ def _maximise(x: Floats, y: Floats, held: float | None = None) -> tuple[float, f
     if held is not None:
         one = minimize_scalar(lambda slope: negative(LOGIT - slope * held, slope), bounds=(0, 60), method="bounded")
         return LOGIT - float(one.x) * held, float(one.x), -float(one.fun)
-    both = minimize(lambda b: negative(b[0], b[1]), np.array([0.0, 1.0]), method="Nelder-Mead",
+    both = minimize(lambda b: negative(b[0], abs(b[1])), np.array([0.0, 1.0]), method="Nelder-Mead",
                     options={"xatol": 1e-6, "fatol": 1e-9, "maxiter": 2000})  # fmt: skip
-    return float(both.x[0]), float(both.x[1]), -float(both.fun)
+    return float(both.x[0]), abs(float(both.x[1])), -float(both.fun)
 
 
 def _logistic(linear: Floats) -> Floats:

@@ -123,7 +123,7 @@ class Oddity(NamedTuple):
 class Drift:
     """How far many photos are from the good ones: `figure`, in deviations of these, of `oddities[0]` if there is one.
 
-    verdict: "alike", "on the way" or "drifted"
+    verdict: "alike", "on the way", "drifted", or "too few", where photos could not differ by more than chance
     """
 
     figure: float
@@ -133,6 +133,8 @@ class Drift:
     def sentence(self, count: int) -> str:
         """What to make of it, for `count` photos."""
         photos = f"the {count} photos" if count != 1 else "the photo"
+        if self.verdict == "too few":
+            return f"{photos} are too few, or the good ones known are, to tell a drift from chance"
         if self.verdict == "alike":
             return f"{photos} are like the good ones trained on"
         what = "; ".join(str(oddity) for oddity in self.oddities[:3])
@@ -152,7 +154,7 @@ def take(pictures: Iterable[Picture], discrete: DiscreteModel, device: torch.dev
     for picture, inside in pictures:
         pixels = np.ascontiguousarray(picture[0].permute(1, 2, 0).numpy())
         plain.append(_plain(pixels, inside))
-        first = pixels if first is None else first
+        first = _counted(pixels, inside) if first is None else first
         found = discrete.encode(picture.to(device, memory_format=torch.channels_last))
         for counts, indices in ((coarse, found.coarse_indices), (fine, found.fine_indices)):
             counts += np.bincount(_counting(indices, inside), minlength=len(counts))
@@ -189,6 +191,9 @@ def drift(good: GoodPhotos, figures: Floats) -> Drift:
     from scipy.stats import ks_2samp
 
     assert len(figures) >= MANY, "a drift is told from several photos"
+    apart = ks_2samp(np.zeros(len(good.figures)), np.ones(len(figures))).pvalue
+    if apart >= BY_CHANCE / len(KINDS):
+        return Drift(0.0, "too few", [])
     real = [
         number
         for number in range(len(KINDS))
@@ -214,6 +219,15 @@ def _beyond(
             continue
         found.append(Oddity(name, float(figures[number]), float(low[number]), float(high[number]), far))
     return sorted(found, key=lambda oddity: -abs(oddity.deviations))
+
+
+def _counted(pixels: Floats32, inside: Mask | None) -> Floats32:
+    """A picture (H, W, 3) with the mean of what counts wherever it does not."""
+    if inside is None:
+        return pixels
+    filled = pixels.copy()
+    filled[~inside] = pixels[inside].mean(axis=0)
+    return filled
 
 
 def _plain(pixels: Floats32, inside: Mask | None) -> Floats:

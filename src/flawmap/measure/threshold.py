@@ -35,11 +35,17 @@ class Threshold:
 
 
 def choose_threshold(
-    good_scores: Sequence[float], good_map_peaks: Sequence[float], overkill: float, method: str = "held-out good"
+    good_scores: Sequence[float],
+    good_map_peaks: Sequence[float],
+    overkill: float,
+    method: str = "held-out good",
+    folders: int = 0,
 ) -> Threshold:
     """Threshold from scores of good images that were not trained on, and the largest map value of each.
 
-    With too few images for `overkill`, the largest score, and a note that says how many are needed.
+    With too few images for `overkill`, the largest score, and a note that says how many are needed. `folders`: of how
+    many whole folders they are (parts, days or batches), 0 where they are single photos; photos of one folder are
+    alike, so that few folders support less than their photos seem to, which the note says too.
     Raises DataError without images or with an overkill outside (0, 1). There are as many peaks as scores, and all are
     numbers; anything else is a mistake of the program (AssertionError).
     """
@@ -56,6 +62,11 @@ def choose_threshold(
         note = (
             f"{count} good images cannot support an overkill of {100 * overkill:.3g} %: {needed} are needed. The "
             f"threshold is the largest of their scores; expect up to {100 / (count + 1):.1f} % of good parts rejected."
+        )
+    if folders and folders < needed:
+        supported = False
+        note += (
+            f"{' ' * bool(note)}They lie in {folders} folder{'s' * (folders > 1)}: that many parts, days or batches."
         )
     return Threshold(
         score=_order_statistic(good_scores, overkill),

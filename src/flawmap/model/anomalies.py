@@ -124,12 +124,17 @@ def alter(
     skip_nearest: float = 0.05,
     both_grids: float = 0.5,
     tables: RankTables | None = None,
+    grids: str = "both",
+    quantize: bool = True,
 ) -> Altered:
     """Encode good images (B, 3, H, W) and alter their codes under `mask` (B, H, W) bool.
 
     Per image, with probability `both_grids` both grids are altered: the fine features are recomputed from the
     altered coarse codes before they are altered in turn. Otherwise one grid alone, ½ each; the other keeps its clean
     codes. A strength U(strength) is drawn per image and grid. `tables` replace the sorting of distances.
+
+    Ablations: with `grids` "coarse" or "fine" that grid alone is altered in every image; without `quantize` cells that
+    are not altered keep their features, and so does what is clean.
     """
     batch = len(image)
     shared = discrete.fine_encoder(image)
@@ -143,6 +148,8 @@ def alter(
     strengths = low + (high - low) * draws[:, :2]  # per image: coarse, fine
     both = (draws[:, 2] < both_grids).to(image.device)
     coarse_alone = ~both & (draws[:, 3] < 0.5).to(image.device)
+    if grids != "both":
+        both, coarse_alone = torch.zeros_like(both), torch.full_like(both, grids == "coarse")
     fine_alone = ~both & ~coarse_alone
     per_image = (slice(None), None, None)
 
@@ -167,8 +174,14 @@ def alter(
     )  # fmt: skip
     fine_codes = discrete.fine_codebook.lookup(fine_indices)
 
+    clean_coarse, clean_fine = coarse.codes, fine.codes
+    if not quantize:
+        coarse_codes = torch.where(coarse_mask.unsqueeze(1), coarse_codes, coarse_features.to(coarse_codes.dtype))
+        fine_codes = torch.where(fine_mask.unsqueeze(1), fine_codes, start_features.to(fine_codes.dtype))
+        clean_coarse, clean_fine = coarse_features, fine_features
+
     # The coarser altered grid says how exactly the defect's place is known.
     target = torch.where(
         fine_alone[per_image], blow_up(pool_mask(mask, FINE), FINE), blow_up(pool_mask(mask, COARSE), COARSE)
     )
-    return Altered(coarse_codes, fine_codes, coarse.codes, fine.codes, target)
+    return Altered(coarse_codes, fine_codes, clean_coarse, clean_fine, target)

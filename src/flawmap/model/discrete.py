@@ -106,16 +106,23 @@ class DiscreteModel(nn.Module):
         self.upsample = nn.ConvTranspose2d(code_length, code_length, 4, stride=2, padding=1)
         self.decoder = GeneralDecoder(2 * code_length, width, hidden)
 
-    def encode(self, image: Tensor) -> Encoding:
+    def encode(self, image: Tensor, quantize: bool = True) -> Encoding:
         """Codes of an image (B, 3, H, W)."""
-        return self.encode_shared(self.fine_encoder(image))
+        return self.encode_shared(self.fine_encoder(image), quantize)
 
-    def encode_shared(self, shared: Tensor) -> Encoding:
-        """Codes from the fine encoder's output (B, width, H/4, W/4)."""
+    def encode_shared(self, shared: Tensor, quantize: bool = True) -> Encoding:
+        """Codes from the fine encoder's output (B, width, H/4, W/4).
+
+        Without `quantize` the features stand in the place of codes; the indices are still those of the nearest.
+        """
         coarse_features = self.to_coarse(self.coarse_encoder(shared))
         coarse = self.coarse_codebook(coarse_features)
-        fine_features = self.fine_features(shared, coarse.codes)
+        fine_features = self.fine_features(shared, coarse.codes if quantize else coarse_features)
         fine = self.fine_codebook(fine_features)
+        if not quantize:
+            return Encoding(
+                coarse.indices, fine.indices, coarse_features, fine_features, coarse_features, fine_features
+            )
         return Encoding(coarse.indices, fine.indices, coarse_features, fine_features, coarse.codes, fine.codes)
 
     def encode_continuous(self, image: Tensor) -> Encoding:

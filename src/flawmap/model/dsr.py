@@ -80,6 +80,9 @@ class DSR(nn.Module):
     With `standardise` all it sees is shifted and scaled so that the last picture has mean 0 and deviation 1: a scratch
     on a dark part then looks like one on a bright part. With `familiarity` the maps are of several kinds of
     evidence, of which detection's own is one; there is no refinement then.
+
+    Ablations: without `restricts` codes are drawn as they are; without `quantizes` features are not made codes; with
+    `against_image` detection and refinement compare the object-specific drawing with the image, not a drawing of it.
     """
 
     def __init__(
@@ -97,6 +100,9 @@ class DSR(nn.Module):
         fold: bool = False,
         score_side: int = SCORE_SIDE,
         familiarity: Familiarity | None = None,
+        restricts: bool = True,
+        quantizes: bool = True,
+        against_image: bool = False,
     ) -> None:
         super().__init__()
         assert familiarity is None or refinement is None, "a fused map is not refined"
@@ -111,11 +117,20 @@ class DSR(nn.Module):
         self.fold = fold
         self.score_side = score_side
         self.familiarity = familiarity
+        self.restricts, self.quantizes, self.against_image = restricts, quantizes, against_image
+
+    def encode(self, image: Tensor) -> Encoding:
+        """Codes of images (B, 3, H, W), as the parts that follow read them."""
+        return self.discrete.encode(image, self.quantizes)
 
     def restrict(self, coarse_codes: Tensor, fine_codes: Tensor) -> Restricted:
         """Pull the codes of both grids back to those of good parts; each grid on its own."""
+        if not self.restricts:
+            return Restricted(coarse_codes, fine_codes, coarse_codes, fine_codes)
         coarse_features = self.coarse_restriction(coarse_codes)
         fine_features = self.fine_restriction(fine_codes)
+        if not self.quantizes:
+            return Restricted(coarse_features, fine_features, coarse_features, fine_features)
         coarse = self.discrete.coarse_codebook(coarse_features)
         fine = self.discrete.fine_codebook(fine_features)
         return Restricted(coarse_features, fine_features, coarse.codes, fine.codes)
@@ -140,6 +155,9 @@ class DSR(nn.Module):
 
         C is `detection_channels` of the same choices.
         """
+        if self.against_image:
+            assert image is not None, "this detection compares a drawing with the image itself; pass it too"
+            general_image = image.to(object_image.dtype)
         seen, scale = torch.cat([object_image, general_image], dim=1), self.detection_scale
         if self.sees_image:
             assert image is not None, "this detection sees the image itself; pass it too"
@@ -166,7 +184,10 @@ class DSR(nn.Module):
         return logits, features
 
     def refine(self, object_image: Tensor, general_image: Tensor, first_map: Tensor) -> Tensor:
-        """Logits (B, 2, H, W) from the drawings (B, 3, H, W) and the softmaxed first map (B, 2, H, W)."""
+        """Logits (B, 2, H, W) from the drawings (B, 3, H, W) and the softmaxed first map (B, 2, H, W).
+
+        With `against_image` the image takes the place of `general_image`.
+        """
         assert self.refinement is not None, "this DSR has no refinement module"
         logits: Tensor = self.refinement(torch.cat([object_image, general_image, first_map], dim=1))
         return logits
@@ -175,7 +196,7 @@ class DSR(nn.Module):
         """All that is computed of images (B, 3, H, W) before their map."""
         encoder = self.discrete.fine_encoder
         early = encoder.early(image)
-        encoding = self.discrete.encode_shared(encoder.late(early))
+        encoding = self.discrete.encode_shared(encoder.late(early), self.quantizes)
         restricted = self.restrict(encoding.coarse_codes, encoding.fine_codes)
         object_image = self.draw_object(restricted.coarse_codes, restricted.fine_codes)
         general_image = self.discrete.decode(encoding.coarse_codes, encoding.fine_codes)
@@ -194,7 +215,8 @@ class DSR(nn.Module):
             first_map = torch.softmax(logits.float(), dim=1)  # (B, 2, H, W)
             detection_map = final_map = first_map[:, 1]
             if self.refinement is not None:
-                final_map = torch.softmax(self.refine(object_image, general_image, first_map).float(), dim=1)[:, 1]
+                other = image if self.against_image else general_image
+                final_map = torch.softmax(self.refine(object_image, other, first_map).float(), dim=1)[:, 1]
         else:
             final_map, detection_map = self.familiarity(logits, features)
         return DSRResult(

@@ -51,6 +51,7 @@ class Ways(NamedTuple):
     `contrast`: what fainter defects are raised to, in units of the surface's grain; `visible` is in these units then.
     With `own_pixels` the mean that `visible` is held against is over a defect's own pixels near by, where otherwise the
     unchanged ones beside a thin line count too; with `contrast` it always is.
+    `grids`: "both", or the one grid, "coarse" or "fine", whose codes are altered.
     A decoy is a region drawn from its own, unaltered codes: it bears every mark of a decoder, and is no defect.
     """
 
@@ -62,6 +63,7 @@ class Ways(NamedTuple):
     transplant: float = 0.0
     contrast: tuple[float, float] | None = None
     own_pixels: bool = False
+    grids: str = "both"
 
 
 @torch.no_grad()
@@ -186,6 +188,8 @@ def _altered(
     coherent = ~resampled & ~transplanted
     grids = draws[:, 3].masked_fill(transplanted, 0.0)  # on both grids
     coarse_on, fine_on = (grids < 0.75).to(device), ((grids < 0.5) | (grids >= 0.75)).to(device)
+    if ways.grids != "both":
+        coarse_on, fine_on = (torch.full_like(coarse_on, ways.grids == grid) for grid in ("coarse", "fine"))
     low, high = strength
     codes = []
     donor = torch.randperm(len(image), generator=generator)  # whose codes are used: images of the same object

@@ -161,7 +161,7 @@ def judge_real(model: DSR, images: Tensor) -> Tensor:
     with torch.no_grad():
         for module in drawing:
             module.eval()
-        codes = model.discrete.encode(images)
+        codes = model.encode(images)
         restricted = model.restrict(codes.coarse_codes, codes.fine_codes)
         object_image = model.draw_object(restricted.coarse_codes, restricted.fine_codes)
         general_image = model.discrete.decode(codes.coarse_codes, codes.fine_codes)
@@ -173,14 +173,14 @@ def judge_real(model: DSR, images: Tensor) -> Tensor:
 
 def real_loss(logits: Tensor, real: Real, recipe: Recipe) -> Tensor:
     """What detection learns from real defects: by their masks, or, without one, by the most suspicious pixels."""
-    masked = real.masked.to(logits.device)
+    masked, ignored = real.masked.to(logits.device), ~real.counts.to(logits.device)
     loss = logits.new_zeros((), dtype=torch.float32)
     if masked.any():
         mask = real.masks.to(logits.device)[masked]
-        losses = detection_losses(logits[masked], mask, torch.zeros_like(mask), recipe.detect)
+        losses = detection_losses(logits[masked], mask & ~ignored[masked], ignored[masked], recipe.detect)
         loss = loss + detection_loss(losses, recipe.detect) * masked.float().mean()
     if not masked.all():
-        loss = loss + highest_loss(logits[~masked], recipe.real.highest) * (~masked).float().mean()
+        loss = loss + highest_loss(logits[~masked], recipe.real.highest, ignored[~masked]) * (~masked).float().mean()
     return recipe.real.weight * loss
 
 
@@ -257,6 +257,7 @@ def with_defects(
         altered = alter(
             model.discrete, batch, masks.to(device), generator,
             strength=strength, skip_nearest=settings.skip_nearest, both_grids=settings.both_grids, tables=tables,
+            grids=settings.grids, quantize=model.quantizes,
         )  # fmt: skip
         return Sample(batch, *altered, torch.zeros_like(altered.mask))
     opacity = defect_masks(
@@ -272,14 +273,17 @@ def with_defects(
             settings.shift, settings.blend, settings.decoy,
             (settings.opacity_min, settings.opacity_max), settings.visible, settings.transplant,
             (settings.contrast_min, settings.contrast_max) if settings.contrast_max else None,
-            own_pixels=settings.faint == "ignored",
+            own_pixels=settings.faint == "ignored", grids=settings.grids,
         ),
         strength=strength,
         skip_nearest=settings.skip_nearest, tables=tables,
     )  # fmt: skip
     with torch.no_grad():
-        seen = model.discrete.encode(painted.image)
+        seen = model.encode(painted.image)
     clean = painted.clean
+    if not model.quantizes:
+        with torch.no_grad():
+            clean = model.encode(batch.to(device))
     unsure = painted.unsure if settings.faint == "ignored" else torch.zeros_like(painted.mask)
     return Sample(
         painted.image, seen.coarse_codes, seen.fine_codes, clean.coarse_codes, clean.fine_codes, painted.mask, unsure

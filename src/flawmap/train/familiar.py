@@ -10,8 +10,8 @@ Axes: B images or tiles, C channels, H, W rows and columns of the network's inpu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,8 +52,16 @@ def fit_densities(model: DSR, good: GoodParts, device: torch.device) -> None:
         density.fit(moments[name].mean(), moments[name].covariance())
 
 
+class Levels(NamedTuple):
+    """By kind of evidence, the map's first: the largest on each good photo held out, and its deviation from place to
+    place."""
+
+    largest: dict[str, list[float]]
+    usual: dict[str, float]
+
+
 @torch.no_grad()
-def set_levels(model: DSR, held_out: GoodParts, device: torch.device) -> None:
+def set_levels(model: DSR, held_out: GoodParts, device: torch.device) -> Levels:
     """Set what the evidence of `model.familiarity` comes to on good photos held out. In place.
 
     The map's largest evidence is that of a mean over the square that scores are taken over.
@@ -70,9 +78,24 @@ def set_levels(model: DSR, held_out: GoodParts, device: torch.device) -> None:
                 highest[number] = max(highest[number], _largest(found, cells))
         for values, value in zip(largest, highest, strict=True):
             values.append(value)
-    for number, values in enumerate(largest):
-        deviation = math.sqrt(max(float(usual[number].covariance()), 0.0))
-        familiarity.levels[number], familiarity.spreads[number] = level_and_spread(values, deviation)
+    deviations = [math.sqrt(max(float(moments.covariance()), 0.0)) for moments in usual]
+    levels = Levels(dict(zip(names, largest, strict=True)), dict(zip(names, deviations, strict=True)))
+    levels_without(model, levels, ())
+    return levels
+
+
+def levels_without(model: DSR, levels: Levels, left_out: Collection[int]) -> None:
+    """Set the levels of `model.familiarity` from all photos held out but those numbered `left_out`. In place.
+
+    A photo's own evidence must not set the level it is held against: scores would come out too small, and a threshold
+    or p-value told from them would promise too much (tests/train/test_familiar.py). Leaves all in where none would be
+    left.
+    """
+    familiarity = _of(model)
+    for number, name in enumerate((MAP, *familiarity.sources)):
+        values = [value for index, value in enumerate(levels.largest[name]) if index not in left_out]
+        level, spread = level_and_spread(values or levels.largest[name], levels.usual[name])
+        familiarity.levels[number], familiarity.spreads[number] = level, spread
 
 
 @torch.no_grad()

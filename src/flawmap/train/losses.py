@@ -47,14 +47,17 @@ def extremes_loss(logits: Tensor, mask: Tensor, share: float = 0.002, unsure: Te
     return (_softplus(good) + _softplus(-defective) * inside.any(1)).mean()
 
 
-def highest_loss(logits: Tensor, share: float) -> Tensor:
+def highest_loss(logits: Tensor, share: float, ignored: Tensor | None = None) -> Tensor:
     """Cross-entropy that the most suspicious pixels of defective images are defective: for images without a mask.
 
-    logits (B, 2, H, W). Of each image the log-odds of the `share` of its pixels that are most suspicious are averaged.
+    logits (B, 2, H, W). Of each image the log-odds of the `share` of its pixels that are most suspicious are averaged,
+    without those `ignored` (B, H, W) bool.
     """
     odds = (logits[:, 1] - logits[:, 0]).float().flatten(1)
+    if ignored is not None:
+        odds = odds.masked_fill(ignored.flatten(1), -math.inf)
     count = max(1, round(share * odds.shape[1]))
-    return _softplus(-odds.topk(count, dim=1).values.mean(1)).mean()
+    return _softplus(-_finite_mean(odds.topk(count, dim=1).values)).mean()
 
 
 def _finite_mean(values: Tensor) -> Tensor:

@@ -53,10 +53,14 @@ def train_refinement(
         smudged = smudged.to(machine.device, memory_format=torch.channels_last)
         with machine.autocast():
             with torch.no_grad():
-                encoding = model.discrete.encode(smudged)
+                encoding = model.encode(smudged)
                 restricted = model.restrict(encoding.coarse_codes, encoding.fine_codes)
                 object_image = model.draw_object(restricted.coarse_codes, restricted.fine_codes)
-                general_image = model.discrete.decode(encoding.coarse_codes, encoding.fine_codes)
+                general_image = (
+                    smudged
+                    if model.against_image
+                    else model.discrete.decode(encoding.coarse_codes, encoding.fine_codes)
+                )
                 first_map = torch.softmax(model.detect(object_image, general_image, smudged).float(), dim=1)
             logits = model.refine(object_image, general_image, first_map)
         loss = focal_loss(logits, masks.to(machine.device))

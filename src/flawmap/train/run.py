@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import resource
 import sys
 import time
@@ -15,27 +16,28 @@ from rich.console import Console
 
 from flawmap.bundle import Bundle, build, load_general, load_prior, round_weights, save_bundle, sha256
 from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
-from flawmap.data.layouts import Listing
+from flawmap.data.layouts import Listing, Sample
 from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import read_scope
-from flawmap.errors import ConfigError, TrainingError
+from flawmap.errors import ConfigError, DataError, TrainingError
 from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
-from flawmap.train.familiar import PHOTOS, fit_densities, keep_useful, set_levels
+from flawmap.train.familiar import PHOTOS, Levels, fit_densities, keep_useful, levels_without, set_levels
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
 from flawmap.train.sources import GoodParts, Varied, good_images, shaped
 
-RECIPE = "recipe.toml"
+RECIPE, DEFECTS = "recipe.toml", "defects.json"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
 DRAWING = ("coarse_restriction", "fine_restriction", "object_decoder")
 WARM = {"all": (*DRAWING, "detection"), "drawing": DRAWING, "none": ()}
 _DISCRETE = ("codes", "code_length", "discrete_width", "discrete_hidden")
 _DRAWING = (*_DISCRETE, "restriction_widths", "decoder", "decoder_widths", "norm")
-_FREE = ("prior", "warm", "refinement_width", "score_side", "familiarity")
+_ABLATIONS = ("restriction", "quantize", "compared_with")
+_FREE = ("prior", "warm", "refinement_width", "score_side", "familiarity", *_ABLATIONS)
 SIZES = {
     "all": tuple(name for name in ModelSettings.model_fields if name not in _FREE),
     "drawing": _DRAWING,
@@ -100,9 +102,11 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
         prior = load_prior(settings.prior)
         for name in SIZES[settings.warm]:
             wanted, found = getattr(settings, name), getattr(prior.settings, name)
-            if wanted != found:
+            if wanted != found and (name, wanted) != ("decoder", "frozen"):
                 raise ConfigError(f"model.{name} is {wanted}, and {found} in the prior {settings.prior}; use the same")
         for part in WARM[settings.warm]:
+            if part == "object_decoder" and settings.decoder == "frozen":
+                continue
             getattr(model, part).load_state_dict(getattr(prior.model, part).state_dict())
         general = prior.model.discrete
     general = general if general is not None else load_general()
@@ -114,7 +118,8 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
             f"the general discrete model has other sizes than the recipe ({sizes}); give one of these with --general, "
             "or change them"
         ) from problem
-    if settings.decoder == "general" and not (settings.prior and settings.warm != "none"):
+    warm = settings.prior and settings.warm != "none"
+    if settings.decoder == "frozen" or (settings.decoder == "general" and not warm):
         model.object_decoder.load_state_dict(general.decoder.state_dict())
 
 
@@ -144,12 +149,13 @@ def train(
     recipe = for_few(recipe.model_copy(update={"image": shaped(recipe.image, good)}), len(train_paths))
     scope = read_scope(recipe.image)
     folder = out.with_name(out.name + ".run")
-    _take_up(folder, recipe, resume)
+    samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
+    learnt = hashes(samples)
+    resumed = _take_up(folder, recipe, resume, learnt)
     machine = Machine(recipe.run)
     started = time.monotonic()
     images = good_images(train_paths, recipe, scope, folder, quiet)
     held_out = GoodParts(held_out_paths, recipe, scope)
-    samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
     real = RealDefects(samples, recipe.image, scope) if defects is not None else None
 
     with initial_weights(recipe.run.seed):
@@ -157,6 +163,8 @@ def train(
     start_weights(model, recipe.model, general)
     model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
+    if recipe.model.decoder == "frozen":
+        model.object_decoder.requires_grad_(False)
     varied = are_few(recipe, len(images))
     source = Varied(images, recipe.few) if varied else images
     if varied and not quiet:
@@ -177,10 +185,11 @@ def train(
     model.eval().requires_grad_(False)
     round_weights(model)  # the threshold belongs to the weights as they are stored
     evidence: dict[str, float] = {}
+    levels: Levels | None = None
     if model.familiarity is not None:
         fit_densities(model, GoodParts(train_paths, recipe, scope, images), machine.device)
         round_weights(model)
-        set_levels(model, held_out, machine.device)
+        levels = set_levels(model, held_out, machine.device)
         round_weights(model)
         evidence = keep_useful(model, held_out, recipe, machine.device)
         round_weights(model)
@@ -188,8 +197,9 @@ def train(
         recipe = recipe.model_copy(update={"model": kept})
     known = (GoodParts(train_paths, recipe, scope, images), held_out)
     photos = learn_photos(model, known, machine.device)
-    scores, peaks = held_out.scores(model, machine.device)
-    threshold = choose_threshold(scores, peaks, recipe.threshold.overkill)
+    folders = held_out_folders(train_paths, held_out_paths)
+    scores, peaks = score_held_out(model, held_out, levels, folders, machine.device)
+    threshold = choose_threshold(scores, peaks, recipe.threshold.overkill, folders=len(set(folders)))
     provenance = {
         "flawmap": version("flawmap"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -198,12 +208,13 @@ def train(
         "trained_on": len(images),
         "varied": varied,
         "held_out": len(held_out),
+        "held_out_folders": len(set(folders)),
         "seed": recipe.run.seed,
         "machine": machine.describe(),
         "minutes": round((time.monotonic() - started) / 60, 2),
-        "resumed": resume,
+        "resumed": resumed,
         "peak_memory_mb": peak_memory_mb(),
-        "real_defects": [sha256(sample.image) for sample in samples],
+        "real_defects": [image for image, _ in learnt],
         "evidence": {name: round(value, 3) for name, value in evidence.items()},
         "held_out_scores": scores,
         "held_out_peaks": peaks,
@@ -216,6 +227,35 @@ def train(
         file.unlink()
     folder.rmdir()
     return bundle
+
+
+def held_out_folders(train_paths: Sequence[Path], held_out_paths: Sequence[Path]) -> list[str]:
+    """The folder of each photo held out, where whole folders were; empty where photos were."""
+    learnt = {path.parent for path in train_paths}
+    folders = [str(path.parent) for path in held_out_paths]
+    return [] if any(path.parent in learnt for path in held_out_paths) else folders
+
+
+def score_held_out(
+    model: DSR, held_out: GoodParts, levels: Levels | None, folders: Sequence[str], device: torch.device
+) -> tuple[list[float], list[float]]:
+    """(score, largest value of the map) of each photo held out, as of a photo that nothing was set by.
+
+    The levels of familiarity are set by these photos: each is scored with those that the others give, or, where whole
+    folders are held out, those of the other folders.
+    """
+    if model.familiarity is None or levels is None:
+        return held_out.scores(model, device)
+    familiarity, several = model.familiarity, len(set(folders)) > 1
+    kept = familiarity.levels.clone(), familiarity.spreads.clone()
+
+    def leave_out(index: int) -> None:
+        alike = [other for other, name in enumerate(folders) if name == folders[index]] if several else [index]
+        levels_without(model, levels, alike)
+
+    found = held_out.scores(model, device, leave_out)
+    familiarity.levels, familiarity.spreads = kept
+    return found
 
 
 def learn_photos(model: DSR, known: Sequence[GoodParts], device: torch.device) -> GoodPhotos:
@@ -231,9 +271,21 @@ def peak_memory_mb() -> int:
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
-def _take_up(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Make or take up the folder of an unfinished training."""
-    note = folder / RECIPE
+def hashes(samples: Sequence[Sample]) -> list[tuple[str, str]]:
+    """SHA-256 of each image and of its mask, "" without one. Raises DataError for a file that cannot be read."""
+    try:
+        return [(sha256(sample.image), sha256(sample.mask) if sample.mask else "") for sample in samples]
+    except OSError as problem:
+        raise DataError(f"{problem.filename} cannot be read ({problem.strerror}); correct or remove it") from problem
+
+
+def _take_up(folder: Path, recipe: Recipe, resume: bool, learnt: Sequence[tuple[str, str]]) -> bool:
+    """Make or take up the folder of an unfinished training; whether there is a checkpoint to go on from.
+
+    `learnt`: the real defects it learns from, as `hashes` gives them, which must stay the same.
+    """
+    note, defects = folder / RECIPE, folder / DEFECTS
+    known = json.dumps(learnt)
     if folder.exists() and any(folder.iterdir()):
         if not resume:
             raise TrainingError(
@@ -241,8 +293,15 @@ def _take_up(folder: Path, recipe: Recipe, resume: bool) -> None:
             )
         if note.exists() and note.read_text(encoding="utf-8") != dump_recipe(recipe):
             raise TrainingError(f"{note} differs from the recipe given; resume with the settings it was started with")
+        if note.exists() and (defects.read_text(encoding="utf-8") if defects.exists() else "[]") != known:
+            raise TrainingError(
+                f"{folder} learnt from other real defects; resume with the --defects it was started with"
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(note, dump_recipe(recipe))
+        if learnt:
+            write_atomically(defects, known)
     except OSError as problem:
         raise TrainingError(f"cannot write to {folder}: {problem.strerror}") from problem
+    return any(folder.glob("*.safetensors"))

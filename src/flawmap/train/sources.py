@@ -6,7 +6,7 @@ Axes: B images or tiles, h, w their rows and columns.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -109,8 +109,13 @@ class GoodParts:
         else:
             yield self.whole.get([index]), self.scope.inside(self.settings.height, self.settings.width)
 
-    def scores(self, model: DSR, device: torch.device) -> tuple[list[float], list[float]]:
-        """(score, largest value of the map) of each image, by the model as it will be used."""
+    def scores(
+        self, model: DSR, device: torch.device, before: Callable[[int], None] = lambda index: None
+    ) -> tuple[list[float], list[float]]:
+        """(score, largest value of the map) of each image, by the model as it will be used.
+
+        `before` is called with the number of each image before it is scored.
+        """
 
         def network(tiles: Array) -> Found:  # (B, 3, h, w)
             return look(model, torch.from_numpy(tiles), device)
@@ -118,6 +123,7 @@ class GoodParts:
         scores: list[float] = []
         peaks: list[float] = []
         for index, path in enumerate(self.paths):
+            before(index)
             if self.whole is not None:
                 inside = self.scope.inside(self.settings.height, self.settings.width)
                 found = look(model, self.whole.get([index]), device).within(inside, model.score_side)
