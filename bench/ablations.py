@@ -1,6 +1,6 @@
 """The paper's ablations on real surfaces, each one setting away from a recipe, over seeds; writes a table.
 
-    python bench/ablations.py --data DIR [--data DIR …] [--recipe fast] [--seeds 0] [--set detect.steps=450] [--only A,B]
+    python bench/ablations.py --data DIR [--data DIR …] [--recipe fast] [--seeds 0] [--set …] [--only A,B]
 
 Each ablation is a `flawmap benchmark`, resumable: give the same command again to go on. The table goes to
 results/ablations.md, and every figure to results/ablations.json.
@@ -26,7 +26,10 @@ ABLATIONS = {
     "no general decoder": ("the general drawing: the image itself instead", ["model.compared_with=image"]),
     "continuous": ("quantization: features stay continuous", ["model.quantize=false"]),
     "defects in codes": ("painting: defects are made in the codes, as in the paper", ["anomalies.place=codes"]),
-    "near only": ("far codes", ["anomalies.strength_min=0.05", "anomalies.strength_max=0.2", "anomalies.skip_nearest=0.01"]),
+    "near only": (
+        "far codes",
+        ["anomalies.strength_min=0.05", "anomalies.strength_max=0.2", "anomalies.skip_nearest=0.01"],
+    ),
     "far only": ("near codes", ["anomalies.strength_min=1.0", "anomalies.skip_nearest=0.5"]),
     "coarse only": ("defects of the fine grid", ["anomalies.grids=coarse"]),
     "fine only": ("defects of the coarse grid", ["anomalies.grids=fine"]),
