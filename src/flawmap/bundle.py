@@ -41,7 +41,7 @@ from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.familiarity import Familiarity
 from flawmap.model.restriction import SubspaceRestriction
 
-FORMAT = 1  # raised when an older flawmap could no longer read what a newer one writes
+FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
 WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
 IGNORE, PHOTOS = "ignore.png", "photos.safetensors"
 Precision = Literal["float16", "float32"]
@@ -190,6 +190,10 @@ def load_bundle(path: Path) -> Bundle:
             f"{path / WEIGHTS} is not the file that {NOTE} describes; copy the bundle again, or train it anew"
         )
     tensors, _ = _load_tensors(path / WEIGHTS)
+    if "familiarity.levels" in tensors:
+        raise BundleError(
+            f"{path} was trained by an earlier flawmap, which weighed evidence in another way; train it again"
+        )
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
         model = build(recipe.model, with_refinement=note["refinement"])
     fill(model, tensors, str(path / WEIGHTS))

@@ -482,6 +482,18 @@ class ThresholdSettings(_Section):
         "folders are kept out. A threshold set from photos of parts that were trained on is too low for new parts. "
         "`photo`: any photos.",
     )
+    calibration: Literal["held-out", "cross-fitted"] = Field(
+        "held-out",
+        description="Which good photos tell what good parts come to, where `model.familiarity` is used. `held-out`: "
+        "those kept out of training. `cross-fitted`: all, each held against what the others tell; more photos, though "
+        "the detection network has learnt from most of them.",
+    )
+    tail: Literal["observed", "estimated"] = Field(
+        "observed",
+        description="Where so few good photos have a say that one odd one among them moves the threshold: `observed` "
+        "takes the score that keeps the promise all the same, `estimated` reads a lower one off the tail of their "
+        "scores, and promises nothing.",
+    )
     overkill: float = Field(0.01, gt=0, lt=1, description="Share of good parts one accepts to reject.")
 
 

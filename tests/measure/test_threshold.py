@@ -60,6 +60,40 @@ def test_with_too_few_images_the_next_good_part_is_rejected_as_often_as_the_note
     assert "up to 7.7 % of good parts" in of([0.1] * 12, 0.01).note
 
 
+def estimated(values: list[float], overkill: float) -> Threshold:
+    return choose_threshold(values, values, overkill, tail="estimated")
+
+
+def test_an_odd_photo_among_the_good_ones_moves_an_estimated_threshold_little() -> None:
+    values = np.random.default_rng(5).uniform(0.2, 0.5, 125).tolist()
+    odd = [*values, 0.99]
+    assert of(odd, 0.01).score == 0.99
+    found, calm = estimated(odd, 0.01), estimated(values, 0.01)
+    assert found.score < 0.75 and calm.score <= of(values, 0.01).score
+    assert not found.supported and "expected, not promised" in found.note and "0.99" in found.note
+
+
+def test_an_estimated_threshold_rejects_about_the_overkill_of_exponential_tails() -> None:
+    rng = np.random.default_rng(6)
+    rejected = []
+    for _ in range(2000):
+        odds = rng.exponential(size=150)
+        score = estimated((1 / (1 + np.exp(-odds))).tolist(), 0.01).score
+        rejected.append((1 - score) / score)  # exp(-log odds)
+    assert np.mean(rejected) == pytest.approx(0.0125, abs=0.003)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=500), st.sampled_from([0.01, 0.05, 0.2]))
+def test_an_estimated_threshold_is_never_above_the_order_statistic_and_is_that_where_it_is_steady(
+    values: list[float], overkill: float
+) -> None:
+    found, plain = estimated(values, overkill), of(values, overkill)
+    assert found.score <= plain.score
+    if len(values) - math.ceil((len(values) + 1) * (1 - overkill)) >= 3:
+        assert found == plain
+
+
 def test_equal_scores_give_a_threshold_that_passes_them() -> None:
     assert of([0.25] * 8, 0.01).score == 0.25
     assert of([1.0] * 8, 0.01).score == 1.0

@@ -12,15 +12,15 @@ from flawmap.bundle import build
 from flawmap.config import load_recipe
 from flawmap.errors import ConfigError
 from flawmap.model import familiarity
-from flawmap.model.dsr import DSR, image_score
+from flawmap.model.dsr import DSR
 from flawmap.model.familiarity import (
+    KNOTS,
     SHRINKAGE,
     STEEPNESS,
     WINDOW,
     Density,
     Familiarity,
     Moments,
-    level_and_spread,
     levelled,
 )
 
@@ -120,40 +120,88 @@ def test_the_border_of_features_is_no_evidence() -> None:
     assert found[0, 0, 0, 0] == found[0, 0, 2, 2], "what is outermost is as its neighbours are"
 
 
+def straight(level: float, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Knots and heights of evidence that counts as deviations from a level."""
+    heights = torch.arange(KNOTS, dtype=torch.float32) - 3
+    return level + spread * heights, heights
+
+
 def test_the_score_is_of_the_strongest_evidence_and_the_map_of_its_shares() -> None:
     familiarity = Familiarity({"encoder": 5, "detection": 4})
-    familiarity.levels.copy_(torch.tensor([0.5, 1.0, -1.0]))
-    familiarity.spreads.copy_(torch.tensor([2.0, 0.5, 1.5]))
+    for number, (level, spread) in enumerate(((0.5, 2.0), (1.0, 0.5), (-1.0, 1.5))):
+        familiarity.knots[number], familiarity.heights[number] = straight(level, spread)
     logits = random(2, 2, 32, 32, seed=7)
     features = {"encoder": random(2, 5, 8, 8, seed=8), "detection": random(2, 4, 4, 4, seed=9)}
     evidence = familiarity.evidence(logits, features)
     torch.testing.assert_close(evidence[0][:, 0], logits[:, 1] - logits[:, 0])
-    above = []
-    for found, level, spread in zip(evidence, (0.5, 1.0, -1.0), (2.0, 0.5, 1.5), strict=True):
-        full = torch.nn.functional.interpolate(found, size=(32, 32), mode="bilinear", align_corners=False)
-        above.append((full[:, 0] - level) / spread)
+    away = [
+        (found - level) / spread
+        for found, level, spread in zip(evidence, (0.5, 1.0, -1.0), (2.0, 0.5, 1.5), strict=True)
+    ]
+    size = {"size": (32, 32)}
+    smooth = [torch.nn.functional.interpolate(each, **size, mode="bilinear")[:, 0] for each in away]
     shown, strongest = familiarity(logits, features)
-    torch.testing.assert_close(strongest, torch.sigmoid(STEEPNESS * torch.stack(above).amax(0)))
-    torch.testing.assert_close(shown, torch.sigmoid(STEEPNESS * torch.stack(above).mean(0)))
+    torch.testing.assert_close(shown, torch.sigmoid(STEEPNESS * torch.stack(smooth).mean(0)))
+    torch.testing.assert_close(familiarity.above(logits, features), smooth)
+    whole = torch.stack([torch.nn.functional.interpolate(each, **size)[:, 0] for each in away])  # no peak is flattened
+    torch.testing.assert_close(strongest, torch.sigmoid(STEEPNESS * whole.amax(0)))
     familiarity.share(together=False)
-    torch.testing.assert_close(familiarity(logits, features)[0], torch.sigmoid(STEEPNESS * above[0]))
+    torch.testing.assert_close(familiarity(logits, features)[0], torch.sigmoid(STEEPNESS * smooth[0]))
 
 
-def test_sources_that_are_left_out_take_their_levels_with_them() -> None:
+def test_detections_map_counts_to_the_score_as_its_mean_over_a_square() -> None:
+    familiarity = Familiarity({"encoder": 5})
+    with torch.no_grad():
+        familiarity.densities["encoder"].mean.fill_(0)  # type: ignore[union-attr, operator]
+    logits = torch.zeros(1, 2, 32, 32)
+    logits[0, 1, 10, 12] = 9.0
+    features = {"encoder": torch.zeros(1, 5, 8, 8)}
+    for side in (1, 3, 5):
+        shown, strongest = familiarity(logits, features, side)
+        torch.testing.assert_close(strongest.max(), torch.sigmoid(torch.tensor(STEEPNESS * 9.0 / side**2)))
+        assert shown[0].argmax() == 10 * 32 + 12
+    logits[0, 1, 0, 0] = 9.0  # what lies beyond the border does not count
+    assert familiarity(logits, features, 3)[1][0, 0, 0] == pytest.approx(
+        1 / (1 + np.exp(-STEEPNESS * 9.0 / 4)), rel=1e-5
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=20))
+def test_evidence_is_read_off_the_knots_and_goes_on_straight(values: list[float]) -> None:
+    rng = np.random.default_rng(11)
+    knots, heights = np.cumsum(rng.uniform(0.1, 2, KNOTS)) - 8, np.cumsum(rng.uniform(0.05, 1, KNOTS)) - 1
+    familiarity = Familiarity({})
+    familiarity.knots[0], familiarity.heights[0] = torch.tensor(knots), torch.tensor(heights)
+    found = familiarity._calibrated(0, torch.tensor(values).view(1, 1, 1, -1)).flatten().numpy()
+    first, last = (np.diff(heights)[index] / np.diff(knots)[index] for index in (0, -1))
+    given = np.array(values)
+    wanted = np.interp(given, knots, heights) + np.minimum(given - knots[0], 0) * first
+    wanted += np.maximum(given - knots[-1], 0) * last
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_sources_that_are_left_out_take_their_knots_with_them() -> None:
     familiarity = Familiarity({"encoder": 5, "local": 5, "detection": 4})
-    familiarity.levels.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
-    familiarity.spreads.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    familiarity.knots.copy_(torch.arange(4.0)[:, None] + torch.arange(KNOTS))
+    familiarity.heights.copy_(torch.arange(4.0)[:, None] + 2 * torch.arange(KNOTS))
     familiarity.keep({"detection"})
     assert familiarity.sources == ("detection",)
-    assert familiarity.levels.tolist() == [0, 3] and familiarity.spreads.tolist() == [1, 4]
+    assert familiarity.knots[:, 0].tolist() == [0, 3] and familiarity.heights[:, 0].tolist() == [0, 3]
     assert familiarity.shares.tolist() == [0.5, 0.5]
     assert set(familiarity.state_dict()) == set(Familiarity({"detection": 4}).state_dict())
 
 
-def test_level_and_spread_are_of_the_largest_and_no_spread_is_nothing() -> None:
-    assert level_and_spread([1.0, 3.0], 0.1) == pytest.approx((2.0, 2**0.5))
-    assert level_and_spread([2.0, 2.0], 0.4) == pytest.approx((2.0, 0.02))
-    assert level_and_spread([2.0], 0.0) == pytest.approx((2.0, 1e-3))
+def test_moments_of_parts_are_those_of_all() -> None:
+    features = correlated(4)
+    parts, together = [Moments(5), Moments(5)], Moments(5)
+    for number, part in enumerate(features.split(1)):
+        parts[number % 2].add(part)
+        together.add(part)
+    joined = Moments.of(parts)
+    assert joined.count == together.count
+    torch.testing.assert_close(joined.mean(), together.mean())
+    torch.testing.assert_close(joined.covariance(), together.covariance())
 
 
 def test_a_dsr_takes_map_and_score_from_its_evidence() -> None:
@@ -163,15 +211,15 @@ def test_a_dsr_takes_map_and_score_from_its_evidence() -> None:
         examined = model.examine(images)
         result = model(images)
         assert model.familiarity is not None
-        shown, strongest = model.familiarity(examined.logits, examined.features)
+        shown, strongest = model.familiarity(examined.logits, examined.features, model.map_side)
         encoder = model.discrete.fine_encoder
         local = encoder.conv2(torch.relu(encoder.conv1(levelled(images))))
     assert torch.equal(result.map, shown) and torch.equal(result.detection_map, strongest)
-    assert torch.equal(result.score, image_score(strongest, model.score_side))
+    assert torch.equal(result.score, strongest.flatten(1).amax(1)) and model.score_side == 1 < model.map_side
     assert torch.equal(examined.features["local"], local)
     assert not torch.equal(shown, strongest)
     plain = small()
-    assert plain.familiarity is None
+    assert plain.familiarity is None and plain.score_side == plain.map_side
     assert "local" not in plain.examine(images).features
     torch.testing.assert_close(plain(images).map, torch.softmax(examined.logits, 1)[:, 1])
 

@@ -18,6 +18,7 @@ from flawmap.data.surfaces import SURFACES, write_sample_parts
 from flawmap.deploy.inspector import Inspector
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
+from flawmap.model.familiarity import STEEPNESS
 from flawmap.train import familiar
 from flawmap.train.detect import Sample
 from flawmap.train.run import train
@@ -54,43 +55,73 @@ def good_parts(photos: list[Path], recipe: Recipe) -> GoodParts:
     return GoodParts(photos, recipe, Scope(recipe.image, None))
 
 
+def fit_of(model: DSR, trained: list[Path], held_out: list[Path], recipe: Recipe) -> familiar.CrossFit:
+    return familiar.CrossFit(model, good_parts(trained, recipe), good_parts(held_out, recipe), recipe, CPU)
+
+
+def early(model: DSR, good: GoodParts, index: int) -> np.ndarray:
+    """Features of the encoder that count, (C, cells)."""
+    ((picture, inside),) = good.pictures(index)
+    features = model.discrete.fine_encoder.early(picture)[0, :, 1:-1, 1:-1]
+    counted = np.ones((14, 14), bool)
+    if inside is not None:
+        counted = inside.reshape(16, 4, 16, 4).any(axis=(1, 3))[1:-1, 1:-1]
+        assert counted.sum() == 14 * 7
+    return features.numpy()[:, counted]
+
+
 @pytest.mark.parametrize("exclude", ["[]", "[[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]"])
-def test_densities_are_of_the_good_photos_within_border_and_scope(exclude: str, photos: list[Path]) -> None:
-    recipe = recipe_of(f"image.exclude={exclude}")
+@pytest.mark.parametrize("calibration", ["held-out", "cross-fitted"])
+def test_densities_are_of_the_good_photos_within_border_and_scope(
+    calibration: str, exclude: str, photos: list[Path]
+) -> None:
+    recipe = recipe_of(f"image.exclude={exclude}", f"threshold.calibration={calibration}", "anomalies.place=codes")
     model = model_of(recipe)
-    good = good_parts(photos, recipe)
-    familiar.fit_densities(model, good, CPU)
-    cells = []
-    for index in range(len(good)):
-        ((picture, inside),) = good.pictures(index)
-        early = model.discrete.fine_encoder.early(picture)[0, :, 1:-1, 1:-1]
-        counted = np.ones((14, 14), bool)
-        if inside is not None:
-            counted = inside.reshape(16, 4, 16, 4).any(axis=(1, 3))[1:-1, 1:-1]
-            assert counted.sum() == 14 * 7
-        cells.append(early.numpy()[:, counted])
+    fit = fit_of(model, photos[:9], photos[9:], recipe)
+    fit.fit()
     assert model.familiarity is not None
     density = dict(model.familiarity.named_densities())["encoder"]
-    np.testing.assert_allclose(density.mean, np.concatenate(cells, axis=1).mean(axis=1), atol=1e-5)
+    cells = [early(model, good_parts(photos, recipe), index) for index in range(len(photos))]
+    learnt = cells if calibration == "cross-fitted" else cells[:9]
+    np.testing.assert_allclose(density.mean, np.concatenate(learnt, axis=1).mean(axis=1), atol=1e-3)
+    group = int(fit.groups[0])
+    fit.leave_out(group)
+    others = learnt
+    if calibration == "cross-fitted":
+        others = [cells[number] for number in range(len(photos)) if fit.groups[number] != group]
+    np.testing.assert_allclose(density.mean, np.concatenate(others, axis=1).mean(axis=1), atol=1e-3)
 
 
-def test_levels_are_those_of_the_largest_evidence_on_each_part_held_out(photos: list[Path]) -> None:
-    recipe = recipe_of("model.score_side=5")
+def test_evidence_is_the_largest_on_each_photo_by_gaussians_it_is_not_in(photos: list[Path]) -> None:
+    recipe = recipe_of("model.score_side=5", "threshold.calibration=cross-fitted", "anomalies.place=codes")
     model = model_of(recipe)
-    held_out = good_parts(photos[:5], recipe)
-    familiar.fit_densities(model, good_parts(photos[5:], recipe), CPU)
-    familiar.set_levels(model, held_out, CPU)
-    assert model.familiarity is not None
-    largest = []
-    for index in range(5):
-        ((picture, _),) = held_out.pictures(index)
+    fit = fit_of(model, photos[:9], photos[9:], recipe)
+    fit.fit()
+    assert model.familiarity is not None and len(fit.places) == len(photos)
+    for number, (parts, index) in enumerate(fit.places):
+        ((picture, _),) = parts.pictures(index)
+        fit.leave_out(int(fit.groups[number]))
         examined = model.examine(picture)
         evidence = model.familiarity.evidence(examined.logits, examined.features)
         whole = torch.nn.functional.avg_pool2d(evidence[0], 5, 1, 2, count_include_pad=False)
-        largest.append([float(found.max()) for found in (whole, *evidence[1:])])
-    np.testing.assert_allclose(model.familiarity.levels, np.mean(largest, axis=0), rtol=1e-4)
-    spreads = np.std(largest, axis=0, ddof=1)
-    np.testing.assert_allclose(model.familiarity.spreads[1:3], spreads[1:3], rtol=1e-3)  # encoder, local
+        wanted = [float(found.max()) for found in (whole, *evidence[1:])]
+        np.testing.assert_allclose(fit.largest[number], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_score_of_a_photo_is_that_of_its_strongest_evidence(photos: list[Path]) -> None:
+    recipe = recipe_of("model.score_side=5", "threshold.calibration=cross-fitted", "anomalies.place=codes")
+    model = model_of(recipe)
+    fit = fit_of(model, photos[:9], photos[9:], recipe)
+    fit.fit()
+    scores, _ = fit.scores()
+    assert model.familiarity is not None
+    for number, group in enumerate(fit.groups.tolist()):
+        fit.leave_out(group)
+        away = [
+            float(model.familiarity._calibrated(kind, torch.tensor(value).float().view(1, 1, 1, 1)))
+            for kind, value in enumerate(fit.largest[number])
+        ]
+        assert scores[number] == pytest.approx(1 / (1 + np.exp(-STEEPNESS * max(away))), abs=1e-4)
 
 
 def bright_square(model: DSR, batch: torch.Tensor, *rest: Any) -> Sample:
@@ -104,35 +135,37 @@ def bright_square(model: DSR, batch: torch.Tensor, *rest: Any) -> Sample:
     )
 
 
-def prepared(recipe: Recipe, photos: list[Path]) -> tuple[DSR, GoodParts]:
-    model, held_out = model_of(recipe), good_parts(photos[:6], recipe)
-    familiar.fit_densities(model, good_parts(photos[6:], recipe), CPU)
-    return model, held_out
+def prepared(recipe: Recipe, photos: list[Path]) -> familiar.CrossFit:
+    return fit_of(model_of(recipe), photos[6:], photos[:6], recipe)
 
 
 def test_a_source_that_finds_painted_defects_much_worse_is_left_out(
     photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_of()
-    model, held_out = prepared(recipe, photos)
-    assert model.familiarity is not None
-    dict(model.familiarity.named_densities())["local"].whitening.zero_()  # blind
-    familiar.set_levels(model, held_out, CPU)
+    fit = prepared(recipe_of(), photos)
+    evidence = familiar._evidence
+
+    def blind(*arguments: Any) -> Any:
+        """The image with its contrast levelled shows nothing."""
+        for number, (found, cells) in enumerate(evidence(*arguments)):
+            yield (found * 0 if number == 2 else found), cells
+
+    monkeypatch.setattr(familiar, "_evidence", blind)
     monkeypatch.setattr(familiar, "with_defects", bright_square)
-    found = familiar.keep_useful(model, held_out, recipe, CPU)
+    found = fit.fit()
     assert list(found) == ["map", "encoder", "local", "detection"]
     assert found["encoder"] > 0.9 and found["local"] == 0.5
-    assert "encoder" in model.familiarity.sources and "local" not in model.familiarity.sources
-    assert len(model.familiarity.levels) == 1 + len(model.familiarity.sources)
+    familiarity = fit.model.familiarity
+    assert familiarity is not None
+    assert "encoder" in familiarity.sources and "local" not in familiarity.sources
+    assert len(familiarity.knots) == 1 + len(familiarity.sources)
 
 
 @pytest.mark.parametrize("blind", [True, False])
 def test_the_map_that_is_shown_is_the_one_that_outlines_better(
     blind: bool, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_of('model.familiarity=["encoder"]')
-    model, held_out = prepared(recipe, photos)
-    familiar.set_levels(model, held_out, CPU)
+    fit = prepared(recipe_of('model.familiarity=["encoder"]'), photos)
     examine = DSR.examine
 
     def examined(self: DSR, image: torch.Tensor) -> Any:
@@ -142,26 +175,25 @@ def test_the_map_that_is_shown_is_the_one_that_outlines_better(
             away[:, 20:44, 20:44] = 9
         return examine(self, image)._replace(logits=torch.stack([-away, away], 1))
 
-    good = torch.cat([next(held_out.pictures(index))[0] for index in range(6)])
+    good = torch.cat([next(parts.pictures(index))[0] for parts, index in fit.places])
+    good = torch.cat([good, *(next(good_parts(photos, fit.recipe).pictures(index))[0] for index in range(len(photos)))])
     monkeypatch.setattr(DSR, "examine", examined)
     monkeypatch.setattr(familiar, "with_defects", bright_square)
-    assert model.familiarity is not None
-    familiar.keep_useful(model, held_out, recipe, CPU)
-    assert model.familiarity.shares.tolist() == ([0.5, 0.5] if blind else [1.0, 0.0])
+    fit.fit()
+    assert fit.model.familiarity is not None
+    assert fit.model.familiarity.shares.tolist() == ([0.5, 0.5] if blind else [1.0, 0.0])
 
 
 def test_painted_defects_where_nothing_counts_are_not_seen(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of("image.exclude=[[[0.2, 0.2], [0.8, 0.2], [0.8, 0.8], [0.2, 0.8]]]")
-    model, held_out = prepared(recipe, photos)
     monkeypatch.setattr(familiar, "with_defects", bright_square)
-    assert familiar.keep_useful(model, held_out, recipe, CPU) == {}
+    assert prepared(recipe, photos).fit() == {}
 
 
 def test_without_painted_defects_everything_is_kept(photos: list[Path]) -> None:
-    recipe = recipe_of("anomalies.place=codes")
-    model, held_out = prepared(recipe, photos)
-    assert familiar.keep_useful(model, held_out, recipe, CPU) == {}
-    assert model.familiarity is not None and len(model.familiarity.sources) == 3
+    fit = prepared(recipe_of("anomalies.place=codes"), photos)
+    assert fit.fit() == {}
+    assert fit.model.familiarity is not None and len(fit.model.familiarity.sources) == 3
 
 
 @pytest.mark.parametrize("limit", [0, 4])
@@ -186,15 +218,24 @@ def test_tiles_of_a_part_are_its_windows_and_what_of_them_counts(limit: int, pho
     torch.testing.assert_close(first, corner)
 
 
-@pytest.mark.parametrize(("policy", "useful"), [("resize", 0.0), ("tile", 0.0), ("resize", 2.0)])
+@pytest.mark.parametrize(
+    ("policy", "useful", "calibration"),
+    [
+        ("resize", 0.0, "held-out"),
+        ("resize", 0.0, "cross-fitted"),
+        ("tile", 0.0, "cross-fitted"),
+        ("resize", 2.0, "cross-fitted"),
+    ],
+)
 def test_a_training_ends_with_the_evidence_that_serves(
-    policy: str, useful: float, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    policy: str, useful: float, calibration: str, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(familiar, "USEFUL", useful)
     monkeypatch.setattr(familiar, "with_defects", bright_square)  # of what is painted so small nothing is seen
-    monkeypatch.setattr(familiar, "_together_outlines_better", lambda *arguments: True)  # shares of a third each
+    monkeypatch.setattr(familiar.CrossFit, "_together_outlines_better", lambda *_: True)  # shares of a third each
     kinds = ("encoder", "detection")
-    recipe = recipe_of(f"image.policy={policy}", f"model.familiarity={list(kinds)}".replace("'", '"'))
+    told = f"threshold.calibration={calibration}"
+    recipe = recipe_of(f"image.policy={policy}", told, f"model.familiarity={list(kinds)}".replace("'", '"'))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         general = DiscreteModel(32, 8, 8, 4)
@@ -211,7 +252,11 @@ def test_a_training_ends_with_the_evidence_that_serves(
     found, same = (Inspector(each, device="cpu").inspect(photo) for each in (bundle, made[0]))
     assert found.score == same.score and np.array_equal(found.map, same.map)
     if bundle.model.familiarity is not None:
-        assert (bundle.model.familiarity.levels != 0).all()
+        assert (bundle.model.familiarity.knots[:, 0] != 0).all()
+        good = read_layout(parts).train_good
+        told = len(bundle.provenance["held_out_scores"])
+        assert told == (len(good) if calibration == "cross-fitted" else bundle.provenance["held_out"])
+        assert bundle.threshold is not None and bundle.threshold.method == f"{calibration} good"
         assert all(density.mean.any() for _, density in bundle.model.familiarity.named_densities())
     else:
         assert useful == 2, "what does not serve is not kept"

@@ -140,7 +140,14 @@ def threshold_at(bundle: Bundle, overkill: float) -> Threshold:
         raise BundleError(
             "the bundle holds no scores of good images, as it was imported; set its threshold with --from"
         )
-    return choose_threshold(scores, peaks, overkill, folders=int(bundle.provenance.get("held_out_folders") or 0))
+    return choose_threshold(
+        scores,
+        peaks,
+        overkill,
+        str(bundle.provenance.get("calibration") or "held-out good"),
+        int(bundle.provenance.get("held_out_folders") or 0),
+        bundle.recipe.threshold.tail,
+    )
 
 
 def threshold_given(bundle: Bundle, score: float) -> Threshold:

@@ -92,7 +92,7 @@ def export(
 
 def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch: bool) -> dict[str, Any]:
     """What an artefact says of itself."""
-    settings, side, threshold = bundle.recipe.image, bundle.recipe.model.score_side, bundle.threshold
+    settings, side, threshold = bundle.recipe.image, bundle.model.score_side, bundle.threshold
     return {
         "format": 1,
         "input": "image: uint8 (B, H, W, 3), BGR, "

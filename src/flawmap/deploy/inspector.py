@@ -142,7 +142,7 @@ class Inspector:
         settings = self.bundle.recipe.image
         inputs = np.stack([network_input(to_float(image), settings).numpy() for image in images])  # (B, 3, h, w)
         inside = self.scope.inside(settings.height, settings.width)
-        found = self.runtime(inputs).within(inside, self.bundle.recipe.model.score_side)
+        found = self.runtime(inputs).within(inside, self.bundle.model.score_side)
         seen = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
         scores = found.scores.tolist()
         pictures = list(zip(seen, found.object_images, found.general_images, strict=True))
@@ -153,7 +153,7 @@ class Inspector:
 
     def _inspect_tiles(self, image: Stored, batch: int) -> Inspection:
         settings = self.bundle.recipe.image
-        side = self.bundle.recipe.model.score_side
+        side = self.bundle.model.score_side
         found = inspect_tiles(
             self.runtime, at_scale(image, settings), settings, self.scope, score_side=side, batch=batch
         )

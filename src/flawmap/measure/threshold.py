@@ -5,6 +5,11 @@ ceil((n + 1)(1 - overkill))-th smallest score keeps the chance that the next goo
 `overkill`, if parts are exchangeable. That order exists only when n >= 1 / overkill - 1. With fewer images the largest
 score is taken, which the next good part exceeds with a chance of 1 / (n + 1), and that is said. Guessing how far the
 tail goes on beyond it would let every defect pass where the scores of good and defective parts crowd (RESULTS.md).
+
+The largest of n scores varies much: one odd photo among the good ones moves it. Where fewer than ENOUGH lie above the
+order statistic, a threshold can be read instead off an exponential tail through the tenth of the largest scores (peaks
+over threshold: Pickands 1975; of log-odds, as scores lie in [0, 1]), if that is lower. It promises nothing, and says
+so.
 """
 
 from __future__ import annotations
@@ -12,8 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from flawmap.errors import DataError
+
+Tail = Literal["observed", "estimated"]
+ENOUGH = 3  # scores above an order statistic that make it steady
+TAIL, TAIL_MIN = 0.1, 5  # the share of the largest scores that a tail is estimated from, and the least number
 
 
 @dataclass(frozen=True)
@@ -40,12 +50,14 @@ def choose_threshold(
     overkill: float,
     method: str = "held-out good",
     folders: int = 0,
+    tail: Tail = "observed",
 ) -> Threshold:
     """Threshold from scores of good images that were not trained on, and the largest map value of each.
 
     With too few images for `overkill`, the largest score, and a note that says how many are needed. `folders`: of how
     many whole folders they are (parts, days or batches), 0 where they are single photos; photos of one folder are
-    alike, so that few folders support less than their photos seem to, which the note says too.
+    alike, so that few folders support less than their photos seem to, which the note says too. `tail`: whether the
+    threshold is an order statistic whatever the number of images, or is estimated where it would not be steady.
     Raises DataError without images or with an overkill outside (0, 1). There are as many peaks as scores, and all are
     numbers; anything else is a mistake of the program (AssertionError).
     """
@@ -63,14 +75,21 @@ def choose_threshold(
             f"{count} good images cannot support an overkill of {100 * overkill:.3g} %: {needed} are needed. The "
             f"threshold is the largest of their scores; expect up to {100 / (count + 1):.1f} % of good parts rejected."
         )
+    score, pixel = (_limit(values, overkill, tail) for values in (good_scores, good_map_peaks))
+    if score < _order_statistic(good_scores, overkill):
+        supported = False
+        note = (
+            f"The threshold is estimated from the tail of {count} good images' scores; the largest is "
+            f"{max(good_scores):.3g}. An overkill of {100 * overkill:.3g} % is expected, not promised."
+        )
     if folders and folders < needed:
         supported = False
         note += (
             f"{' ' * bool(note)}They lie in {folders} folder{'s' * (folders > 1)}: that many parts, days or batches."
         )
     return Threshold(
-        score=_order_statistic(good_scores, overkill),
-        pixel=_order_statistic(good_map_peaks, overkill),
+        score=score,
+        pixel=pixel,
         overkill=overkill,
         held_out=count,
         supported=supported,
@@ -95,8 +114,28 @@ def threshold_from_labelled(
     return Threshold(score, plain.pixel, overkill, plain.held_out, plain.supported, "labelled", plain.note)
 
 
-def _order_statistic(values: Sequence[float], overkill: float) -> float:
-    ordered = sorted(values)
+def _limit(values: Sequence[float], overkill: float, tail: Tail) -> float:
+    observed = _order_statistic(values, overkill)
+    steady = len(values) - _rank(values, overkill) >= ENOUGH
+    return observed if steady or tail == "observed" else min(observed, _estimated(values, overkill))
+
+
+def _estimated(values: Sequence[float], overkill: float) -> float:
+    """Where an exponential tail through the largest values has `overkill` above it; infinite with too few of them."""
+    odds = sorted(math.log(value / (1 - value)) for value in (min(max(each, 1e-6), 1 - 1e-6) for each in values))
+    count = min(max(TAIL_MIN, round(TAIL * len(odds))), len(odds) // 2)
+    if count == 0 or count / len(odds) <= overkill:
+        return math.inf
+    start = odds[-count - 1]
+    excess = sum(value - start for value in odds[-count:]) / count
+    return 1 / (1 + math.exp(-(start + excess * math.log(count / len(odds) / overkill))))
+
+
+def _rank(values: Sequence[float], overkill: float) -> int:
+    """Of the order statistic; more than there are values where it does not exist."""
     # 1e-9: (n + 1)(1 - overkill) is meant in exact arithmetic
-    rank = math.ceil((len(ordered) + 1) * (1 - overkill) - 1e-9)
-    return float(ordered[min(rank, len(ordered)) - 1])
+    return math.ceil((len(values) + 1) * (1 - overkill) - 1e-9)
+
+
+def _order_statistic(values: Sequence[float], overkill: float) -> float:
+    return float(sorted(values)[min(_rank(values, overkill), len(values)) - 1])

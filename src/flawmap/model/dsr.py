@@ -115,9 +115,19 @@ class DSR(nn.Module):
         self.refinement = refinement
         self.detection_scale, self.sees_image, self.standardise = detection_scale, sees_image, standardise
         self.fold = fold
-        self.score_side = score_side
+        self._square = score_side
         self.familiarity = familiarity
         self.restricts, self.quantizes, self.against_image = restricts, quantizes, against_image
+
+    @property
+    def score_side(self) -> int:
+        """Side of the square that a score is a mean over; with familiarity, what it is taken from is such means."""
+        return self._square if self.familiarity is None else 1
+
+    @property
+    def map_side(self) -> int:
+        """Side of the square that detection's own map is a mean over, in a score."""
+        return self._square
 
     def encode(self, image: Tensor) -> Encoding:
         """Codes of images (B, 3, H, W), as the parts that follow read them."""
@@ -218,7 +228,7 @@ class DSR(nn.Module):
                 other = image if self.against_image else general_image
                 final_map = torch.softmax(self.refine(object_image, other, first_map).float(), dim=1)[:, 1]
         else:
-            final_map, detection_map = self.familiarity(logits, features)
+            final_map, detection_map = self.familiarity(logits, features, self._square)
         return DSRResult(
             map=final_map,
             detection_map=detection_map,

@@ -5,10 +5,11 @@ such: a Gaussian is fitted to those of good photos, and a place far from its mea
 2021; Defard et al. 2021). Three kinds of features are at hand, each blind where the next sees: the discrete encoder's
 early ones, the same of the image with its local brightness and contrast levelled, and detection's inner ones.
 
-Each kind of evidence is measured by how far it stands above what it comes to on good parts held out. An image is as
-suspicious as its strongest evidence anywhere. A kind that hardly finds defects painted onto good parts is left out, and
-the map that is shown is of all evidence together or of detection alone, by which outlines these defects better
-(train/familiar.py).
+Each kind of evidence is measured by how rare so much of it is among good parts: the largest value on each good photo
+is mapped to the normal distribution, quantile by quantile. Kinds differ in their tails, and by mean and deviation alone
+the one with the longest would decide what is an outlier. An image is as suspicious as its strongest evidence anywhere.
+A kind that hardly finds defects painted onto good parts is left out, and the map that is shown is of all evidence
+together or of detection alone, by which outlines these defects better (train/familiar.py).
 
 Axes: B images, C channels, H, W rows and columns of the image, h, w of features.
 """
@@ -29,6 +30,7 @@ DIMMEST = 0.02  # added to the deviation in a window, of 1, before dividing by i
 CLIP = 4.0  # deviations, beyond which a levelled image is clipped
 SHRINKAGE = 1e-3  # of the mean variance, added to every variance
 STEEPNESS = 0.5  # of the map, per deviation above good parts
+KNOTS = 10  # of each kind of evidence, between which its deviations above good parts are linear
 
 
 class Density(nn.Module):
@@ -64,19 +66,21 @@ class Density(nn.Module):
 class Familiarity(nn.Module):
     """The evidence of `sources`, each with the channels of its features, fused with detection's map.
 
-    `levels` and `spreads` hold, for the map and then each source, mean and deviation of the largest evidence on good
-    images held out, `shares` how much of each is in the map that is shown. Until they are set: 0, 1, and all alike.
+    `knots` and `heights` (kinds, KNOTS) hold, for the map and then each source, ascending evidence and how many
+    deviations above good parts that is, linear between and beyond; `shares` how much of each is in the map that is
+    shown. Until they are set, evidence counts as it is, and all kinds alike.
     """
 
-    levels: Tensor
-    spreads: Tensor
+    knots: Tensor
+    heights: Tensor
     shares: Tensor
 
     def __init__(self, sources: Mapping[Source, int]) -> None:
         super().__init__()
         self.densities = nn.ModuleDict({name: Density(channels) for name, channels in sources.items()})
-        self.register_buffer("levels", torch.zeros(1 + len(sources)))
-        self.register_buffer("spreads", torch.ones(1 + len(sources)))
+        unset = torch.arange(KNOTS, dtype=torch.float32).repeat(1 + len(sources), 1)
+        self.register_buffer("knots", unset)
+        self.register_buffer("heights", unset.clone())
         self.register_buffer("shares", torch.full((1 + len(sources),), 1 / (1 + len(sources))))
 
     @property
@@ -107,26 +111,38 @@ class Familiarity(nn.Module):
             found.append(nn.functional.pad(means, (2, 2, 2, 2), mode="replicate"))
         return found
 
-    def forward(self, logits: Tensor, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Two maps (B, H, W) in [0, 1]: the one to show, and of the strongest evidence, which the score is taken from.
+    def forward(self, logits: Tensor, features: Mapping[str, Tensor], side: int = 1) -> tuple[Tensor, Tensor]:
+        """Two maps (B, H, W) in [0, 1]: the one to show, and of the strongest evidence, whose largest is the score.
 
-        0.5 is what good parts come to at most. Arguments as of `evidence`.
+        0.5 is what good parts come to. To the strongest, detection's map counts as its mean over a square of odd
+        `side`. Arguments as of `evidence`.
         """
-        above = self.above(logits, features)
-        shown, strongest = self.shares[0] * above[0], above[0]
-        for number, found in enumerate(above[1:], 1):
-            shown, strongest = shown + self.shares[number] * found, torch.maximum(strongest, found)
-        return torch.sigmoid(STEEPNESS * shown), torch.sigmoid(STEEPNESS * strongest)
+        found = self.evidence(logits, features)
+        shown = self.shares[0] * self._calibrated(0, found[0])
+        mean = nn.functional.avg_pool2d(found[0], side, 1, side // 2, count_include_pad=False) if side > 1 else found[0]
+        strongest = self._calibrated(0, mean)
+        sources = [self._calibrated(number, cells) for number, cells in enumerate(found[1:], 1)]
+        if sources:
+            together, most = self.shares[1] * sources[0], sources[0]
+            for number, cells in enumerate(sources[1:], 2):
+                together, most = together + self.shares[number] * cells, torch.maximum(most, cells)
+            shown = shown + _enlarged(together, logits.shape[-2:])
+            strongest = torch.maximum(strongest, nn.functional.interpolate(most, size=logits.shape[-2:]))
+        return torch.sigmoid(STEEPNESS * shown[:, 0]), torch.sigmoid(STEEPNESS * strongest[:, 0])
 
     def above(self, logits: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
         """Each evidence above what good parts come to, in deviations of that: (B, H, W). Arguments as of `evidence`."""
-        above = []
-        for number, found in enumerate(self.evidence(logits, features)):
-            found = (found - self.levels[number]) / self.spreads[number]
-            if found.shape[-2:] != logits.shape[-2:]:
-                found = nn.functional.interpolate(found, size=logits.shape[-2:], mode="bilinear", align_corners=False)
-            above.append(found[:, 0])
-        return above
+        found = [self._calibrated(number, found) for number, found in enumerate(self.evidence(logits, features))]
+        return [_enlarged(each, logits.shape[-2:])[:, 0] for each in found]
+
+    def _calibrated(self, number: int, found: Tensor) -> Tensor:
+        """Evidence (B, 1, h, w) in deviations above good parts: a sum of ramps, of which none is negative."""
+        knots, heights = self.knots[number].view(-1, 1, 1), self.heights[number].view(-1, 1, 1)
+        widths = knots[1:] - knots[:-1]
+        slopes = (heights[1:] - heights[:-1]) / widths
+        ramps = (torch.minimum((found - knots[:-1]).clamp_min(0), widths) * slopes).sum(1, keepdim=True)
+        beyond = (found - knots[-1]).clamp_min(0) * slopes[-1] - (knots[0] - found).clamp_min(0) * slopes[0]
+        return heights[0] + ramps + beyond
 
     def keep(self, sources: Collection[str]) -> None:
         """Leave out all sources but these."""
@@ -134,14 +150,20 @@ class Familiarity(nn.Module):
         for name in self.sources:
             if name not in sources:
                 del self.densities[name]
-        self.levels, self.spreads = self.levels[kept].clone(), self.spreads[kept].clone()
+        self.knots, self.heights = self.knots[kept].clone(), self.heights[kept].clone()
         self.share(len(kept) > 1)
 
     def share(self, together: bool) -> None:
         """Whether the map that is shown is of all evidence alike, or of detection's own map alone."""
-        self.shares = torch.full_like(self.levels, 1 / len(self.levels) if together else 0.0)
+        self.shares = torch.full_like(self.shares[:1], 1 / len(self.knots) if together else 0.0).repeat(len(self.knots))
         if not together:
             self.shares[0] = 1
+
+
+def _enlarged(cells: Tensor, size: torch.Size) -> Tensor:
+    """(B, 1, h, w) -> (B, 1, H, W)."""
+    same = cells.shape[-2:] == size
+    return cells if same else nn.functional.interpolate(cells, size=size, mode="bilinear", align_corners=False)
 
 
 def within_border(features: Tensor) -> Tensor:
@@ -196,6 +218,16 @@ class Moments:
         self.total += cells.sum(0)
         self.squares += cells.t() @ cells
 
+    @classmethod
+    def of(cls, parts: Sequence[Moments]) -> Moments:
+        """Those of all that were added to any of `parts`."""
+        together = cls(len(parts[0].total))
+        for part in parts:
+            together.count += part.count
+            together.total = together.total + part.total
+            together.squares = together.squares + part.squares
+        return together
+
     def mean(self) -> Tensor:
         """(C,) float64."""
         return self.total / self.count
@@ -204,13 +236,3 @@ class Moments:
         """(C, C) float64."""
         mean = self.mean()
         return self.squares / self.count - torch.outer(mean, mean)
-
-
-def level_and_spread(largest: Sequence[float], usual: float) -> tuple[float, float]:
-    """Mean and deviation of the largest evidence on each good image; `usual` deviates it from place to place.
-
-    A deviation of so few numbers may come out small by chance; it is at least a twentieth of `usual`.
-    """
-    values = torch.tensor(largest, dtype=torch.float64)
-    spread = float(values.std()) if len(values) > 1 else 0.0
-    return float(values.mean()), max(spread, usual / 20, 1e-3)

@@ -1,7 +1,7 @@
-"""After a training: what is familiar of good parts is fitted, set against good parts that were held out, and tried.
+"""After a training: what is familiar of good parts is fitted, set against good parts left out of it, and tried.
 
-Which kinds of features serve depends on the part, and is told by defects painted onto good parts held out: a kind that
-hardly finds them adds false alarms, and is left out. The same defects tell whether all evidence together outlines
+Which kinds of features serve depends on the part, and is told by defects painted onto good parts: a kind that hardly
+finds them adds false alarms, and is left out. The same defects tell whether all evidence together outlines
 better than detection alone.
 
 Axes: B images or tiles, C channels, H, W rows and columns of the network's input, h, w of features.
@@ -10,155 +10,239 @@ Axes: B images or tiles, C channels, H, W rows and columns of the network's inpu
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flawmap.bundle import round_weights
 from flawmap.config import Recipe
 from flawmap.data.images import Mask
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
 from flawmap.model.dsr import DSR
-from flawmap.model.familiarity import MAP, Familiarity, Moments, level_and_spread, within_border
+from flawmap.model.familiarity import MAP, Familiarity, Moments, within_border
+from flawmap.train.calibration import calibration
 from flawmap.train.detect import with_defects
 from flawmap.train.loop import seeded
 from flawmap.train.sources import GoodParts
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Numbers = np.ndarray[Any, np.dtype[np.int_]]
 
+NONE = -2  # no group
+FOLDS = 8
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
 TILES = 8  # of each photo, where photos are cut into tiles
 PAINTED = 128  # pictures with painted defects that evidence is tried on, about
 OUTLINED = 32  # of these, whose outlines are looked at
 SEEN = 100  # pixels of a painted defect that must be seen
-USEFUL = 0.7  # AUROC on painted defects that a source must come to
+USEFUL = 0.72  # AUROC on painted defects that a source must come to
 
 
-@torch.no_grad()
-def fit_densities(model: DSR, good: GoodParts, device: torch.device) -> None:
-    """Fit the Gaussians of `model.familiarity` to good photos that were trained on, or PHOTOS of them. In place."""
-    familiarity = _of(model)
-    moments = {name: Moments(len(density.mean)) for name, density in familiarity.named_densities()}
-    for index in range(0, len(good), -(-len(good) // PHOTOS)):
-        for pictures, inside in good.pictures(index, TILES):
-            features = model.examine(_laid_out(pictures, device)).features
-            for name, sums in moments.items():
-                cells = _cells(inside, features[name])
-                sums.add(within_border(features[name]).float(), None if cells is None else within_border(cells))
-    for name, density in familiarity.named_densities():
-        density.fit(moments[name].mean(), moments[name].covariance())
+class CrossFit:
+    """What is familiar of good photos: fitted to them, and set against them as against photos it was not fitted to.
 
+    Every photo belongs to a group, whose photos are all left out when evidence is told of one of them. With
+    `threshold.calibration` = "cross-fitted" there are FOLDS groups of photos trained on and held out alike, each of
+    whole folders where those were held out: every photo has a say in what good parts come to, which a dozen held out
+    cannot tell (RESULTS.md). Detection has learnt from most of them, as backgrounds of painted defects; that is not
+    undone. With "held-out" the Gaussians are of photos trained on, and only those held out tell what they come to.
 
-class Levels(NamedTuple):
-    """By kind of evidence, the map's first: the largest on each good photo held out, and its deviation from place to
-    place."""
-
-    largest: dict[str, list[float]]
-    usual: dict[str, float]
-
-
-@torch.no_grad()
-def set_levels(model: DSR, held_out: GoodParts, device: torch.device) -> Levels:
-    """Set what the evidence of `model.familiarity` comes to on good photos held out. In place.
-
-    The map's largest evidence is that of a mean over the square that scores are taken over.
+    places: the photos that tell, each as (parts, number in them), and their groups (P,); folders: how many whole
+    folders these are, 0 where each photo stands for itself; largest: (P, kinds) evidence of each, the map's first.
     """
-    familiarity = _of(model)
-    names = (MAP, *familiarity.sources)
-    largest: list[list[float]] = [[] for _ in names]
-    usual = [Moments(1) for _ in names]
-    for index in range(len(held_out)):
-        highest = [-math.inf] * len(names)
-        for pictures, inside in held_out.pictures(index):
-            for number, (found, cells) in enumerate(_evidence(model, pictures, inside, device)):
-                usual[number].add(found, cells)
-                highest[number] = max(highest[number], _largest(found, cells))
-        for values, value in zip(largest, highest, strict=True):
-            values.append(value)
-    deviations = [math.sqrt(max(float(moments.covariance()), 0.0)) for moments in usual]
-    levels = Levels(dict(zip(names, largest, strict=True)), dict(zip(names, deviations, strict=True)))
-    levels_without(model, levels, ())
-    return levels
+
+    def __init__(
+        self, model: DSR, trained: GoodParts, held_out: GoodParts, recipe: Recipe, device: torch.device
+    ) -> None:
+        self.model, self.recipe, self.device = model, recipe, device
+        self.kinds = (MAP, *_of(model).sources)
+        cross = recipe.threshold.calibration == "cross-fitted"
+        told = [(held_out, index) for index in range(len(held_out))]
+        room = max(PHOTOS - len(told), 1) if cross else PHOTOS
+        learnt = [(trained, index) for index in range(0, len(trained), -(-len(trained) // room))]
+        self.places = [*learnt, *told] if cross else told
+        paths = [parts.paths[index] for parts, index in self.places]
+        whole = in_whole_folders(trained.paths, held_out.paths)
+        units = [str(path.parent if whole else path) for path in paths]
+        self.folders = len(set(units)) if whole else 0
+        self.groups = grouped(units, FOLDS if cross else len(units), recipe.run.seed)
+        self._fitted = [*zip(self.places, self.groups, strict=True)] if cross else [(place, -1) for place in learnt]
+        self._gaussians: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
+        self._usual: list[float] = []
+        self.largest = np.full((len(self.places), len(self.kinds)), -math.inf)
+
+    @torch.no_grad()
+    def fit(self) -> dict[str, float]:
+        """Fit and set `model.familiarity`, and leave out of it what does not serve. In place.
+
+        Returns the AUROC of each kind of evidence, as `keep_useful` does.
+        """
+        self._fit_gaussians()
+        self._measure()
+        self.leave_out(NONE)
+        found_by = self.keep_useful()
+        if self.model.familiarity is not None:
+            self.leave_out(NONE)
+        return found_by
+
+    def leave_out(self, group: int) -> None:
+        """Set `model.familiarity` as all photos tell but those of `group`, NONE for all. In place.
+
+        A photo's own evidence must not set what it is held against: its score would come out too small, and a threshold
+        or p-value told from such scores would promise too much (tests/train/test_held_out.py).
+        """
+        self._wear_gaussians(group)
+        familiarity, others = _of(self.model), self.groups != group
+        for number, name in enumerate((MAP, *familiarity.sources)):
+            kind = self.kinds.index(name)
+            values = self.largest[others if others.any() else ~others, kind]
+            familiarity.knots[number], familiarity.heights[number] = calibration(values.tolist(), self._usual[kind])
+        round_weights(familiarity)
+
+    @torch.no_grad()
+    def scores(self) -> tuple[list[float], list[float]]:
+        """(score, largest value of the map) of each of `places`, as of a photo that nothing was set by."""
+        scores: list[float] = []
+        peaks: list[float] = []
+        for (parts, index), group in zip(self.places, self.groups, strict=True):
+            self.leave_out(int(group))
+            score, peak = parts.score(self.model, index, self.device)
+            scores.append(score)
+            peaks.append(peak)
+        self.leave_out(NONE)
+        return scores, peaks
+
+    def _fit_gaussians(self) -> None:
+        """Gaussians of all photos, and of all but each group's."""
+        densities = dict(_of(self.model).named_densities())
+        moments: dict[int, dict[str, Moments]] = {}
+        for (parts, index), group in self._fitted:
+            sums = moments.setdefault(int(group), {name: Moments(len(each.mean)) for name, each in densities.items()})
+            for pictures, inside in parts.pictures(index, TILES):
+                features = self.model.examine(_laid_out(pictures, self.device)).features
+                for name, found in sums.items():
+                    cells = _cells(inside, features[name])
+                    found.add(within_border(features[name]).float(), None if cells is None else within_border(cells))
+        for left_out in (NONE, *sorted(set(self.groups.tolist()))):
+            chosen = [sums for group, sums in moments.items() if group != left_out] or list(moments.values())
+            self._gaussians[left_out] = {}
+            for name, density in densities.items():
+                together = Moments.of([sums[name] for sums in chosen])
+                density.fit(together.mean(), together.covariance())
+                self._gaussians[left_out][name] = density.mean.clone(), density.whitening.clone()
+
+    def _wear_gaussians(self, group: int) -> None:
+        for name, density in _of(self.model).named_densities():
+            mean, whitening = self._gaussians[group][name]
+            density.mean.copy_(mean)
+            density.whitening.copy_(whitening)
+        round_weights(_of(self.model))
+
+    def _measure(self) -> None:
+        """The largest of each kind of evidence on each photo, by the Gaussians of the other groups.
+
+        The map's is that of a mean over the square that scores are taken over.
+        """
+        usual = [Moments(1) for _ in self.kinds]
+        for (parts, index), group, largest in zip(self.places, self.groups, self.largest, strict=True):
+            self._wear_gaussians(int(group))
+            for pictures, inside in parts.pictures(index):
+                for kind, (found, cells) in enumerate(_evidence(self.model, pictures, inside, self.device)):
+                    usual[kind].add(found, cells)
+                    largest[kind] = max(largest[kind], _largest(found, cells))
+        self._usual = [math.sqrt(max(float(moments.covariance()), 0.0)) for moments in usual]
+
+    @torch.no_grad()
+    def keep_useful(self) -> dict[str, float]:
+        """Leave out the sources of `model.familiarity` whose AUROC on painted defects is not USEFUL.
+
+        In place; the map that is shown is chosen too. Returns the AUROC of each evidence, of its largest value on good
+        pictures against the same with painted defects; empty, and all are kept, where the recipe paints none or none
+        could be seen.
+        """
+        familiarity, recipe = _of(self.model), self.recipe
+        if recipe.anomalies.place != "image":
+            return {}
+        settings = recipe.anomalies.model_copy(update={"empty": 0.0})
+        generator = seeded(recipe.run.seed, 40)
+        tables = rank_tables(self.model.discrete) if settings.ranks == "table" else None
+        turns = range(0, len(self.places), -(-len(self.places) // PAINTED))
+        chosen = [(*self.places[turn], int(self.groups[turn])) for turn in turns]
+        parts = [(*next(photos.pictures(index, 1)), group) for photos, index, group in chosen]
+        good: list[list[float]] = []
+        for turn, (picture, inside, group) in zip(turns, parts, strict=True):
+            if self.places[turn][0].whole is None:
+                self.leave_out(group)
+                good.append(_all_evidence(self.model, picture, inside, self.device))
+            else:
+                good.append(self.largest[turn].tolist())  # the picture is all of the photo
+        painted: list[list[float]] = []
+        outlined: list[tuple[int, Tensor, Mask, Mask | None]] = []  # group, picture, its defect, and what of it counts
+        for _ in range(-(-PAINTED // len(parts))):
+            for start in range(0, len(parts), recipe.detect.batch):
+                batch = parts[start : start + recipe.detect.batch]
+                pictures = torch.cat([picture for picture, _, _ in batch])
+                sample = with_defects(self.model, pictures, settings, generator, self.device, tables)
+                for image, mask, (_, inside, group) in zip(sample.image, sample.mask.cpu().numpy(), batch, strict=True):
+                    if (mask if inside is None else mask & inside).sum() >= SEEN:
+                        self.leave_out(group)
+                        painted.append(_all_evidence(self.model, image[None], inside, self.device))
+                        outlined += [(group, image[None], mask, inside)] if len(outlined) < OUTLINED else []
+        if not painted:
+            return {}
+        defective = np.repeat([False, True], [len(good), len(painted)])
+        largest = np.array([*good, *painted])  # (pictures, kinds of evidence)
+        found_by = {name: image_auroc(defective, values) for name, values in zip(self.kinds, largest.T, strict=True)}
+        familiarity.keep({name for name in familiarity.sources if found_by[name] >= USEFUL})
+        if familiarity.sources:
+            familiarity.share(self._together_outlines_better(outlined))
+        else:
+            self.model.familiarity = None
+        return found_by
+
+    def _together_outlines_better(self, painted: Sequence[tuple[int, Tensor, Mask, Mask | None]]) -> bool:
+        """Whether all evidence has a larger pixel AP than detection's map alone.
+
+        `painted`: groups, pictures (1, 3, H, W), their defects and what of them counts, (H, W).
+        """
+        defective: list[Mask] = []
+        values: list[tuple[Floats, Floats]] = []
+        for group, picture, mask, inside in painted:
+            self.leave_out(group)
+            examined = self.model.examine(_laid_out(picture, self.device))
+            familiarity = _of(self.model)
+            above = torch.stack(familiarity.above(examined.logits, examined.features))[:, 0, ::2, ::2].cpu().numpy()
+            counts = np.ones_like(mask) if inside is None else inside
+            where = counts[::2, ::2]
+            defective.append(mask[::2, ::2][where])
+            values.append((above.mean(axis=0)[where], above[0][where]))
+        truth = np.concatenate(defective)
+        together, alone = (image_ap(truth, np.concatenate(kind)) for kind in zip(*values, strict=True))
+        return together > alone
 
 
-def levels_without(model: DSR, levels: Levels, left_out: Collection[int]) -> None:
-    """Set the levels of `model.familiarity` from all photos held out but those numbered `left_out`. In place.
-
-    A photo's own evidence must not set the level it is held against: scores would come out too small, and a threshold
-    or p-value told from them would promise too much (tests/train/test_familiar.py). Leaves all in where none would be
-    left.
-    """
-    familiarity = _of(model)
-    for number, name in enumerate((MAP, *familiarity.sources)):
-        values = [value for index, value in enumerate(levels.largest[name]) if index not in left_out]
-        level, spread = level_and_spread(values or levels.largest[name], levels.usual[name])
-        familiarity.levels[number], familiarity.spreads[number] = level, spread
+def in_whole_folders(trained: Sequence[Path], held_out: Sequence[Path]) -> bool:
+    """Whether whole folders were held out, so that each stands for a part, a day or a batch."""
+    learnt = {path.parent for path in trained}
+    return not any(path.parent in learnt for path in held_out)
 
 
-@torch.no_grad()
-def keep_useful(model: DSR, held_out: GoodParts, recipe: Recipe, device: torch.device) -> dict[str, float]:
-    """Leave out the sources of `model.familiarity` whose AUROC on painted defects is not USEFUL.
-
-    In place; the map that is shown is chosen too. Returns the AUROC of each evidence, of its largest value on good
-    pictures held out against the same with painted defects; empty, and all are kept, where `recipe` paints none or none
-    could be seen.
-    """
-    familiarity = _of(model)
-    if recipe.anomalies.place != "image":
-        return {}
-    names = (MAP, *familiarity.sources)
-    settings = recipe.anomalies.model_copy(update={"empty": 0.0})
-    generator = seeded(recipe.run.seed, 40)
-    tables = rank_tables(model.discrete) if settings.ranks == "table" else None
-    parts = [next(held_out.pictures(index, 1)) for index in range(min(len(held_out), PAINTED))]
-    good = [_all_evidence(model, picture, inside, device) for picture, inside in parts]
-    painted: list[list[float]] = []
-    outlined: list[tuple[Tensor, Mask, Mask | None]] = []  # some images, their defects, and what of them counts
-    for _ in range(-(-PAINTED // len(parts))):
-        for start in range(0, len(parts), recipe.detect.batch):
-            group = parts[start : start + recipe.detect.batch]
-            sample = with_defects(
-                model, torch.cat([picture for picture, _ in group]), settings, generator, device, tables
-            )
-            for image, mask, (_, inside) in zip(sample.image, sample.mask.cpu().numpy(), group, strict=True):
-                if (mask if inside is None else mask & inside).sum() >= SEEN:
-                    painted.append(_all_evidence(model, image[None], inside, device))
-                    outlined += [(image[None], mask, inside)] if len(outlined) < OUTLINED else []
-    if not painted:
-        return {}
-    defective = np.repeat([False, True], [len(good), len(painted)])
-    largest = np.array([*good, *painted])  # (pictures, kinds of evidence)
-    found_by = {name: image_auroc(defective, values) for name, values in zip(names, largest.T, strict=True)}
-    familiarity.keep({name for name in familiarity.sources if found_by[name] >= USEFUL})
-    if familiarity.sources:
-        familiarity.share(_together_outlines_better(model, outlined, device))
-    else:
-        model.familiarity = None
-    return found_by
-
-
-def _together_outlines_better(
-    model: DSR, painted: Sequence[tuple[Tensor, Mask, Mask | None]], device: torch.device
-) -> bool:
-    """Whether all evidence has a larger pixel AP than detection's map alone.
-
-    `painted`: pictures (1, 3, H, W), their defects and what of them counts, (H, W).
-    """
-    defective: list[Mask] = []
-    values: list[tuple[Floats, Floats]] = []
-    for picture, mask, inside in painted:
-        examined = model.examine(_laid_out(picture, device))
-        above = torch.stack(_of(model).above(examined.logits, examined.features))[:, 0, ::2, ::2].cpu().numpy()
-        counts = np.ones_like(mask) if inside is None else inside
-        where = counts[::2, ::2]
-        defective.append(mask[::2, ::2][where])
-        values.append((above.mean(axis=0)[where], above[0][where]))
-    truth = np.concatenate(defective)
-    together, alone = (image_ap(truth, np.concatenate(kind)) for kind in zip(*values, strict=True))
-    return together > alone
+def grouped(units: Sequence[str], count: int, seed: int) -> Numbers:
+    """The group of each of P photos, (P,) int: `count` groups of about as many photos, those of one unit together."""
+    sizes = Counter(units)
+    names = sorted(sizes)
+    filled = np.zeros(max(min(count, len(names)), 1), int)
+    group = {}
+    for index in torch.randperm(len(names), generator=seeded(seed, 41)).tolist():
+        group[names[index]] = int(filled.argmin())
+        filled[group[names[index]]] += sizes[names[index]]
+    return np.array([group[unit] for unit in units])
 
 
 def _evidence(
@@ -169,7 +253,7 @@ def _evidence(
     The map's is a mean over the square that scores are taken over.
     """
     examined = model.examine(_laid_out(pictures, device))
-    side = model.score_side
+    side = model.map_side
     for number, found in enumerate(_of(model).evidence(examined.logits, examined.features)):
         if number == 0:
             found = nn.functional.avg_pool2d(found, side, 1, side // 2, count_include_pad=False)

@@ -25,7 +25,7 @@ from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
-from flawmap.train.familiar import PHOTOS, Levels, fit_densities, keep_useful, levels_without, set_levels
+from flawmap.train.familiar import PHOTOS, CrossFit, in_whole_folders
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
 from flawmap.train.sources import GoodParts, Varied, good_images, shaped
@@ -185,21 +185,22 @@ def train(
     model.eval().requires_grad_(False)
     round_weights(model)  # the threshold belongs to the weights as they are stored
     evidence: dict[str, float] = {}
-    levels: Levels | None = None
+    known = GoodParts(train_paths, recipe, scope, images)
+    fitting: CrossFit | None = None
     if model.familiarity is not None:
-        fit_densities(model, GoodParts(train_paths, recipe, scope, images), machine.device)
-        round_weights(model)
-        levels = set_levels(model, held_out, machine.device)
-        round_weights(model)
-        evidence = keep_useful(model, held_out, recipe, machine.device)
-        round_weights(model)
+        fitting = CrossFit(model, known, held_out, recipe, machine.device)
+        evidence = fitting.fit()
         kept = recipe.model.model_copy(update={"familiarity": model.familiarity.sources if model.familiarity else ()})
         recipe = recipe.model_copy(update={"model": kept})
-    known = (GoodParts(train_paths, recipe, scope, images), held_out)
-    photos = learn_photos(model, known, machine.device)
-    folders = held_out_folders(train_paths, held_out_paths)
-    scores, peaks = score_held_out(model, held_out, levels, folders, machine.device)
-    threshold = choose_threshold(scores, peaks, recipe.threshold.overkill, folders=len(set(folders)))
+    photos = learn_photos(model, (known, held_out), machine.device)
+    if fitting is not None and model.familiarity is not None:
+        scores, peaks = fitting.scores()
+        folders, method = fitting.folders, f"{recipe.threshold.calibration} good"
+    else:
+        scores, peaks = held_out.scores(model, machine.device)
+        whole = in_whole_folders(train_paths, held_out_paths)
+        folders, method = len({path.parent for path in held_out_paths}) if whole else 0, "held-out good"
+    threshold = choose_threshold(scores, peaks, recipe.threshold.overkill, method, folders, recipe.threshold.tail)
     provenance = {
         "flawmap": version("flawmap"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -208,7 +209,8 @@ def train(
         "trained_on": len(images),
         "varied": varied,
         "held_out": len(held_out),
-        "held_out_folders": len(set(folders)),
+        "calibration": method,
+        "held_out_folders": folders,
         "seed": recipe.run.seed,
         "machine": machine.describe(),
         "minutes": round((time.monotonic() - started) / 60, 2),
@@ -227,35 +229,6 @@ def train(
         file.unlink()
     folder.rmdir()
     return bundle
-
-
-def held_out_folders(train_paths: Sequence[Path], held_out_paths: Sequence[Path]) -> list[str]:
-    """The folder of each photo held out, where whole folders were; empty where photos were."""
-    learnt = {path.parent for path in train_paths}
-    folders = [str(path.parent) for path in held_out_paths]
-    return [] if any(path.parent in learnt for path in held_out_paths) else folders
-
-
-def score_held_out(
-    model: DSR, held_out: GoodParts, levels: Levels | None, folders: Sequence[str], device: torch.device
-) -> tuple[list[float], list[float]]:
-    """(score, largest value of the map) of each photo held out, as of a photo that nothing was set by.
-
-    The levels of familiarity are set by these photos: each is scored with those that the others give, or, where whole
-    folders are held out, those of the other folders.
-    """
-    if model.familiarity is None or levels is None:
-        return held_out.scores(model, device)
-    familiarity, several = model.familiarity, len(set(folders)) > 1
-    kept = familiarity.levels.clone(), familiarity.spreads.clone()
-
-    def leave_out(index: int) -> None:
-        alike = [other for other, name in enumerate(folders) if name == folders[index]] if several else [index]
-        levels_without(model, levels, alike)
-
-    found = held_out.scores(model, device, leave_out)
-    familiarity.levels, familiarity.spreads = kept
-    return found
 
 
 def learn_photos(model: DSR, known: Sequence[GoodParts], device: torch.device) -> GoodPhotos:

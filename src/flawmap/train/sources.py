@@ -6,7 +6,7 @@ Axes: B images or tiles, h, w their rows and columns.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -109,31 +109,21 @@ class GoodParts:
         else:
             yield self.whole.get([index]), self.scope.inside(self.settings.height, self.settings.width)
 
-    def scores(
-        self, model: DSR, device: torch.device, before: Callable[[int], None] = lambda index: None
-    ) -> tuple[list[float], list[float]]:
-        """(score, largest value of the map) of each image, by the model as it will be used.
-
-        `before` is called with the number of each image before it is scored.
-        """
+    def score(self, model: DSR, index: int, device: torch.device) -> tuple[float, float]:
+        """(score, largest value of the map) of photo `index`, by the model as it will be used."""
+        if self.whole is not None:
+            inside = self.scope.inside(self.settings.height, self.settings.width)
+            found = look(model, self.whole.get([index]), device).within(inside, model.score_side)
+            return float(found.scores[0]), float(found.maps.max())
 
         def network(tiles: Array) -> Found:  # (B, 3, h, w)
             return look(model, torch.from_numpy(tiles), device)
 
-        scores: list[float] = []
-        peaks: list[float] = []
-        for index, path in enumerate(self.paths):
-            before(index)
-            if self.whole is not None:
-                inside = self.scope.inside(self.settings.height, self.settings.width)
-                found = look(model, self.whole.get([index]), device).within(inside, model.score_side)
-                scores.append(float(found.scores[0]))
-                peaks.append(float(found.maps.max()))
-            else:
-                pixels = at_scale(read_pixels(path), self.settings)
-                blended = inspect_tiles(
-                    network, pixels, self.settings, self.scope, score_side=model.score_side, drawings=False
-                )
-                scores.append(blended.score)
-                peaks.append(float(blended.map.max()))
-        return scores, peaks
+        pixels = at_scale(read_pixels(self.paths[index]), self.settings)
+        blended = inspect_tiles(network, pixels, self.settings, self.scope, score_side=model.score_side, drawings=False)
+        return blended.score, float(blended.map.max())
+
+    def scores(self, model: DSR, device: torch.device) -> tuple[list[float], list[float]]:
+        """(score, largest value of the map) of each photo."""
+        found = [self.score(model, index, device) for index in range(len(self))]
+        return [score for score, _ in found], [peak for _, peak in found]
