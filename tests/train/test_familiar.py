@@ -143,14 +143,15 @@ def test_a_source_that_finds_painted_defects_much_worse_is_left_out(
     photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = prepared(recipe_of(), photos)
-    evidence = familiar._evidence
+    evidence = familiar._evidence_of
 
     def blind(*arguments: Any) -> Any:
         """The image with its contrast levelled shows nothing."""
         for number, (found, cells) in enumerate(evidence(*arguments)):
             yield (found * 0 if number == 2 else found), cells
 
-    monkeypatch.setattr(familiar, "_evidence", blind)
+    monkeypatch.setattr(familiar, "_evidence_of", blind)
+    monkeypatch.setattr(familiar, "UNSTEADY", 100.0)
     monkeypatch.setattr(familiar, "with_defects", bright_square)
     found = fit.fit()
     assert list(found) == ["map", "encoder", "local", "detection"]
@@ -159,6 +160,25 @@ def test_a_source_that_finds_painted_defects_much_worse_is_left_out(
     assert familiarity is not None
     assert "encoder" in familiarity.sources and "local" not in familiarity.sources
     assert len(familiarity.knots) == 1 + len(familiarity.sources)
+
+
+def test_a_source_that_varies_much_from_one_good_photo_to_the_next_is_left_out(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = prepared(recipe_of(), photos)
+    evidence, calls = familiar._evidence_of, iter(range(10**6))
+
+    def wavering(*arguments: Any) -> Any:
+        away = 3.0 * (next(calls) % 2)
+        for number, (found, cells) in enumerate(evidence(*arguments)):
+            yield (found + away if number == 1 else found), cells
+
+    monkeypatch.setattr(familiar, "_evidence_of", wavering)
+    monkeypatch.setattr(familiar, "with_defects", bright_square)
+    monkeypatch.setattr(familiar, "USEFUL", 0.0)
+    fit.fit()
+    assert fit.model.familiarity is not None
+    assert "encoder" not in fit.model.familiarity.sources and fit.model.familiarity.sources
 
 
 @pytest.mark.parametrize("blind", [True, False])
@@ -178,6 +198,7 @@ def test_the_map_that_is_shown_is_the_one_that_outlines_better(
     good = torch.cat([next(parts.pictures(index))[0] for parts, index in fit.places])
     good = torch.cat([good, *(next(good_parts(photos, fit.recipe).pictures(index))[0] for index in range(len(photos)))])
     monkeypatch.setattr(DSR, "examine", examined)
+    monkeypatch.setattr(familiar, "UNSTEADY", 100.0)
     monkeypatch.setattr(familiar, "with_defects", bright_square)
     fit.fit()
     assert fit.model.familiarity is not None
@@ -231,8 +252,9 @@ def test_a_training_ends_with_the_evidence_that_serves(
     policy: str, useful: float, calibration: str, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(familiar, "USEFUL", useful)
+    monkeypatch.setattr(familiar, "UNSTEADY", 100.0)
     monkeypatch.setattr(familiar, "with_defects", bright_square)  # of what is painted so small nothing is seen
-    monkeypatch.setattr(familiar.CrossFit, "_together_outlines_better", lambda *_: True)  # shares of a third each
+    monkeypatch.setattr(familiar, "_together_outlines_better", lambda *_: True)  # shares of a third each
     kinds = ("encoder", "detection")
     told = f"threshold.calibration={calibration}"
     recipe = recipe_of(f"image.policy={policy}", told, f"model.familiarity={list(kinds)}".replace("'", '"'))

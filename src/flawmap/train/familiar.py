@@ -24,7 +24,7 @@ from flawmap.config import Recipe
 from flawmap.data.images import Mask
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
-from flawmap.model.dsr import DSR
+from flawmap.model.dsr import DSR, Examined
 from flawmap.model.familiarity import MAP, Familiarity, Moments, within_border
 from flawmap.train.calibration import calibration
 from flawmap.train.detect import with_defects
@@ -38,10 +38,11 @@ NONE = -2  # no group
 FOLDS = 8
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
 TILES = 8  # of each photo, where photos are cut into tiles
-PAINTED = 128  # pictures with painted defects that evidence is tried on, about
-OUTLINED = 32  # of these, whose outlines are looked at
+PAINTED = 192  # pictures with painted defects that evidence is tried on
+ADVANTAGE = 1.1  # of detection in outlining painted defects
 SEEN = 100  # pixels of a painted defect that must be seen
-USEFUL = 0.72  # AUROC on painted defects that a source must come to
+USEFUL = 0.6  # AUROC on painted defects that a source must come to
+UNSTEADY = 0.65  # deviation of a source's largest evidence among good photos, a logarithm, beyond which it tells little
 
 
 class CrossFit:
@@ -160,11 +161,12 @@ class CrossFit:
 
     @torch.no_grad()
     def keep_useful(self) -> dict[str, float]:
-        """Leave out the sources of `model.familiarity` whose AUROC on painted defects is not USEFUL.
+        """Leave out the sources of `model.familiarity` that do not serve, and choose the map that is shown. In place.
 
-        In place; the map that is shown is chosen too. Returns the AUROC of each evidence, of its largest value on good
-        pictures against the same with painted defects; empty, and all are kept, where the recipe paints none or none
-        could be seen.
+        These are sources whose largest evidence varies by more than UNSTEADY from one good photo to the next, and those
+        that do not find painted defects with an AUROC of USEFUL. Returns the AUROC of each evidence, of its largest
+        value on good pictures against the same with painted defects; empty, and all are kept, where the recipe paints
+        none or none could be seen.
         """
         familiarity, recipe = _of(self.model), self.recipe
         if recipe.anomalies.place != "image":
@@ -173,58 +175,58 @@ class CrossFit:
         generator = seeded(recipe.run.seed, 40)
         tables = rank_tables(self.model.discrete) if settings.ranks == "table" else None
         turns = range(0, len(self.places), -(-len(self.places) // PAINTED))
-        chosen = [(*self.places[turn], int(self.groups[turn])) for turn in turns]
-        parts = [(*next(photos.pictures(index, 1)), group) for photos, index, group in chosen]
         good: list[list[float]] = []
-        for turn, (picture, inside, group) in zip(turns, parts, strict=True):
-            if self.places[turn][0].whole is None:
-                self.leave_out(group)
-                good.append(_all_evidence(self.model, picture, inside, self.device))
-            else:
-                good.append(self.largest[turn].tolist())  # the picture is all of the photo
         painted: list[list[float]] = []
-        outlined: list[tuple[int, Tensor, Mask, Mask | None]] = []  # group, picture, its defect, and what of it counts
-        for _ in range(-(-PAINTED // len(parts))):
-            for start in range(0, len(parts), recipe.detect.batch):
-                batch = parts[start : start + recipe.detect.batch]
-                pictures = torch.cat([picture for picture, _, _ in batch])
-                sample = with_defects(self.model, pictures, settings, generator, self.device, tables)
-                for image, mask, (_, inside, group) in zip(sample.image, sample.mask.cpu().numpy(), batch, strict=True):
-                    if (mask if inside is None else mask & inside).sum() >= SEEN:
-                        self.leave_out(group)
-                        painted.append(_all_evidence(self.model, image[None], inside, self.device))
-                        outlined += [(group, image[None], mask, inside)] if len(outlined) < OUTLINED else []
+        outlines: list[tuple[Floats, Mask]] = []  # all evidence (kinds, pixels) of some pictures, and what is defective
+        for start in range(0, PAINTED, recipe.detect.batch):
+            numbers = [turns[index % len(turns)] for index in range(start, min(start + recipe.detect.batch, PAINTED))]
+            parts = [next(photos.pictures(index, 1)) for photos, index in (self.places[number] for number in numbers)]
+            if start < len(turns):
+                good += [self._largest_of(number, *part) for number, part in zip(numbers, parts, strict=True)]
+            pictures = torch.cat([picture for picture, _ in parts])
+            sample = with_defects(self.model, pictures, settings, generator, self.device, tables)
+            for image, mask, (_, inside), number in zip(
+                sample.image, sample.mask.cpu().numpy(), parts, numbers, strict=True
+            ):
+                if (mask if inside is None else mask & inside).sum() >= SEEN:
+                    self.leave_out(int(self.groups[number]))
+                    examined = self.model.examine(_laid_out(image[None], self.device))
+                    found = _evidence_of(self.model, examined, inside)
+                    painted.append([_largest(values, cells) for values, cells in found])
+                    above = torch.stack(familiarity.above(examined.logits, examined.features))[:, 0, ::2, ::2]
+                    where = np.ones_like(mask[::2, ::2]) if inside is None else inside[::2, ::2]
+                    outlines.append((above.cpu().numpy()[:, where], mask[::2, ::2][where]))
         if not painted:
             return {}
         defective = np.repeat([False, True], [len(good), len(painted)])
         largest = np.array([*good, *painted])  # (pictures, kinds of evidence)
         found_by = {name: image_auroc(defective, values) for name, values in zip(self.kinds, largest.T, strict=True)}
-        familiarity.keep({name for name in familiarity.sources if found_by[name] >= USEFUL})
-        if familiarity.sources:
-            familiarity.share(self._together_outlines_better(outlined))
+        steady = dict(zip(self.kinds, self.largest.std(axis=0) <= UNSTEADY, strict=True))
+        kept = [name for name in familiarity.sources if steady[name] and found_by[name] >= USEFUL]
+        familiarity.keep(kept)
+        if kept:
+            familiarity.share(_together_outlines_better(outlines, [self.kinds.index(name) for name in (MAP, *kept)]))
         else:
             self.model.familiarity = None
         return found_by
 
-    def _together_outlines_better(self, painted: Sequence[tuple[int, Tensor, Mask, Mask | None]]) -> bool:
-        """Whether all evidence has a larger pixel AP than detection's map alone.
+    def _largest_of(self, number: int, picture: Tensor, inside: Mask | None) -> list[float]:
+        """The largest of each evidence in a picture (1, 3, H, W) of photo `number`."""
+        if self.places[number][0].whole is not None:
+            return [float(value) for value in self.largest[number]]  # the picture is all of the photo
+        self._wear_gaussians(int(self.groups[number]))
+        return [_largest(found, cells) for found, cells in _evidence(self.model, picture, inside, self.device)]
 
-        `painted`: groups, pictures (1, 3, H, W), their defects and what of them counts, (H, W).
-        """
-        defective: list[Mask] = []
-        values: list[tuple[Floats, Floats]] = []
-        for group, picture, mask, inside in painted:
-            self.leave_out(group)
-            examined = self.model.examine(_laid_out(picture, self.device))
-            familiarity = _of(self.model)
-            above = torch.stack(familiarity.above(examined.logits, examined.features))[:, 0, ::2, ::2].cpu().numpy()
-            counts = np.ones_like(mask) if inside is None else inside
-            where = counts[::2, ::2]
-            defective.append(mask[::2, ::2][where])
-            values.append((above.mean(axis=0)[where], above[0][where]))
-        truth = np.concatenate(defective)
-        together, alone = (image_ap(truth, np.concatenate(kind)) for kind in zip(*values, strict=True))
-        return together > alone
+
+def _together_outlines_better(outlines: Sequence[tuple[Floats, Mask]], kinds: Sequence[int]) -> bool:
+    """Whether the evidence of all `kinds` outlines painted defects better than that of the first, detection's, alone.
+
+    By pixel AP. Detection was trained on such defects, so its own must be larger by ADVANTAGE.
+    """
+    truth = np.concatenate([mask for _, mask in outlines])
+    alone = np.concatenate([above[kinds[0]] for above, _ in outlines])
+    together = np.concatenate([above[list(kinds)].mean(axis=0) for above, _ in outlines])
+    return ADVANTAGE * image_ap(truth, together) > image_ap(truth, alone)
 
 
 def in_whole_folders(trained: Sequence[Path], held_out: Sequence[Path]) -> bool:
@@ -252,17 +254,15 @@ def _evidence(
 
     The map's is a mean over the square that scores are taken over.
     """
-    examined = model.examine(_laid_out(pictures, device))
+    return _evidence_of(model, model.examine(_laid_out(pictures, device)), inside)
+
+
+def _evidence_of(model: DSR, examined: Examined, inside: Mask | None) -> Iterator[tuple[Tensor, Tensor | None]]:
     side = model.map_side
     for number, found in enumerate(_of(model).evidence(examined.logits, examined.features)):
         if number == 0:
             found = nn.functional.avg_pool2d(found, side, 1, side // 2, count_include_pad=False)
         yield found, _cells(inside, found)
-
-
-def _all_evidence(model: DSR, picture: Tensor, inside: Mask | None, device: torch.device) -> list[float]:
-    """Largest value of each evidence in a picture (1, 3, H, W)."""
-    return [_largest(found, cells) for found, cells in _evidence(model, picture, inside, device)]
 
 
 def _largest(found: Tensor, cells: Tensor | None) -> float:
