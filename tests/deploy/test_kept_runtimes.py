@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -254,6 +255,21 @@ def test_what_a_killed_process_left_half_written_is_removed_the_next_day(
     os.utime(old, (0, 0))
     load(bundle, "onnx")
     assert not old.exists() and new.exists()
+
+
+def test_what_nobody_used_for_long_is_removed_when_something_new_is_kept(
+    bundle: Path, exports: Exports, cache: Path
+) -> None:
+    used = file_of(load(bundle, "onnx")[0]).parent
+    forgotten = cache / "exports" / "onnx-forgotten"
+    forgotten.mkdir()
+    (forgotten / "kept.json").write_text("{}")
+    long_ago = time.time() - 91 * 24 * 60 * 60
+    for folder in (used, forgotten):
+        os.utime(folder / "kept.json", (long_ago, long_ago))
+    load(bundle, "onnx")  # is used
+    load(bundle, "openvino")  # is new
+    assert used.exists() and not forgotten.exists()
 
 
 def test_of_two_processes_that_export_at_once_both_go_on(

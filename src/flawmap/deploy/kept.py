@@ -1,7 +1,7 @@
 """Exports kept for `--runtime`: a bundle is exported on first use, checked as `flawmap export` does, then found again.
 
 They lie in the user's cache, as a bundle may be read-only: XDG_CACHE_HOME/flawmap, else ~/.cache/flawmap; whatever is
-there can be deleted at any time. A folder is named by the hash of all that its artefact follows from: weights, recipe,
+there can be deleted at any time, and what was not used for UNUSED days is, when something new is kept. A folder is named by the hash of all that its artefact follows from: weights, recipe,
 the code and versions it was made by, and the CPU it was checked on. So none can be stale, only unused. It appears whole
 or not at all, and is compared with the note in it before each use. The bundle's threshold is not among these facts: the
 verdict is the inspector's.
@@ -32,6 +32,7 @@ from flawmap.errors import BundleError, ConfigError, DisagreementError
 NOTE = "kept.json"
 SAVING = ".saving-"  # begins the name of what is being written
 DAY = 24 * 60 * 60  # seconds after which what is still being written was left by a killed process
+UNUSED = 90  # days after which an export is removed
 
 Facts = dict[str, Any]
 Say = Callable[[str], object]
@@ -121,6 +122,8 @@ def _whole(place: Path, facts: Facts) -> Path | None:
         note = json.loads((place / NOTE).read_text(encoding="utf-8"))
         if note["facts"] != facts or any(sha256(place / name) != known for name, known in note["files"].items()):
             return None
+        with contextlib.suppress(OSError):
+            os.utime(place / NOTE)  # when it was last used
         return place / str(note["artefact"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -168,8 +171,10 @@ def _unwritable(folder: Path, problem: OSError | None) -> str:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what killed processes left half-written."""
-    for left in root.glob(f"{SAVING}*"):
+    """Remove what killed processes left half-written, and what nobody used for long."""
+    kept = [(left, left, DAY) for left in root.glob(f"{SAVING}*")]
+    kept += [(note.parent, note, UNUSED * DAY) for note in root.glob(f"*/{NOTE}") if note.parent.name[0] != "."]
+    for folder, touched, age in kept:
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > DAY:
-                shutil.rmtree(left, ignore_errors=True)
+            if time.time() - touched.stat().st_mtime > age:
+                shutil.rmtree(folder, ignore_errors=True)
