@@ -1,10 +1,10 @@
 """Exports kept for `--runtime`: a bundle is exported on first use, checked as `flawmap export` does, then found again.
 
 They lie in the user's cache, as a bundle may be read-only: XDG_CACHE_HOME/flawmap, else ~/.cache/flawmap; whatever is
-there can be deleted at any time, and what was not used for UNUSED days is, when something new is kept. A folder is named
-by the hash of all that its artefact follows from: weights, recipe, the code and versions it was made by, and the CPU it
-was checked on. So none can be stale, only unused. It appears whole or not at all, and is compared with the note in it
-before each use. The bundle's threshold is not among these facts: the verdict is the inspector's.
+there can be deleted at any time, and what was not used for UNUSED days is, when something new is kept. A folder is
+named by the hash of all that its artefact follows from: weights, recipe, the code and versions it was made by, and the
+CPU it was checked on. So none can be stale, only unused. It appears whole or not at all, and is compared with the note
+in it before each use. The threshold is not among these facts: the verdict is the inspector's.
 """
 
 from __future__ import annotations
