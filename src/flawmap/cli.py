@@ -322,6 +322,42 @@ def inspect_command(
         _fail(f"{len(failed)} of {len(found)} images could not be inspected: {named}")
 
 
+@_command("suspects", "the images inspected so far are in --out")
+def suspects_command(
+    bundle: Bundle_,
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help="The folder of the good photos, for pictures.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many to list.")] = 20,
+    out: Annotated[Path | None, typer.Option("--out", help="A folder for a report with pictures; needs DATA.")] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """List the good photos trained on that look most like defective ones, to sort them out and train again."""
+    from flawmap.bundle import load_bundle
+    from flawmap.deploy.suspects import find_photos, suspects
+
+    if (data is None) != (out is None):
+        raise ConfigError("pictures need both the folder of the good photos and --out")
+    opened = load_bundle(bundle)
+    chosen = suspects(opened, bundle)[:top]
+    limit = opened.threshold
+    for suspect in chosen:
+        word = "suspect" if limit is not None and suspect.score > limit.score else "-"
+        _say(f"{word:<9}  {suspect.score:.4f}  {suspect.image}")
+    above = sum(limit is not None and suspect.score > limit.score for suspect in chosen)
+    _say(f"{above} of these are above the threshold; what shows a defect, move away and train again")
+    if data is not None and out is not None:
+        from flawmap.deploy.batch import inspect_to_folder
+        from flawmap.deploy.inspector import Inspector
+
+        photos = find_photos(chosen, data)
+        for result in inspect_to_folder(Inspector(opened, device), photos, out, 0, overwrite):
+            if result.error:
+                _say(f"failed  {result.error}")
+        _say(f"wrote {out / 'report.html'}: scored with all photos known, so somewhat lower than here")
+
+
 @_command("evaluate", "nothing was written")
 def evaluate_command(
     bundle: Bundle_,

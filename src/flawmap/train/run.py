@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import resource
 import sys
 import time
@@ -195,9 +196,11 @@ def train(
     photos = learn_photos(model, (known, held_out), machine.device)
     if fitting is not None and model.familiarity is not None:
         scores, peaks = fitting.scores()
+        told = [parts.paths[index] for parts, index in fitting.places]
         folders, method = fitting.folders, f"{recipe.threshold.calibration} good"
     else:
         scores, peaks = held_out.scores(model, machine.device)
+        told = held_out_paths
         whole = in_whole_folders(train_paths, held_out_paths)
         folders, method = len({path.parent for path in held_out_paths}) if whole else 0, "held-out good"
     threshold = choose_threshold(scores, peaks, recipe.threshold.overkill, method, folders, recipe.threshold.tail)
@@ -220,6 +223,7 @@ def train(
         "evidence": {name: round(value, 3) for name, value in evidence.items()},
         "held_out_scores": scores,
         "held_out_peaks": peaks,
+        "good_photos": _names(told, good),
     }
     bundle = Bundle(
         model=model, recipe=recipe, threshold=threshold, provenance=provenance, ignore=scope.ignore, photos=photos
@@ -229,6 +233,12 @@ def train(
         file.unlink()
     folder.rmdir()
     return bundle
+
+
+def _names(photos: Sequence[Path], good: Sequence[Path]) -> list[str]:
+    """Photos as paths from the folder that holds all good ones."""
+    root = Path(os.path.commonpath([path.parent.absolute() for path in good]))
+    return [path.absolute().relative_to(root).as_posix() for path in photos]
 
 
 def learn_photos(model: DSR, known: Sequence[GoodParts], device: torch.device) -> GoodPhotos:

@@ -1,0 +1,49 @@
+"""Good photos that look defective: of those a bundle was trained on, the ones that the others find oddest.
+
+Among the photos given as good, some show defects in practice. Each photo was scored by what the other photos tell
+(train/familiar.py), so that a defect on it did not make itself familiar. The score tells the order to look at them in,
+not a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from flawmap.bundle import Bundle
+from flawmap.data.layouts import find_images
+from flawmap.errors import BundleError, DataError
+
+
+class Suspect(NamedTuple):
+    """A good photo. image: from the folder that holds all of them, with `/`; score: as of a part not trained on."""
+
+    image: str
+    score: float
+
+
+def suspects(bundle: Bundle, name: str | Path) -> list[Suspect]:
+    """The good photos of a bundle, the most suspicious first. Raises BundleError when it does not know their names."""
+    images, scores = (bundle.provenance.get(key) or [] for key in ("good_photos", "held_out_scores"))
+    if not images or len(images) != len(scores):
+        raise BundleError(f"{name} does not know which score each good photo had; train it again with this flawmap")
+    found = [Suspect(str(image), float(score)) for image, score in zip(images, scores, strict=True)]
+    return sorted(found, key=lambda suspect: -suspect.score)
+
+
+def find_photos(chosen: Sequence[Suspect], data: Path) -> list[Path]:
+    """Where the photos are, below the folder `data` that was trained on or one that holds it.
+
+    Raises DataError when one is not there, or more than one could be it.
+    """
+    below = find_images([data])
+    found = []
+    for suspect in chosen:
+        parts = Path(suspect.image).parts
+        matching = [path for path in below if path.parts[-len(parts) :] == parts]
+        if len(matching) != 1:
+            how = "is not in" if not matching else f"fits {len(matching)} files in"
+            raise DataError(f"{suspect.image} {how} {data}; give the folder of the good photos as it was trained on")
+        found += matching
+    return found
