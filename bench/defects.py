@@ -102,16 +102,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--name", required=True, help="what the data set is called in the results")
     parser.add_argument("--recipe", default="fast")
-    parser.add_argument(
-        "--counts", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 5, 10, 20]
-    )
+    counts = {"type": lambda text: [int(part) for part in text.split(",")], "default": [0, 1, 5, 10, 20]}
+    parser.add_argument("--counts", **counts)
+    parser.add_argument("--only", help="those of the counts to run now", **(counts | {"default": None}))
     parser.add_argument("--steps", type=int, default=0, help="instead of the recipe's")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "bench")
     chosen = parser.parse_args()
     for seed in (int(part) for part in chosen.seeds.split(",")):
-        for count in chosen.counts:
+        for count in chosen.only or chosen.counts:
             name = f"defects-{chosen.name}-{chosen.recipe}-{count}of{max(chosen.counts)}-seed{seed}"
             if (chosen.out / f"{name}.json").exists():
                 print(f"{name} is done")
