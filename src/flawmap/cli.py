@@ -10,11 +10,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -64,6 +64,7 @@ Precision = Annotated[
     str,
     typer.Option("--precision", help="`float32`; `bfloat16`, faster where the CPU has it (runtime torch alone)."),
 ]
+Item = TypeVar("Item")
 Batch = Annotated[int, typer.Option("--batch", min=0, help="Images (or tiles) at a time; 0: 1 on a CPU, 8 on a GPU.")]
 
 
@@ -480,7 +481,8 @@ def limits_command(
     paths = check_photos(find_images(images), photos, seed)
     inspector = load(bundle, device, runtime=runtime, say=_remark)
     refuse_folder(out, overwrite)
-    trials = list(run_trials(inspector, paths, sizes=chosen_sizes, contrasts=shares, shape=shape, seed=seed, say=_say))
+    drawn = run_trials(inspector, paths, sizes=chosen_sizes, contrasts=shares, shape=shape, seed=seed, say=_say)
+    trials = _watched(drawn, len(paths) * len(chosen_sizes) * len(shares), "defects drawn and inspected")
     limits = summarise(trials)
     used = len({trial.image for trial in trials})
     facts = {"bundle": str(bundle), "shape": shape, "photos": used, "trials": len(trials), "seed": seed}
@@ -533,13 +535,15 @@ def repeat_command(
     if out.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"--out {out} lies inside {folder}, whose folders are parts; choose another")
     if shots:
-        parts = list(repeat_photos(inspector, find_images([folder]), shots, jitter, seed))
+        photos = find_images([folder])
+        parts = _watched(repeat_photos(inspector, photos, shots, jitter, seed), len(photos), "photos repeated")
         how = (
             f"{shots} shots of each photo, made up: moved by up to {shift:g} pixels, light within {exposure}, "
             f"noise of {noise}"
         )
     else:
-        parts = list(repeat_folders(inspector, shots_of_folders(folder)))
+        by_part = shots_of_folders(folder)
+        parts = _watched(repeat_folders(inspector, by_part), len(by_part), "parts inspected")
         how = "Shots as photographed, a folder a part"
     assert inspector.bundle.threshold is not None
     found = summarise(parts, inspector.bundle.threshold.score)
@@ -814,6 +818,15 @@ def _listing(data: Path, layout: str, category: str | None) -> Listing:
     for note in listing.notes:
         _say(note)
     return listing
+
+
+def _watched(items: Iterable[Item], total: int, what: str) -> list[Item]:
+    """All of `items`, about `total`, with a bar on a terminal while they are made."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return list(track(items, what, total, console=console, transient=True, disable=not console.is_terminal))
 
 
 def _say_threshold(threshold: Threshold | None) -> None:
