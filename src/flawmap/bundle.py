@@ -1,9 +1,10 @@
 """What a training hands over: weights, recipe, threshold and provenance in one folder, a bundle; and general models.
 
 A bundle holds weights.safetensors (half precision unless asked otherwise), recipe.toml, bundle.json, the training's
-metrics.jsonl, photos.safetensors, by which new photos are compared with the good ones trained on, and ignore.png where
-the recipe named such a mask. It appears whole or not at all: it is written beside
-its place and then moved there. Nothing is ever unpickled. The authors' files are read by official.py.
+metrics.jsonl, photos.safetensors, by which new photos are compared with the good ones trained on, evidence.safetensors,
+by which more of them can be taken in, and ignore.png where the recipe named such a mask. It appears whole or not at
+all: it is written beside its place and then moved there. Nothing is ever unpickled. The authors' files are read by
+official.py.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
 from flawmap.data.images import read_mask, write_image
 from flawmap.errors import BundleError, ConfigError, ImageError
+from flawmap.measure.evidence import GoodEvidence
 from flawmap.measure.photos import GoodPhotos
 from flawmap.measure.threshold import Threshold
 from flawmap.model.blocks import start_from_normal
@@ -38,12 +40,12 @@ from flawmap.model.decoder import ObjectDecoder
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
 from flawmap.model.dsr import DSR, detection_channels
-from flawmap.model.familiarity import Familiarity
+from flawmap.model.familiarity import MAP, Familiarity
 from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
 WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
-IGNORE, PHOTOS = "ignore.png", "photos.safetensors"
+IGNORE, PHOTOS, EVIDENCE = "ignore.png", "photos.safetensors", "evidence.safetensors"
 Precision = Literal["float16", "float32"]
 DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 
@@ -54,6 +56,7 @@ class Bundle:
 
     ignore: (H, W) bool, True where images do not count; None without such a mask
     photos: what the good photos were like (measure/photos.py); None when it is not known
+    evidence: what they told of each kind of evidence (measure/evidence.py); None without familiarity
     """
 
     model: DSR
@@ -62,6 +65,7 @@ class Bundle:
     provenance: dict[str, Any]
     ignore: np.ndarray[Any, np.dtype[np.bool_]] | None = None
     photos: GoodPhotos | None = None
+    evidence: GoodEvidence | None = None
 
 
 def build(settings: ModelSettings, with_refinement: bool) -> DSR:
@@ -145,6 +149,8 @@ def save_bundle(
             write_image(saving / IGNORE, bundle.ignore.astype(np.uint8) * np.uint8(255))
         if bundle.photos is not None:
             _write_tensors(saving / PHOTOS, bundle.photos.tensors(), {})
+        if bundle.evidence is not None:
+            _write_tensors(saving / EVIDENCE, bundle.evidence.tensors(), {})
         note = {
             "format": FORMAT,
             "flawmap": version("flawmap"),
@@ -154,6 +160,7 @@ def save_bundle(
             "threshold": None if bundle.threshold is None else dataclasses.asdict(bundle.threshold),
             "ignore_sha256": None if bundle.ignore is None else sha256(saving / IGNORE),
             "photos_sha256": None if bundle.photos is None else sha256(saving / PHOTOS),
+            "evidence_sha256": None if bundle.evidence is None else sha256(saving / EVIDENCE),
             "provenance": bundle.provenance,
         }
         (saving / NOTE).write_text(_json(note), encoding="utf-8")
@@ -198,7 +205,8 @@ def load_bundle(path: Path) -> Bundle:
         model = build(recipe.model, with_refinement=note["refinement"])
     fill(model, tensors, str(path / WEIGHTS))
     threshold, ignore = _threshold(note["threshold"], path), _ignore(note, path)
-    return Bundle(model, recipe, threshold, note["provenance"], ignore, _photos(note, path))
+    photos, evidence = _photos(note, path), _evidence(note, path, model)
+    return Bundle(model, recipe, threshold, note["provenance"], ignore, photos, evidence)
 
 
 def update_threshold(path: Path, threshold: Threshold | None) -> None:
@@ -434,14 +442,35 @@ def _ignore(note: Mapping[str, Any], path: Path) -> np.ndarray[Any, np.dtype[np.
 
 
 def _photos(note: Mapping[str, Any], path: Path) -> GoodPhotos | None:
-    if note.get("photos_sha256") is None:  # bundles of 0.1 have no such entry
+    tensors = _described(note, "photos_sha256", path / PHOTOS)
+    try:
+        return None if tensors is None else GoodPhotos.from_tensors(tensors)
+    except (KeyError, ValueError) as problem:
+        raise BundleError(f"{path / PHOTOS} cannot be read: {_first_line(problem)}; copy the bundle again") from problem
+
+
+def _evidence(note: Mapping[str, Any], path: Path, model: DSR) -> GoodEvidence | None:
+    tensors = _described(note, "evidence_sha256", path / EVIDENCE)
+    if tensors is None or model.familiarity is None:
         return None
     try:
-        if sha256(path / PHOTOS) != note["photos_sha256"]:
-            raise BundleError(f"{path / PHOTOS} is not the file that {NOTE} describes; copy the bundle again")
-        return GoodPhotos.from_tensors(_load_tensors(path / PHOTOS)[0])
-    except (OSError, KeyError, ValueError) as problem:
-        raise BundleError(f"{path / PHOTOS} cannot be read: {_first_line(problem)}; copy the bundle again") from problem
+        return GoodEvidence.from_tensors(tensors, (MAP, *model.familiarity.sources))
+    except (KeyError, ValueError, IndexError) as problem:
+        raise BundleError(
+            f"{path / EVIDENCE} cannot be read: {_first_line(problem)}; copy the bundle again"
+        ) from problem
+
+
+def _described(note: Mapping[str, Any], entry: str, file: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file that the note has the hash of; None where it has none, as older bundles."""
+    if note.get(entry) is None:
+        return None
+    try:
+        if sha256(file) != note[entry]:
+            raise BundleError(f"{file} is not the file that {NOTE} describes; copy the bundle again")
+        return _load_tensors(file)[0]
+    except OSError as problem:
+        raise BundleError(f"{file} cannot be read: {_first_line(problem)}; copy the bundle again") from problem
 
 
 def _json(note: Mapping[str, Any]) -> str:

@@ -323,6 +323,39 @@ def inspect_command(
         _fail(f"{len(failed)} of {len(found)} images could not be inspected: {named}")
 
 
+@_command("refine", "the bundle is as it was")
+def refine_command(
+    bundle: Bundle_,
+    good: Annotated[
+        list[Path],
+        typer.Option("--good", help="More good photos: files and folders; may be repeated.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The new bundle; the old one stays.")],
+    defects: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--defects", help="Defective photos, to see whether they are still found; nothing learns from them."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Take more good photos into a trained bundle, in a minute or two: confirmed false alarms, or new material."""
+    from flawmap.bundle import load_bundle, save_bundle
+    from flawmap.data.layouts import find_images
+    from flawmap.train.renew import renew
+
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists; choose another --out, or --overwrite it")
+    opened = load_bundle(bundle)
+    renewed, change = renew(opened, bundle, find_images(good), find_images(defects) if defects else [], device)
+    save_bundle(renewed, out, overwrite=overwrite)
+    for line in change.lines():
+        _say(line)
+    _say_threshold(renewed.threshold)
+    _say(f"wrote {out}")
+
+
 @_command("suspects", "the images inspected so far are in --out")
 def suspects_command(
     bundle: Bundle_,

@@ -84,11 +84,11 @@ def test_densities_are_of_the_good_photos_within_border_and_scope(
     cells = [early(model, good_parts(photos, recipe), index) for index in range(len(photos))]
     learnt = cells if calibration == "cross-fitted" else cells[:9]
     np.testing.assert_allclose(density.mean, np.concatenate(learnt, axis=1).mean(axis=1), atol=1e-3)
-    group = int(fit.groups[0])
+    group = int(fit.told.groups[0])
     fit.leave_out(group)
     others = learnt
     if calibration == "cross-fitted":
-        others = [cells[number] for number in range(len(photos)) if fit.groups[number] != group]
+        others = [cells[number] for number in range(len(photos)) if fit.told.groups[number] != group]
     np.testing.assert_allclose(density.mean, np.concatenate(others, axis=1).mean(axis=1), atol=1e-3)
 
 
@@ -100,12 +100,12 @@ def test_evidence_is_the_largest_on_each_photo_by_gaussians_it_is_not_in(photos:
     assert model.familiarity is not None and len(fit.places) == len(photos)
     for number, (parts, index) in enumerate(fit.places):
         ((picture, _),) = parts.pictures(index)
-        fit.leave_out(int(fit.groups[number]))
+        fit.leave_out(int(fit.told.groups[number]))
         examined = model.examine(picture)
         evidence = model.familiarity.evidence(examined.logits, examined.features)
         whole = torch.nn.functional.avg_pool2d(evidence[0], 5, 1, 2, count_include_pad=False)
         wanted = [float(found.max()) for found in (whole, *evidence[1:])]
-        np.testing.assert_allclose(fit.largest[number], wanted, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(fit.told.largest[number], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_score_of_a_photo_is_that_of_its_strongest_evidence(photos: list[Path]) -> None:
@@ -115,11 +115,11 @@ def test_the_score_of_a_photo_is_that_of_its_strongest_evidence(photos: list[Pat
     fit.fit()
     scores, _ = fit.scores()
     assert model.familiarity is not None
-    for number, group in enumerate(fit.groups.tolist()):
+    for number, group in enumerate(fit.told.groups.tolist()):
         fit.leave_out(group)
         away = [
             float(model.familiarity._calibrated(kind, torch.tensor(value).float().view(1, 1, 1, 1)))
-            for kind, value in enumerate(fit.largest[number])
+            for kind, value in enumerate(fit.told.largest[number])
         ]
         assert scores[number] == pytest.approx(1 / (1 + np.exp(-STEEPNESS * max(away))), abs=1e-4)
 

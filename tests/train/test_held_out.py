@@ -12,7 +12,7 @@ from torch import nn
 
 from flawmap.config import Recipe
 from flawmap.measure.conformal import p_value
-from flawmap.model.familiarity import Familiarity
+from flawmap.model.familiarity import Familiarity, Moments
 from flawmap.train.familiar import NONE, CrossFit, grouped, in_whole_folders
 
 CPU = torch.device("cpu")
@@ -56,17 +56,17 @@ def fitted(model: Evidence, trained: Any, held_out: Any, calibration: str) -> Cr
     """A fit whose evidence is given, of Gaussians that never change."""
     recipe = Recipe.model_validate({"threshold": {"calibration": calibration}})
     fit = CrossFit(model, trained, held_out, recipe, CPU)  # type: ignore[arg-type]
-    fit.largest[:] = [parts.evidence[index] for parts, index in fit.places]  # type: ignore[attr-defined]
-    fit._usual = [1.0] * 4
-    same = {name: (each.mean.clone(), each.whitening.clone()) for name, each in model.familiarity.named_densities()}
-    fit._gaussians = dict.fromkeys([NONE, *fit.groups.tolist()], same)
+    fit.told.largest[:] = [parts.evidence[index] for parts, index in fit.places]  # type: ignore[attr-defined]
+    fit.told.usual[:] = 1.0
+    same = Moments.from_mean(1, torch.zeros(1).double(), torch.eye(1).double())
+    fit.told.moments = {0: {name: same for name, _ in model.familiarity.named_densities()}}
     return fit
 
 
 @pytest.mark.parametrize(("calibration", "count"), [("held-out", 12), ("held-out", 19), ("cross-fitted", 19)])
 def test_no_more_good_parts_are_rejected_than_promised(calibration: str, count: int) -> None:
     rng = np.random.default_rng(count)
-    model, trials = Evidence(), 800
+    model, trials = Evidence(), 400
     smallest = naive = 0
     for _ in range(trials):
         evidence = rng.normal(size=(count + 1, 4))
@@ -84,7 +84,7 @@ def test_no_more_good_parts_are_rejected_than_promised(calibration: str, count: 
     deviation = np.sqrt(promised * (1 - promised) / trials)
     assert smallest / trials <= promised + 3 * deviation
     assert smallest / trials >= 0.4 * promised  # nor far fewer
-    assert naive / trials > promised + 5 * deviation  # a photo that sets its own knots scores too low
+    assert naive / trials > promised + 3 * deviation  # a photo that sets its own knots scores too low
 
 
 def test_what_is_in_use_is_told_by_all_photos() -> None:
@@ -100,8 +100,8 @@ def test_what_is_in_use_is_told_by_all_photos() -> None:
 def test_only_photos_held_out_tell_where_that_is_asked_for() -> None:
     evidence = np.random.default_rng(0).normal(size=(9, 4))
     fit = fitted(Evidence(), Parts(evidence[:3] + 100), Parts(evidence[3:]), "held-out")
-    assert len(fit.places) == 6 and fit.largest.max() < 50
-    assert len(set(fit.groups.tolist())) == 6
+    assert len(fit.places) == 6 and fit.told.largest.max() < 50
+    assert len(set(fit.told.groups.tolist())) == 6
 
 
 def test_photos_of_a_folder_are_left_out_together() -> None:
@@ -109,7 +109,7 @@ def test_photos_of_a_folder_are_left_out_together() -> None:
     model = Evidence()
     fit = fitted(model, Parts(evidence[:4], list("aabb")), Parts(evidence[4:], list("cccd")), "cross-fitted")
     assert fit.folders == 4
-    groups = fit.groups.tolist()
+    groups = fit.told.groups.tolist()
     assert groups[0] == groups[1] and groups[2] == groups[3] and groups[4] == groups[5] == groups[6]
     assert len(set(groups)) == 4
     fit.scores()

@@ -144,6 +144,11 @@ class Familiarity(nn.Module):
         beyond = (found - knots[-1]).clamp_min(0) * slopes[-1] - (knots[0] - found).clamp_min(0) * slopes[0]
         return heights[0] + ramps + beyond
 
+    def strongest(self, largest: Tensor) -> Tensor:
+        """The strongest of each kind's largest evidence (kinds,), in deviations above good parts: a number."""
+        found = [self._calibrated(number, value.float().view(1, 1, 1, 1)) for number, value in enumerate(largest)]
+        return torch.cat(found).max()
+
     def keep(self, sources: Collection[str]) -> None:
         """Leave out all sources but these."""
         kept = [0, *(1 + number for number, name in enumerate(self.sources) if name in sources)]
@@ -227,6 +232,14 @@ class Moments:
             together.total = together.total + part.total
             together.squares = together.squares + part.squares
         return together
+
+    @classmethod
+    def from_mean(cls, count: int, mean: Tensor, covariance: Tensor) -> Moments:
+        """Those of `count` cells of this mean (C,) and covariance (C, C), float64."""
+        moments = cls(len(mean))
+        moments.count, moments.total = count, count * mean
+        moments.squares = count * (covariance + torch.outer(mean, mean))
+        return moments
 
     def mean(self) -> Tensor:
         """(C,) float64."""

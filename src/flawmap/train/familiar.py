@@ -22,19 +22,19 @@ from torch import Tensor, nn
 from flawmap.bundle import round_weights
 from flawmap.config import Recipe
 from flawmap.data.images import Mask
+from flawmap.measure.evidence import NONE, GoodEvidence, Numbers
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
 from flawmap.model.dsr import DSR, Examined
 from flawmap.model.familiarity import MAP, Familiarity, Moments, within_border
-from flawmap.train.calibration import calibration
 from flawmap.train.detect import with_defects
 from flawmap.train.loop import seeded
 from flawmap.train.sources import GoodParts
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-Numbers = np.ndarray[Any, np.dtype[np.int_]]
 
-NONE = -2  # no group
+Place = tuple[GoodParts, int]  # a photo: its number in some parts
+
 FOLDS = 8
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
 TILES = 8  # of each photo, where photos are cut into tiles
@@ -54,8 +54,8 @@ class CrossFit:
     cannot tell (RESULTS.md). Detection has learnt from most of them, as backgrounds of painted defects; that is not
     undone. With "held-out" the Gaussians are of photos trained on, and only those held out tell what they come to.
 
-    places: the photos that tell, each as (parts, number in them), and their groups (P,); folders: how many whole
-    folders these are, 0 where each photo stands for itself; largest: (P, kinds) evidence of each, the map's first.
+    places: the photos that tell, each as (parts, number in them); folders: how many whole folders these are, 0 where
+    each photo stands for itself; told: what they have told, photos in the same order.
     """
 
     def __init__(
@@ -72,11 +72,10 @@ class CrossFit:
         whole = in_whole_folders(trained.paths, held_out.paths)
         units = [str(path.parent if whole else path) for path in paths]
         self.folders = len(set(units)) if whole else 0
-        self.groups = grouped(units, FOLDS if cross else len(units), recipe.run.seed)
-        self._fitted = [*zip(self.places, self.groups, strict=True)] if cross else [(place, -1) for place in learnt]
-        self._gaussians: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
-        self._usual: list[float] = []
-        self.largest = np.full((len(self.places), len(self.kinds)), -math.inf)
+        groups = grouped(units, FOLDS if cross else len(units), recipe.run.seed)
+        self._fitted = [*zip(self.places, groups.tolist(), strict=True)] if cross else [(place, -1) for place in learnt]
+        size = len(self.places), len(self.kinds)
+        self.told = GoodEvidence(self.kinds, {}, groups, np.full(size, -math.inf), np.zeros(size[0]), np.zeros(size[1]))
 
     @torch.no_grad()
     def fit(self) -> dict[str, float]:
@@ -84,11 +83,13 @@ class CrossFit:
 
         Returns the AUROC of each kind of evidence, as `keep_useful` does.
         """
-        self._fit_gaussians()
-        self._measure()
+        add_moments(self.model, self.told, self._fitted, self.device)
+        usual = measure(self.model, self.told, list(enumerate(self.places)), self.device)
+        self.told.usual[:] = [math.sqrt(max(float(moments.covariance()), 0.0)) for moments in usual]
         self.leave_out(NONE)
         found_by = self.keep_useful()
         if self.model.familiarity is not None:
+            self.told = self.told.only((MAP, *self.model.familiarity.sources))
             self.leave_out(NONE)
         return found_by
 
@@ -98,66 +99,19 @@ class CrossFit:
         A photo's own evidence must not set what it is held against: its score would come out too small, and a threshold
         or p-value told from such scores would promise too much (tests/train/test_held_out.py).
         """
-        self._wear_gaussians(group)
-        familiarity, others = _of(self.model), self.groups != group
-        for number, name in enumerate((MAP, *familiarity.sources)):
-            kind = self.kinds.index(name)
-            values = self.largest[others if others.any() else ~others, kind]
-            familiarity.knots[number], familiarity.heights[number] = calibration(values.tolist(), self._usual[kind])
-        round_weights(familiarity)
+        self.told.wear(_of(self.model), group)
+        round_weights(_of(self.model))
 
     @torch.no_grad()
     def scores(self) -> tuple[list[float], list[float]]:
         """(score, largest value of the map) of each of `places`, as of a photo that nothing was set by."""
         scores: list[float] = []
-        peaks: list[float] = []
-        for (parts, index), group in zip(self.places, self.groups, strict=True):
-            self.leave_out(int(group))
-            score, peak = parts.score(self.model, index, self.device)
+        for number, ((parts, index), group) in enumerate(zip(self.places, self.told.groups.tolist(), strict=True)):
+            self.leave_out(group)
+            score, self.told.peaks[number] = parts.score(self.model, index, self.device)
             scores.append(score)
-            peaks.append(peak)
         self.leave_out(NONE)
-        return scores, peaks
-
-    def _fit_gaussians(self) -> None:
-        """Gaussians of all photos, and of all but each group's."""
-        densities = dict(_of(self.model).named_densities())
-        moments: dict[int, dict[str, Moments]] = {}
-        for (parts, index), group in self._fitted:
-            sums = moments.setdefault(int(group), {name: Moments(len(each.mean)) for name, each in densities.items()})
-            for pictures, inside in parts.pictures(index, TILES):
-                features = self.model.examine(_laid_out(pictures, self.device)).features
-                for name, found in sums.items():
-                    cells = _cells(inside, features[name])
-                    found.add(within_border(features[name]).float(), None if cells is None else within_border(cells))
-        for left_out in (NONE, *sorted(set(self.groups.tolist()))):
-            chosen = [sums for group, sums in moments.items() if group != left_out] or list(moments.values())
-            self._gaussians[left_out] = {}
-            for name, density in densities.items():
-                together = Moments.of([sums[name] for sums in chosen])
-                density.fit(together.mean(), together.covariance())
-                self._gaussians[left_out][name] = density.mean.clone(), density.whitening.clone()
-
-    def _wear_gaussians(self, group: int) -> None:
-        for name, density in _of(self.model).named_densities():
-            mean, whitening = self._gaussians[group][name]
-            density.mean.copy_(mean)
-            density.whitening.copy_(whitening)
-        round_weights(_of(self.model))
-
-    def _measure(self) -> None:
-        """The largest of each kind of evidence on each photo, by the Gaussians of the other groups.
-
-        The map's is that of a mean over the square that scores are taken over.
-        """
-        usual = [Moments(1) for _ in self.kinds]
-        for (parts, index), group, largest in zip(self.places, self.groups, self.largest, strict=True):
-            self._wear_gaussians(int(group))
-            for pictures, inside in parts.pictures(index):
-                for kind, (found, cells) in enumerate(_evidence(self.model, pictures, inside, self.device)):
-                    usual[kind].add(found, cells)
-                    largest[kind] = max(largest[kind], _largest(found, cells))
-        self._usual = [math.sqrt(max(float(moments.covariance()), 0.0)) for moments in usual]
+        return scores, self.told.peaks.tolist()
 
     @torch.no_grad()
     def keep_useful(self) -> dict[str, float]:
@@ -189,7 +143,7 @@ class CrossFit:
                 sample.image, sample.mask.cpu().numpy(), parts, numbers, strict=True
             ):
                 if (mask if inside is None else mask & inside).sum() >= SEEN:
-                    self.leave_out(int(self.groups[number]))
+                    self.leave_out(int(self.told.groups[number]))
                     examined = self.model.examine(_laid_out(image[None], self.device))
                     found = _evidence_of(self.model, examined, inside)
                     painted.append([_largest(values, cells) for values, cells in found])
@@ -201,7 +155,7 @@ class CrossFit:
         defective = np.repeat([False, True], [len(good), len(painted)])
         largest = np.array([*good, *painted])  # (pictures, kinds of evidence)
         found_by = {name: image_auroc(defective, values) for name, values in zip(self.kinds, largest.T, strict=True)}
-        steady = dict(zip(self.kinds, self.largest.std(axis=0) <= UNSTEADY, strict=True))
+        steady = dict(zip(self.kinds, self.told.largest.std(axis=0) <= UNSTEADY, strict=True))
         kept = [name for name in familiarity.sources if steady[name] and found_by[name] >= USEFUL]
         familiarity.keep(kept)
         if kept:
@@ -213,9 +167,38 @@ class CrossFit:
     def _largest_of(self, number: int, picture: Tensor, inside: Mask | None) -> list[float]:
         """The largest of each evidence in a picture (1, 3, H, W) of photo `number`."""
         if self.places[number][0].whole is not None:
-            return [float(value) for value in self.largest[number]]  # the picture is all of the photo
-        self._wear_gaussians(int(self.groups[number]))
+            return [float(value) for value in self.told.largest[number]]  # the picture is all of the photo
+        self.told.wear_gaussians(_of(self.model), int(self.told.groups[number]))
         return [_largest(found, cells) for found, cells in _evidence(self.model, picture, inside, self.device)]
+
+
+def add_moments(model: DSR, told: GoodEvidence, photos: Sequence[tuple[Place, int]], device: torch.device) -> None:
+    """Add the moments of the features of photos, each with its group, to `told`."""
+    channels = {name: len(density.mean) for name, density in _of(model).named_densities()}
+    for (parts, index), group in photos:
+        sums = told.moments.setdefault(group, {name: Moments(count) for name, count in channels.items()})
+        for pictures, inside in parts.pictures(index, TILES):
+            features = model.examine(_laid_out(pictures, device)).features
+            for name, found in sums.items():
+                cells = _cells(inside, features[name])
+                found.add(within_border(features[name]).float(), None if cells is None else within_border(cells))
+
+
+def measure(model: DSR, told: GoodEvidence, photos: Sequence[tuple[int, Place]], device: torch.device) -> list[Moments]:
+    """Put the largest of each kind of evidence on photos, each with its number in `told`, there.
+
+    By the Gaussians of the other groups; the map's is that of a mean over the square that scores are taken over.
+    Returns the moments of each kind of evidence from place to place.
+    """
+    usual = [Moments(1) for _ in told.kinds]
+    for number, (parts, index) in photos:
+        told.wear_gaussians(_of(model), int(told.groups[number]))
+        round_weights(_of(model))
+        for pictures, inside in parts.pictures(index):
+            for kind, (found, cells) in enumerate(_evidence(model, pictures, inside, device)):
+                usual[kind].add(found, cells)
+                told.largest[number, kind] = max(told.largest[number, kind], _largest(found, cells))
+    return usual
 
 
 def _together_outlines_better(outlines: Sequence[tuple[Floats, Mask]], kinds: Sequence[int]) -> bool:
@@ -239,12 +222,12 @@ def grouped(units: Sequence[str], count: int, seed: int) -> Numbers:
     """The group of each of P photos, (P,) int: `count` groups of about as many photos, those of one unit together."""
     sizes = Counter(units)
     names = sorted(sizes)
-    filled = np.zeros(max(min(count, len(names)), 1), int)
+    filled = np.zeros(max(min(count, len(names)), 1), np.int64)
     group = {}
     for index in torch.randperm(len(names), generator=seeded(seed, 41)).tolist():
         group[names[index]] = int(filled.argmin())
         filled[group[names[index]]] += sizes[names[index]]
-    return np.array([group[unit] for unit in units])
+    return np.array([group[unit] for unit in units], np.int64)
 
 
 def _evidence(

@@ -226,7 +226,13 @@ def train(
         "good_photos": _names(told, good),
     }
     bundle = Bundle(
-        model=model, recipe=recipe, threshold=threshold, provenance=provenance, ignore=scope.ignore, photos=photos
+        model=model,
+        recipe=recipe,
+        threshold=threshold,
+        provenance=provenance,
+        ignore=scope.ignore,
+        photos=photos,
+        evidence=fitting.told if fitting is not None and model.familiarity is not None else None,
     )
     save_bundle(bundle, out, overwrite=overwrite, metrics=folder / METRICS)
     for file in folder.iterdir():

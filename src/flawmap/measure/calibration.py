@@ -31,9 +31,12 @@ def calibration(largest: Sequence[float], usual: float) -> tuple[Tensor, Tensor]
     heights = np.array([NormalDist().inv_cdf(share) for share in shares])
     least = max(usual / 20, 1e-3)  # of evidence, for a deviation
     knots = np.quantile(values, shares, method="hazen")
-    for index in range(len(knots) - 1, 0, -1):
-        apart = max(least * (heights[index] - heights[index - 1]), APART)
-        knots[index - 1] = min(knots[index - 1], knots[index] - apart)
+    apart = np.maximum(least * np.diff(heights), APART)
+    middle = min(int(np.searchsorted(shares, 0.5)), len(knots) - 1)  # stays: where all photos are alike, they are usual
+    for index in range(middle + 1, len(knots)):
+        knots[index] = max(knots[index], knots[index - 1] + apart[index - 1])
+    for index in range(middle, 0, -1):
+        knots[index - 1] = min(knots[index - 1], knots[index] - apart[index - 1])
     start = min(int(np.searchsorted(shares, 0.75)), len(knots) - 2)
     width = max((knots[-1] - knots[start]) / (heights[-1] - heights[start]), APART)
     further = np.arange(1, KNOTS - len(knots) + 1)

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flawmap.measure.calibration import APART, calibration
 from flawmap.model.familiarity import KNOTS
-from flawmap.train.calibration import APART, calibration
 
 
 def height(value: float, knots: torch.Tensor, heights: torch.Tensor) -> float:
@@ -55,3 +55,9 @@ def test_knots_rise_even_in_half_precision_and_a_deviation_is_never_next_to_noth
 def test_the_largest_of_a_few_is_where_so_few_can_tell() -> None:
     knots, heights = calibration([1.0, 2.0, 3.0, 4.0], 0.1)
     assert height(4.0, knots, heights) == pytest.approx(NormalDist().inv_cdf(3.5 / 4), abs=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 200])
+def test_photos_that_are_all_alike_are_usual(count: int) -> None:
+    knots, heights = calibration([1.5] * count, 0.3)
+    assert height(1.5, knots, heights) == pytest.approx(0.0, abs=1e-6)

@@ -1,0 +1,130 @@
+"""What good photos have told of the kinds of evidence: enough to set familiarity by it, and to add photos later.
+
+For each group of photos the moments of their features; for each photo the largest of each kind of evidence, by
+Gaussians that its own group had no part in. Gaussians and calibration then follow for all photos, or for all but a
+group.
+
+Axes: P photos, K kinds of evidence, the map's first, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flawmap.measure.calibration import calibration
+from flawmap.model.familiarity import STEEPNESS, Familiarity, Moments
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
+
+NONE = -2  # no group
+
+
+@dataclass
+class GoodEvidence:
+    """What good photos have told.
+
+    kinds: names of the evidence, the map's first; moments: by group, of each source's features
+    groups: (P,) of each photo; largest: (P, K) evidence of each; peaks: (P,) largest value of the map that is shown
+    usual: (K,) deviation of the evidence from place to place
+    """
+
+    kinds: tuple[str, ...]
+    moments: dict[int, dict[str, Moments]]
+    groups: Numbers
+    largest: Floats
+    peaks: Floats
+    usual: Floats
+
+    def wear(self, familiarity: Familiarity, left_out: int = NONE) -> None:
+        """Set Gaussians and calibration as all photos tell but those of the group `left_out`. In place."""
+        self.wear_gaussians(familiarity, left_out)
+        others = self.groups != left_out
+        chosen = self.largest[others if others.any() else ~others]
+        for number, name in enumerate((self.kinds[0], *familiarity.sources)):
+            kind = self.kinds.index(name)
+            knots, heights = calibration(chosen[:, kind].tolist(), float(self.usual[kind]))
+            familiarity.knots[number], familiarity.heights[number] = knots, heights
+
+    def wear_gaussians(self, familiarity: Familiarity, left_out: int = NONE) -> None:
+        """Set the Gaussians alone. In place."""
+        parts = [sums for group, sums in self.moments.items() if group != left_out] or list(self.moments.values())
+        for name, density in familiarity.named_densities():
+            together = Moments.of([sums[name] for sums in parts])
+            density.fit(together.mean(), together.covariance())
+
+    def scores(self, familiarity: Familiarity, round_weights: Any = lambda module: None) -> list[float]:
+        """The score of each photo by what the other groups tell, from its largest evidence. Leaves all told."""
+        found = []
+        for group, largest in zip(self.groups.tolist(), self.largest, strict=True):
+            self.wear(familiarity, group)
+            round_weights(familiarity)
+            chosen = [largest[self.kinds.index(name)] for name in (self.kinds[0], *familiarity.sources)]
+            found.append(float(torch.sigmoid(STEEPNESS * familiarity.strongest(torch.tensor(chosen)))))
+        self.wear(familiarity)
+        round_weights(familiarity)
+        return found
+
+    def only(self, kinds: Sequence[str]) -> GoodEvidence:
+        """Of these kinds alone, the map's among them."""
+        chosen = [self.kinds.index(name) for name in kinds]
+        moments = {
+            group: {name: each for name, each in sums.items() if name in kinds} for group, sums in self.moments.items()
+        }
+        return replace(
+            self, kinds=tuple(kinds), moments=moments, largest=self.largest[:, chosen], usual=self.usual[chosen]
+        )
+
+    def joined(self, other: GoodEvidence) -> GoodEvidence:
+        """With the photos of `other`, which has the same kinds, as further groups."""
+        assert self.kinds == other.kinds, "evidence of the same kinds"
+        first = 1 + max((*self.moments, *self.groups.tolist()))
+        numbers = {group: first + number for number, group in enumerate(sorted(other.moments))}
+        return replace(
+            self,
+            moments=self.moments | {numbers[group]: sums for group, sums in other.moments.items()},
+            groups=np.concatenate([self.groups, [numbers[group] for group in other.groups.tolist()]]).astype(np.int64),
+            largest=np.concatenate([self.largest, other.largest]),
+            peaks=np.concatenate([self.peaks, other.peaks]),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As stored; kinds are in the names."""
+        stored = {
+            "groups": torch.from_numpy(self.groups).float(),
+            "largest": torch.from_numpy(self.largest).float(),
+            "peaks": torch.from_numpy(self.peaks).float(),
+            "usual": torch.from_numpy(self.usual).float(),
+            "moments.groups": torch.tensor([float(group) for group in self.moments]),
+        }
+        for name in self.kinds[1:]:
+            parts = [sums[name] for sums in self.moments.values()]
+            stored[f"counts.{name}"] = torch.tensor([float(part.count) for part in parts])
+            stored[f"means.{name}"] = torch.stack([part.mean() for part in parts]).float()
+            stored[f"covariances.{name}"] = torch.stack([part.covariance() for part in parts]).float()
+        return {name: tensor.contiguous() for name, tensor in stored.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], kinds: Sequence[str]) -> GoodEvidence:
+        """As read; KeyError or ValueError when they are not these."""
+        moments: dict[int, dict[str, Moments]] = {}
+        for number, group in enumerate(tensors["moments.groups"].long().tolist()):
+            moments[group] = {
+                name: Moments.from_mean(
+                    int(tensors[f"counts.{name}"][number]),
+                    tensors[f"means.{name}"][number].double(),
+                    tensors[f"covariances.{name}"][number].double(),
+                )
+                for name in kinds[1:]
+            }
+        groups = tensors["groups"].long().numpy()
+        largest, peaks, usual = (tensors[name].double().numpy() for name in ("largest", "peaks", "usual"))
+        if largest.shape != (len(groups), len(kinds)) or peaks.shape != groups.shape or usual.shape != (len(kinds),):
+            raise ValueError("evidence of other kinds")
+        return cls(tuple(kinds), moments, groups, largest, peaks, usual)

@@ -1,0 +1,128 @@
+"""Take more good photos into a trained bundle: false alarms that someone confirmed as good, or a new batch of material.
+
+The networks stay as they are. What is familiar of good parts, what each kind of evidence comes to on them, and the
+threshold follow the old photos and the new ones together: nothing of the old is forgotten, as what it told is kept in
+the bundle (measure/evidence.py). New photos are split into groups, and each is held against what all others tell.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flawmap.bundle import Bundle, round_weights
+from flawmap.data.scope import Scope
+from flawmap.devices import pick_device
+from flawmap.errors import BundleError, TrainingError
+from flawmap.measure.evidence import GoodEvidence
+from flawmap.measure.threshold import choose_threshold
+from flawmap.train.familiar import FOLDS, add_moments, grouped, measure
+from flawmap.train.sources import GoodParts
+
+FEWEST = 2  # photos: one of them is held against the others
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What taking photos in has changed: scores of photos before and after, (photos,) each; a good one's after is as of
+    a photo not taken in. thresholds: before and after."""
+
+    good_before: list[float]
+    good_after: list[float]
+    defects_before: list[float]
+    defects_after: list[float]
+    thresholds: tuple[float, float]
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        before, after = self.thresholds
+        found = [
+            f"threshold {before:.4f} -> {after:.4f}",
+            f"new good photos rejected: {_above(self.good_before, before)} -> {_above(self.good_after, after)} of "
+            f"{len(self.good_before)} (after: each as if it had not been taken in)",
+        ]
+        if self.defects_before:
+            count = len(self.defects_before)
+            escaped = count - _above(self.defects_before, before), count - _above(self.defects_after, after)
+            found.append(f"defects that escape: {escaped[0]} -> {escaped[1]} of {count}")
+        return found
+
+
+@torch.no_grad()
+def renew(
+    bundle: Bundle, name: str | Path, good: Sequence[Path], defects: Sequence[Path] = (), device: str = "auto"
+) -> tuple[Bundle, Renewal]:
+    """A bundle that knows the photos `good` too, and what that changes for them and for `defects`, which teach nothing.
+
+    Raises BundleError for a bundle without familiarity, or one that was trained before it kept what this needs;
+    TrainingError for fewer than FEWEST photos; ImageError for a broken one.
+    """
+    if bundle.evidence is None or bundle.threshold is None:
+        raise BundleError(
+            f"{name} cannot take photos in: it has no familiarity (model.familiarity) or no threshold; train it anew"
+        )
+    if len(good) < FEWEST:
+        raise TrainingError(f"{len(good)} good photo{'s' * (len(good) != 1)}: give {FEWEST} or more")
+    place = pick_device(device)
+    model = copy.deepcopy(bundle.model).to(place).eval()
+    assert model.familiarity is not None, "a bundle with evidence has familiarity"
+    scope = Scope(bundle.recipe.image, bundle.ignore)
+    parts = GoodParts(sorted(good), bundle.recipe, scope)
+    bad = GoodParts(sorted(defects), bundle.recipe, scope)
+    good_before, defects_before = (photos.scores(model, place)[0] for photos in (parts, bad))
+
+    folders = {path.parent for path in parts.paths}
+    units = [str(path.parent if len(folders) >= FEWEST else path) for path in parts.paths]
+    groups = grouped(units, FOLDS, bundle.recipe.run.seed)
+    old = bundle.evidence
+    added = GoodEvidence(
+        old.kinds, {}, groups, np.full((len(parts), len(old.kinds)), -math.inf), np.zeros(len(parts)), old.usual
+    )
+    photos = [(parts, index) for index in range(len(parts))]
+    add_moments(model, added, list(zip(photos, groups.tolist(), strict=True)), place)
+    told = old.joined(added)
+    first = len(old.groups)
+    measure(model, told, [(first + index, photo) for index, photo in enumerate(photos)], place)
+    good_after: list[float] = []
+    for index in range(len(parts)):
+        told.wear(model.familiarity, int(told.groups[first + index]))
+        round_weights(model.familiarity)
+        score, told.peaks[first + index] = parts.score(model, index, place)
+        good_after.append(score)
+    scores = [*told.scores(model.familiarity, round_weights)[:first], *good_after]
+    known = int(bundle.provenance.get("held_out_folders") or 0)
+    folders_told = known + len(folders) if known else 0
+    threshold = choose_threshold(
+        scores,
+        told.peaks.tolist(),
+        bundle.threshold.overkill,
+        str(bundle.provenance.get("calibration") or "held-out good"),
+        folders_told,
+        bundle.recipe.threshold.tail,
+    )
+    provenance = {
+        **bundle.provenance,
+        "held_out_scores": scores,
+        "held_out_peaks": told.peaks.tolist(),
+        "held_out_folders": folders_told,
+        "good_photos": [*(bundle.provenance.get("good_photos") or []), *(path.name for path in parts.paths)],
+        "taken_in": [
+            *(bundle.provenance.get("taken_in") or []),
+            {"when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "good": len(parts)},
+        ],
+    }
+    renewed = Bundle(model.cpu(), bundle.recipe, threshold, provenance, bundle.ignore, bundle.photos, evidence=told)
+    defects_after = bad.scores(model.to(place), place)[0]
+    limits = bundle.threshold.score, threshold.score
+    return renewed, Renewal(good_before, good_after, defects_before, defects_after, limits)
+
+
+def _above(scores: Sequence[float], limit: float) -> int:
+    return sum(score > limit for score in scores)

@@ -1,0 +1,155 @@
+"""More good photos are taken into a bundle: they are known then, and nothing of the old ones is forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from flawmap import cli
+from flawmap.bundle import Bundle, build, load_bundle, save_bundle, sha256
+from flawmap.config import load_recipe
+from flawmap.data.images import read_image, write_image
+from flawmap.data.layouts import read_layout
+from flawmap.data.scope import Scope
+from flawmap.data.surfaces import SURFACES, write_sample_parts
+from flawmap.errors import BundleError, TrainingError
+from flawmap.measure.evidence import GoodEvidence
+from flawmap.model.discrete import DiscreteModel
+from flawmap.train.renew import renew
+from flawmap.train.run import train
+from flawmap.train.sources import GoodParts
+
+TINY = Path(__file__).parents[1] / "tiny.toml"
+SETTINGS = ["refine.steps=0", "model.norm=batch", 'model.familiarity=["encoder"]', "anomalies.place=codes"]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts") / "metal"
+    write_sample_parts(folder, SURFACES[0], size=96, train=16, good=4, bad=4, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def material(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Good parts of a new batch, much brighter, in two halves."""
+    folder = tmp_path_factory.mktemp("batch")
+    for number, sample in enumerate(sorted(read_layout(parts).train_good, key=lambda each: each.image)):
+        pixels = 0.75 + 0.25 * read_image(sample.image)[::-1]
+        write_image(folder / f"{number:02}.png", (255 * pixels).round().astype(np.uint8))
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def made(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "part.bundle"
+    recipe = load_recipe(TINY, [*SETTINGS, "threshold.calibration=cross-fitted", "threshold.overkill=0.1"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        general = DiscreteModel(32, 8, 8, 4)
+    train(read_layout(parts), recipe, out, general=general, quiet=True)
+    return out
+
+
+def scores(bundle: Bundle, photos: list[Path]) -> np.ndarray:
+    from flawmap.deploy.inspector import Inspector
+
+    return np.array([Inspector(bundle, "cpu").inspect(photo).score for photo in photos])
+
+
+def test_a_new_batch_is_known_after_it_is_taken_in_and_the_old_one_still_is(
+    made: Path, parts: Path, material: list[Path]
+) -> None:
+    bundle = load_bundle(made)
+    learnt, unseen = material[::2], material[1::2]
+    old = [sample.image for sample in read_layout(parts).test if not sample.defective]
+    renewed, change = renew(bundle, made, learnt)
+    assert bundle.threshold is not None and renewed.threshold is not None
+    assert (scores(bundle, unseen) > bundle.threshold.score).all(), "they are rejected before"
+    assert (scores(renewed, unseen) > renewed.threshold.score).mean() < 0.5
+    before, after = (
+        (scores(each, old) > each.threshold.score).sum() for each in (bundle, renewed) if each.threshold is not None
+    )
+    assert after <= before, "old good parts pass as they did"
+    assert change.good_before == pytest.approx(scores(bundle, learnt).tolist(), abs=1e-4)
+    assert change.thresholds == (bundle.threshold.score, renewed.threshold.score)
+    assert len(renewed.provenance["held_out_scores"]) == 16 + len(learnt)
+    for name, tensor in bundle.model.state_dict().items():
+        if not name.startswith("familiarity"):
+            assert torch.equal(tensor, renewed.model.state_dict()[name]), "the networks stay"
+
+
+def test_a_photo_taken_in_is_held_against_the_others(made: Path, material: list[Path]) -> None:
+    renewed, change = renew(load_bundle(made), made, material)
+    familiarity, told = renewed.model.familiarity, renewed.evidence
+    assert familiarity is not None and told is not None
+    parts = GoodParts(material, renewed.recipe, Scope(renewed.recipe.image, None))
+    for number in range(len(material)):
+        ((picture, _),) = parts.pictures(number)
+        examined = renewed.model.examine(picture)
+        known = float(familiarity.evidence(examined.logits, examined.features)[1].max())
+        assert told.largest[16 + number, 1] > known, "it is more familiar to all than to the others"
+    assert renewed.provenance["held_out_scores"][16:] == pytest.approx(change.good_after)
+
+
+def test_photos_can_be_taken_in_again_and_what_was_told_outlives_the_file(
+    made: Path, material: list[Path], tmp_path: Path
+) -> None:
+    first, _ = renew(load_bundle(made), made, material[:4])
+    save_bundle(first, tmp_path / "first.bundle")
+    reread = load_bundle(tmp_path / "first.bundle")
+    second, _ = renew(reread, "first", material[4:8])
+    direct, _ = renew(first, "first", material[4:8])
+    assert second.evidence is not None and len(second.evidence.groups) == 16 + 8
+    np.testing.assert_allclose(second.provenance["held_out_scores"], direct.provenance["held_out_scores"], atol=2e-3)
+    assert [entry["good"] for entry in second.provenance["taken_in"]] == [4, 4]
+
+
+def test_evidence_is_the_same_from_its_tensors(made: Path) -> None:
+    bundle = load_bundle(made)
+    told = bundle.evidence
+    assert told is not None and bundle.model.familiarity is not None
+    again = GoodEvidence.from_tensors(told.tensors(), told.kinds)
+    for left_out in (-2, 3):
+        states = []
+        for each in (told, again):
+            each.wear(bundle.model.familiarity, left_out)
+            states.append({name: tensor.clone() for name, tensor in bundle.model.familiarity.state_dict().items()})
+        for name, tensor in states[0].items():
+            torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="other kinds"):
+        GoodEvidence.from_tensors({**told.tensors(), "peaks": torch.zeros(3)}, told.kinds)
+
+
+def test_the_scores_kept_are_those_of_its_evidence(made: Path) -> None:
+    bundle = load_bundle(made)
+    assert bundle.evidence is not None and bundle.model.familiarity is not None
+    found = bundle.evidence.scores(bundle.model.familiarity)
+    assert found == pytest.approx(bundle.provenance["held_out_scores"], abs=3e-3)
+
+
+def test_the_command_writes_a_new_bundle_and_leaves_the_old(made: Path, parts: Path, material: list[Path]) -> None:
+    before = {file.name: sha256(file) for file in made.iterdir()}
+    defective = [str(sample.image) for sample in read_layout(parts).test if sample.defective]
+    out = made.with_name("new.bundle")
+    how = ["refine", str(made), "--good", str(material[0].parent), "--out", str(out)]
+    run = CliRunner().invoke(cli.app, [*how, *(part for image in defective for part in ("--defects", image))])
+    assert run.exit_code == 0, run.output
+    assert "new good photos rejected: 16 -> " in run.output and "of 4" in run.output and "wrote" in run.output
+    assert {file.name: sha256(file) for file in made.iterdir()} == before
+    again = CliRunner().invoke(cli.app, how)
+    assert again.exit_code == 2 and "exists" in again.output
+    assert load_bundle(out).threshold != load_bundle(made).threshold
+
+
+def test_what_cannot_take_photos_in_says_so(made: Path, material: list[Path]) -> None:
+    recipe = load_recipe(TINY, ["refine.steps=0"])
+    plain = Bundle(build(recipe.model, with_refinement=False), recipe, load_bundle(made).threshold, {})
+    with pytest.raises(BundleError, match="train it anew"):
+        renew(plain, "plain.bundle", material)
+    with pytest.raises(TrainingError, match="1 good photo: give 2 or more"):
+        renew(load_bundle(made), made, material[:1])
