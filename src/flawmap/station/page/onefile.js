@@ -1,0 +1,46 @@
+// A report as one HTML file that needs nothing else: styles and pictures inside.
+
+import { el } from "./dom.js";
+import { language } from "./strings.js";
+
+const SIDE = 640; // pixels of a picture's longer side, so that 200 parts stay a file one can mail
+const STYLES = ["/page/base.css", "/page/report.css"];
+
+export async function oneFile(paper) {
+  const copy = paper.cloneNode(true);
+  const pictures = [...copy.querySelectorAll("img")];
+  for (const picture of pictures) await inline(picture);
+  const styles = await Promise.all(STYLES.map(async (path) => (await fetch(path)).text()));
+  save(pageOf(copy, styles.join("\n")), nameOf(paper));
+}
+
+async function inline(picture) {
+  const response = await fetch(picture.getAttribute("src"));
+  picture.removeAttribute("loading");
+  if (!response.ok) return picture.removeAttribute("src");
+  const bitmap = await createImageBitmap(await response.blob());
+  const shrink = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height));
+  const canvas = el("canvas", { width: Math.round(bitmap.width * shrink), height: Math.round(bitmap.height * shrink) });
+  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  picture.setAttribute("src", canvas.toDataURL("image/jpeg", 0.85));
+}
+
+function pageOf(article, style) {
+  const page = document.implementation.createHTMLDocument(article.querySelector("h1").textContent);
+  page.documentElement.lang = language();
+  page.head.prepend(Object.assign(page.createElement("meta"), { content: "width=device-width, initial-scale=1", name: "viewport" }));
+  page.head.prepend(Object.assign(page.createElement("meta"), { httpEquiv: "Content-Type", content: "text/html; charset=utf-8" }));
+  const sheet = page.createElement("style");
+  sheet.textContent = style;
+  page.head.append(sheet);
+  page.body.append(page.adoptNode(article));
+  return `<!doctype html>\n${page.documentElement.outerHTML}\n`;
+}
+
+function save(text, name) {
+  const href = URL.createObjectURL(new Blob([text], { type: "text/html" }));
+  el("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60000);
+}
+
+const nameOf = (paper) => `${paper.querySelector("h1").textContent.replace(/[^\p{L}\p{N}]+/gu, "-")}.html`;
