@@ -1,7 +1,7 @@
 // The frame: who is logged in, the tabs their role has, notices, and the view that the address names.
 
 import { get, remove } from "./api.js";
-import { button, el, say } from "./dom.js";
+import { button, el, refill, say } from "./dom.js";
 import { live } from "./live.js";
 import { login } from "./login.js";
 import { report } from "./report.js";
@@ -139,7 +139,7 @@ async function start() {
     await begin(await get("/api/session"));
   } catch (problem) {
     if (problem.status === 401) return draw();
-    main.replaceChildren(el("p", { class: "empty" }, problem.message));
+    refill(main, el("p", { class: "empty" }, problem.message));
     setTimeout(start, 3000);
   }
 }

@@ -12,7 +12,7 @@ export function comparison(training, changed) {
   return el(
     "div",
     {},
-    el("div", { class: "row" }, found?.state === "running" ? "" : button(t("compareStart"), (event) => compare(training, changed, event.currentTarget)), promotion(training, changed)),
+    el("div", { class: "row" }, found?.state !== "running" && button(t("compareStart"), (event) => compare(training, changed, event.currentTarget)), promotion(training, changed)),
     found && outcome(found),
   );
 }

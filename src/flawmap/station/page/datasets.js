@@ -1,7 +1,7 @@
 // The photos to learn from: dropped, looked through, and put right.
 
 import { get, post, remove, send } from "./api.js";
-import { ask, busy, button, el, field, select, tell } from "./dom.js";
+import { ask, busy, button, el, field, refill, select, tell } from "./dom.js";
 import { filesOf } from "./files.js";
 import { number, t } from "./strings.js";
 
@@ -32,7 +32,7 @@ export function datasets(changed) {
   }
 
   function draw() {
-    node.replaceChildren(el("h2", {}, t("dataSet")), el("div", { class: "row" }, set ? chooser() : "", creator()), ...(set ? [drops(), status, refused, verdictOnPhotos()] : []));
+    refill(node, el("h2", {}, t("dataSet")), el("div", { class: "row" }, set && chooser(), creator()), set && [drops(), status, refused, verdictOnPhotos()]);
   }
 
   const chooser = () => [field(t("chooseDataSet"), select(sets.map(({ id, name }) => [id, name]), set.id, { onchange: (event) => (refused.replaceChildren(), open(event.target.value)) })), button(t("deleteDataSet"), (event) => drop(event.currentTarget))];
@@ -94,7 +94,7 @@ export function datasets(changed) {
       bad.push(...answer.refused);
     }
     status.textContent = "";
-    refused.replaceChildren(...(bad.length ? [el("p", { class: "wrong" }, t("refusedFiles", { n: bad.length })), el("ul", {}, bad.map(({ name, error }) => el("li", {}, `${name}: ${error}`)))] : []));
+    refill(refused, bad.length > 0 && [el("p", { class: "wrong" }, t("refusedFiles", { n: bad.length })), el("ul", {}, bad.map(({ name, error }) => el("li", {}, `${name}: ${error}`)))]);
     await load(id);
   }
 

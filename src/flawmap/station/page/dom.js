@@ -11,12 +11,18 @@ function fill(node, attributes, children) {
     else if (value === true) node.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
 export const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 export const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+/** Other children in the place of those there. */
+export function refill(node, ...children) {
+  node.replaceChildren();
+  fill(node, {}, children);
+}
 
 export const button = (content, onclick, attributes) =>
   el("button", { type: "button", onclick, ...attributes }, content);

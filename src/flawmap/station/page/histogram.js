@@ -6,6 +6,7 @@ import { number, score, t } from "./strings.js";
 const HEIGHT = 300;
 const TOP = 34; // room for what is written at the lines
 const FOOT = 26;
+const TICK = 80; // pixels between two ticks at least
 const STEPS = 200; // presses of an arrow key from one end to the other
 
 /** `{node, move, end}`; moved(score) is called as the user moves the line. */
@@ -27,8 +28,8 @@ export function histogram(data, moved) {
       svg(
         "svg",
         { width, height: HEIGHT + TOP + FOOT, viewBox: `0 ${-TOP} ${width} ${HEIGHT + TOP + FOOT}`, onpointerdown: grab },
-        svg("rect", { class: "side pass", y: 0, height: HEIGHT, x: 0 }),
-        svg("rect", { class: "side reject", y: 0, height: HEIGHT }),
+        svg("rect", { class: "ground pass", y: 0, height: HEIGHT, x: 0 }),
+        svg("rect", { class: "ground reject", y: 0, height: HEIGHT }),
         svg("rect", { class: "band", y: 0, height: HEIGHT }),
         bars(data, x),
         axis(data, x),
@@ -122,7 +123,8 @@ function bars(data, x) {
 }
 
 function axis({ low, high }, x) {
-  const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5].find((size) => (high - low) / size <= 10) ?? 1;
+  const most = x(high) / TICK;
+  const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5].find((size) => (high - low) / size <= most) ?? 1;
   const ticks = [];
   for (let n = Math.ceil(low / step); n * step <= high; n += 1) ticks.push(n * step);
   const digits = step < 0.1 ? 2 : 1;

@@ -1,7 +1,7 @@
 // The line as it runs: the last part, the last twenty, and the shift's counters.
 
 import { send } from "./api.js";
-import { busy, button, el, symbol } from "./dom.js";
+import { busy, button, el, refill, symbol } from "./dom.js";
 import { facts, thumbnail, verdictPanel } from "./parts.js";
 import { picture } from "./picture.js";
 import { LAST, onEach, store } from "./store.js";
@@ -22,14 +22,14 @@ export function live(root) {
     if (!part) return;
     await shown.show(part);
     if (chosen().id !== part.id) return;
-    side.replaceChildren(verdictPanel(part), facts(part));
-    hold.replaceChildren(...(held ? [el("span", {}, t("held")), button(t("backToLive"), () => holdAt(null), { class: "primary" })] : []));
+    refill(side, verdictPanel(part), facts(part));
+    refill(hold, held && [el("span", {}, t("held")), button(t("backToLive"), () => holdAt(null), { class: "primary" })]);
   }
 
   function drawStrip() {
     const thumbs = store.parts.map((part) => thumbnail(part, () => holdAt(part.id), part.id === chosen().id));
     const blank = Array.from({ length: LAST - thumbs.length }, () => el("span", { class: "thumb blank" }));
-    strip.replaceChildren(...thumbs, ...blank);
+    refill(strip, thumbs, blank);
   }
 
   function drawCounters() {
@@ -54,7 +54,7 @@ export function live(root) {
   }
 
   function draw() {
-    if (!store.parts.length) shown.node.replaceChildren(el("p", { class: "gone" }, t("waiting")));
+    if (!store.parts.length) refill(shown.node, el("p", { class: "gone" }, t("waiting")));
     drawPart();
     drawStrip();
     drawCounters();

@@ -4,7 +4,7 @@ import { el } from "./dom.js";
 import { language } from "./strings.js";
 
 const SIDE = 640; // pixels of a picture's longer side, so that 200 parts stay a file one can mail
-const STYLES = ["/page/base.css", "/page/report.css"];
+const STYLES = ["base.css", "report.css"];
 
 export async function oneFile(paper) {
   const copy = paper.cloneNode(true);

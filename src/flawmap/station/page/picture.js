@@ -1,7 +1,7 @@
 // A part's photo with its heat and outlines over it, and the slider for how strong they are.
 
 import { pictureOf } from "./api.js";
-import { el, field, svg } from "./dom.js";
+import { el, field, refill, svg } from "./dom.js";
 import { nameOf, t } from "./strings.js";
 
 const PATIENCE_MS = 1500; // a verdict does not wait longer than this for its picture
@@ -25,7 +25,7 @@ export function picture() {
     latest = part.id;
     const drawn = part.kept === false ? [el("p", { class: "gone" }, t("thinned"))] : await layersOf(part);
     if (latest !== part.id) return;
-    layers.replaceChildren(...drawn);
+    refill(layers, drawn);
     fade();
   }
 

@@ -1,7 +1,7 @@
 // A shift or a lot on paper: figures, models, and every part that was not simply good.
 
 import { get, queryOf } from "./api.js";
-import { busy, button, el, field, select } from "./dom.js";
+import { busy, button, el, field, refill, select } from "./dom.js";
 import { oneFile } from "./onefile.js";
 import { sheet } from "./sheet.js";
 import { t } from "./strings.js";
@@ -38,7 +38,7 @@ export function report(root) {
     const found = await busy(show, () => get("/api/report", query()));
     if (!found) return;
     csv.href = `/api/records.csv${queryOf(what.value === "shift" ? { from: found.from, to: found.to } : query())}`;
-    paper.replaceChildren(...sheet(found, what.value));
+    refill(paper, sheet(found, what.value));
   }
 
   async function print(event) {

@@ -2,7 +2,7 @@
 // back is another one.
 
 import { get, post } from "./api.js";
-import { busy, button, el, symbol, tell } from "./dom.js";
+import { busy, button, el, refill, symbol, tell } from "./dom.js";
 import { facts, thumbnail } from "./parts.js";
 import { picture } from "./picture.js";
 import { onEach, takeChange } from "./store.js";
@@ -40,9 +40,9 @@ export function review(root) {
     all.hidden = Boolean(part);
     if (!part) return;
     shown.show(part);
-    side.replaceChildren(head(part), facts(part), choices(part), takeBack());
-    strip.replaceChildren(...queue.map((each, index) => thumbnail(each, () => move(index - at), index === at)));
-    strip.children[at].scrollIntoView({ block: "nearest", inline: "nearest" });
+    refill(side, head(part), facts(part), choices(part), takeBack());
+    refill(strip, queue.map((each, index) => thumbnail(each, () => move(index - at), index === at)));
+    strip.scrollLeft = strip.children[at].offsetLeft - strip.clientWidth / 2;
   }
 
   const head = (part) =>

@@ -92,7 +92,7 @@ const partOf = (part) =>
     "section",
     { class: `part ${part.final}` },
     el("header", {}, el("span", { class: `word ${part.verdict}` }, symbol(part.verdict), t(part.verdict)), el("h3", {}, nameOf(part)), el("span", { class: "soft" }, clock(part.time)), el("span", { class: "reading" }, t("scoreOf", { score: score(part.score), threshold: score(part.threshold) }), scale(part))),
-    part.kept === false ? el("p", { class: "soft" }, t("thinned")) : el("div", { class: "pictures" }, [["thumbnail", "original"], ["overlay", "overlay"]].map(([kind, key]) => el("figure", {}, el("img", { src: pictureOf(part, kind), alt: t(key), loading: "lazy" }), el("figcaption", {}, t(key))))),
+    part.kept === false ? el("p", { class: "soft" }, t("thinned")) : el("div", { class: "pictures" }, [["thumbnail", "original"], ["overlay", "overlay"]].map(([kind, key]) => el("figure", {}, el("img", { src: pictureOf(part, kind), width: part.image.width, height: part.image.height, alt: t(key), loading: "lazy" }), el("figcaption", {}, t(key))))),
     part.decision && el("p", { class: "decision" }, symbol(part.decision.verdict), decisionLine(part)),
     el("p", { class: "soft" }, [part.model.ref, part.camera, part.lot && `${t("lot")} ${part.lot}`, part.id].filter(Boolean).join(" · ")),
   );

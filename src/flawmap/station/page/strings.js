@@ -49,11 +49,11 @@ const STRINGS = {
   spoken: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
   score: ["score", "Wert"],
   scoreOf: ["Score {score}, threshold {threshold}", "Wert {score}, Schwelle {threshold}"],
-  pValue: ["p = {p}", "p = {p}"],
+  pValue: ["p\u00a0=\u00a0{p}", "p\u00a0=\u00a0{p}"],
   lot: ["Lot", "Los"],
   model: ["Model", "Modell"],
   heat: ["Heat map", "Wärmebild"],
-  heatAt: ["{percent} %", "{percent} %"],
+  heatAt: ["{percent}\u00a0%", "{percent}\u00a0%"],
   thinned: ["The pictures of this part are no longer kept.", "Die Bilder dieses Teils sind nicht mehr aufbewahrt."],
   noPicture: ["The picture could not be loaded.", "Das Bild war nicht zu laden."],
   partPicture: ["Picture of part {label}", "Bild von Teil {label}"],
@@ -238,6 +238,7 @@ const STRINGS = {
 };
 
 const LANGUAGES = ["en", "de"];
+const LOCALES = { en: "en-GB", de: "de-DE" }; // of numbers and times; hours from 0 to 23 in both
 const KEPT = "flawmap.language";
 
 let chosen = LANGUAGES.indexOf(localStorage.getItem(KEPT) ?? (navigator.language.startsWith("de") ? "de" : "en"));
@@ -245,6 +246,8 @@ if (chosen < 0) chosen = 0;
 
 export const languages = LANGUAGES;
 export const language = () => LANGUAGES[chosen];
+
+const locale = () => LOCALES[language()];
 
 export function speak(name) {
   chosen = LANGUAGES.indexOf(name);
@@ -257,18 +260,18 @@ export function t(key, values = {}) {
 
 /** A count or share in the language's way of writing. */
 export const number = (value, digits = 0) =>
-  value.toLocaleString(language(), { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  value.toLocaleString(locale(), { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 export const score = (value) => (value === null || value === undefined ? "–" : number(value, 3));
 
 export const percent = (share, digits = 1) =>
-  share === null || share === undefined ? "–" : `${number(100 * share, digits)} %`;
+  share === null || share === undefined ? "–" : `${number(100 * share, digits)}\u00a0%`;
 
-export const clock = (time) => new Date(time).toLocaleTimeString(language(), { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+export const clock = (time) => new Date(time).toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-export const hour = (time) => new Date(time).toLocaleTimeString(language(), { hour: "2-digit", minute: "2-digit" });
+export const hour = (time) => new Date(time).toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit" });
 
-export const day = (time) => new Date(time).toLocaleString(language(), { dateStyle: "medium", timeStyle: "short" });
+export const day = (time) => new Date(time).toLocaleString(locale(), { dateStyle: "medium", timeStyle: "short" });
 
 /** 40 s, 12 min, 3 h. */
 export function span(seconds) {

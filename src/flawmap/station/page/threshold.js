@@ -1,7 +1,7 @@
 // Where the line between good and defective lies, what moving it does, and the versions it lay in.
 
 import { get, post } from "./api.js";
-import { ask, busy, button, el, field, still, tell } from "./dom.js";
+import { ask, busy, button, el, field, refill, still, tell } from "./dom.js";
 import { histogram } from "./histogram.js";
 import { thumbnail } from "./parts.js";
 import { may, onEach } from "./store.js";
@@ -24,12 +24,12 @@ export function threshold(root) {
     try {
       data = await get("/api/threshold");
     } catch (problem) {
-      return plot.replaceChildren(el("p", { class: "empty" }, problem.status === 404 || problem.status === 503 ? t("noModel") : problem.message));
+      return refill(plot, el("p", { class: "empty" }, problem.status === 404 || problem.status === 503 ? t("noModel") : problem.message));
     }
     at = data.threshold;
     graph?.end();
     graph = histogram(data, moved);
-    plot.replaceChildren(...heading(), graph.node, legend(), may("engineer") ? controls() : el("p", { class: "soft" }, t("engineersOnly")));
+    refill(plot, heading(), graph.node, legend(), may("engineer") ? controls() : el("p", { class: "soft" }, t("engineersOnly")));
     moved(at);
   }
 
@@ -48,7 +48,7 @@ export function threshold(root) {
     const [exact, parts] = await Promise.all([get("/api/threshold/at", { score: asked }), get("/api/threshold/around", { score: asked, count: AROUND })]).catch(() => []);
     if (!exact || asked !== at) return;
     drawFigures(exact);
-    around.replaceChildren(row("below", [...parts.below].reverse(), "pass"), row("above", parts.above, "reject"));
+    refill(around, row("below", [...parts.below].reverse(), "pass"), row("above", parts.above, "reject"));
   });
 
   function drawFigures(point) {

@@ -1,7 +1,7 @@
 // From photos to a model in use: a data set, a training, a comparison, a promotion.
 
 import { get, post } from "./api.js";
-import { ask, busy, button, el, field, select, tell } from "./dom.js";
+import { ask, busy, button, el, field, refill, select, tell } from "./dom.js";
 import { comparison } from "./comparison.js";
 import { datasets } from "./datasets.js";
 import { losses } from "./losses.js";
@@ -50,13 +50,13 @@ export function train(root) {
 
   function drawRun() {
     const training = shown();
-    run.replaceChildren(el("h2", {}, t("training")), training?.state === "running" ? "" : form(), training ? progress(training, stop) : "", earlier());
+    refill(run, el("h2", {}, t("training")), training?.state !== "running" && form(), training && progress(training, stop), earlier());
   }
 
   function drawResult() {
     const training = shown();
     const content = training?.state === "done" ? comparison(training, refresh) : el("p", { class: "soft" }, t("trainFirst"));
-    result.replaceChildren(el("h2", {}, t("compare")), content);
+    refill(result, el("h2", {}, t("compare")), content);
   }
 
   function form() {

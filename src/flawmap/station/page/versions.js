@@ -1,7 +1,7 @@
 // The versions of the models, which one is in use, and the way back.
 
 import { get, post } from "./api.js";
-import { ask, busy, button, el, tell } from "./dom.js";
+import { ask, busy, button, el, refill, tell } from "./dom.js";
 import { may } from "./store.js";
 import { day, score, t } from "./strings.js";
 
@@ -11,7 +11,7 @@ export function versions() {
   async function load() {
     const { models, current, previous } = await get("/api/models").catch(() => ({ models: [] }));
     const back = may("engineer") && previous && button(t("rollBack", { ref: previous }), (event) => rollBack(current, previous, event.currentTarget), { class: "roll-back" });
-    node.replaceChildren(el("div", { class: "row between" }, el("h2", {}, t("versions")), back), table(models));
+    refill(node, el("div", { class: "row between" }, el("h2", {}, t("versions")), back), table(models));
   }
 
   const table = (models) =>
