@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from station_helpers import free_port, picture, wait_until
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
-def wait_until(fact: object, seconds: float = 60.0) -> None:
-    """Until the function `fact` gives something true; a test that waits in vain fails."""
-    ends = time.monotonic() + seconds
-    while not fact():  # type: ignore[operator]
-        assert time.monotonic() < ends, "it did not come about"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +59,41 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
     return f"{server}/{name}"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one tiny untrained model, part.bundle, that knows good photos; tests copy it."""
+    import numpy as np
+    import torch
+
+    from flawmap.bundle import Bundle, build, save_bundle
+    from flawmap.config import load_recipe
+    from flawmap.data.pictures import pictures_in
+    from flawmap.data.scope import Scope
+    from flawmap.deploy.inspector import Inspector
+    from flawmap.measure.photos import TILES, learn, take
+    from flawmap.measure.threshold import choose_threshold
+
+    recipe = load_recipe(Path(__file__).parents[1] / "tiny.toml")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(recipe.model, with_refinement=True).eval()
+        model.detection.out.weight.data.mul_(40)  # untrained, it sees little
+    bundle = Bundle(model=model, recipe=recipe, threshold=None, provenance={})
+    inspector = Inspector(bundle, "cpu")
+    good = [picture(number) for number in range(100, 130)]
+    found = [inspector.inspect(pixels) for pixels in good]
+    scores, peaks = [one.score for one in found], [float(one.map.max()) for one in found]
+    bundle.threshold = choose_threshold(scores, peaks, 0.1)
+    bundle.provenance = {"held_out_scores": scores, "held_out_peaks": peaks, "trained_on": 30, "created": "2026-01-01"}
+    scope = Scope(recipe.image, None)
+    bundle.photos = learn(
+        [
+            take(pictures_in(np.asarray(pixels), "x", recipe.image, scope, TILES), model.discrete, torch.device("cpu"))
+            for pixels in good
+        ]
+    )
+    folder = tmp_path_factory.mktemp("models")
+    save_bundle(bundle, folder / "part.bundle")
+    return folder

@@ -100,8 +100,10 @@ def test_a_rate_lets_a_burst_through_and_then_as_many_as_it_says() -> None:
 
 @pytest.mark.parametrize(
     ("host", "loopback"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("[::1]", True), ("localhost", True)]
-    + [("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("localhost.example.com", False), ("", False)],
-)
+    [
+        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("[::1]", True), ("localhost", True),
+        ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("localhost.example.com", False), ("", False),
+    ],
+)  # fmt: skip
 def test_loopback_is_told_from_other_addresses(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback

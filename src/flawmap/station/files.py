@@ -121,7 +121,8 @@ def thin(
     kept = sorted(pictures.kept(), key=lambda one: one.time)
     known = ranks([one.ident for one in kept])
     days = {0: settings.good_days, 1: settings.rejected_days}
-    removed, stays = [], []
+    removed: list[Kept] = []
+    stays: list[Kept] = []
     for one in kept:
         rank = known.get(one.ident)
         too_old = at - one.time > (LEFT_S if rank is None else days[rank] * DAY)

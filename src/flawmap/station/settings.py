@@ -99,7 +99,7 @@ class DriftSettings(_Section):
     """Whether parts look unlike those trained on."""
 
     parts: int = Field(50, ge=5, le=1000, description="The last so many measured parts are compared.")
-    every: int = Field(5, ge=1, description="Of so many parts one is measured; it takes a moment of a worker's time.")
+    every: int = Field(10, ge=1, description="Of so many parts one is measured; it takes a moment of a worker's time.")
 
 
 class StationSettings(_Section):
