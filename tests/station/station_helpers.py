@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
+
+import psutil
+
+from flawmap.station.client import Client
 
 
 def free_port() -> int:
@@ -38,3 +46,46 @@ def png(number: int, height: int = 64, width: int = 80) -> bytes:
     from flawmap.data.images import encode_png
 
     return encode_png(picture(number, height, width))
+
+
+class Server:
+    """A real `flawmap serve` on loopback, its log in `log`."""
+
+    def __init__(self, models: Path, data: Path, *options: str, host: str = "127.0.0.1", wait: bool = True) -> None:
+        self.models, self.data, self.log = models, data, data.with_name(data.name + ".log")
+        usual = ["--set", "workers.threads=1", "--set", "verdict.doubt=0.0"]
+        words = ["serve", "--models", str(models), "--data", str(data), "--host", host, "--port", "0", *usual, *options]
+        with self.log.open("ab") as log:
+            start = log.tell()
+            self.process = subprocess.Popen([sys.executable, "-m", "flawmap", *words], stdout=log, stderr=log)
+        self.url = ""
+
+        def listens() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            with self.log.open("rb") as log:
+                log.seek(start)
+                found = re.search(rb"(http://\S+:\d+), records in", log.read())
+            self.url = "" if found is None else found[1].decode().replace("0.0.0.0", "127.0.0.1")
+            return found is not None
+
+        wait_until(listens)
+        if wait:
+            client = Client(self.url)
+            wait_until(client.ready)
+            client.close()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.terminate()
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+
+def workers_of(server: Server) -> list[int]:
+    """The ids of a server's worker processes."""
+    found = psutil.Process(server.process.pid).children(recursive=True)
+    return [each.pid for each in found if any("spawn_main" in word for word in each.cmdline())]

@@ -1,7 +1,7 @@
 """Who may do what: tokens with roles, stored hashed, and how often one may ask.
 
-A token is `fm-ID-SECRET`. The secret has 256 random bits, so one SHA-256 with a salt is as good as a slow hash: there is
-nothing to guess. The token itself is shown once, when it is made, and kept nowhere.
+A token is `fm-ID-SECRET`. The secret has 256 random bits, so one SHA-256 with a salt is as good as a slow hash: nobody
+can guess it. The token itself is shown once, when it is made, and kept nowhere.
 """
 
 from __future__ import annotations

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from flawmap.station.workers import Load
 
 BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+GAUGES = {  # by the fields of `Load`
+    "waiting": "Images that wait.",
+    "running": "Images that workers hold.",
+    "limit": "Images that may wait.",
+    "workers": "Worker processes there should be.",
+    "alive": "Worker processes that can inspect.",
+    "replaced": "Worker processes that died since the start.",
+}
 
 
 class Metrics:
@@ -32,15 +41,9 @@ class Metrics:
             "flawmap_refused", "Images without a verdict, by status of HTTP.", ["status"], registry=self.registry
         )
         self.decisions = Counter("flawmap_decisions", "Of operators.", ["decision"], registry=self.registry)
-        for name, about, field in (
-            ("flawmap_queue_waiting", "Images that wait.", "waiting"),
-            ("flawmap_queue_running", "Images that workers hold.", "running"),
-            ("flawmap_queue_limit", "Images that may wait.", "limit"),
-            ("flawmap_workers", "Worker processes there should be.", "workers"),
-            ("flawmap_workers_alive", "Worker processes that can inspect.", "alive"),
-            ("flawmap_workers_replaced", "Worker processes that died since the start.", "replaced"),
-        ):
-            Gauge(name, about, registry=self.registry).set_function(lambda field=field: float(getattr(load(), field)))
+        for field, about in GAUGES.items():
+            gauge = Gauge(f"flawmap_{field}", about, registry=self.registry)
+            gauge.set_function(partial(lambda field: float(getattr(load(), field)), field))
         Gauge(
             "flawmap_drift", "How far the last parts are from the good photos, in deviations.", registry=self.registry
         ).set_function(drift)

@@ -216,7 +216,7 @@ class Record:
 
 
 def append_to(connection: Connection, entries: Sequence[Entry]) -> list[Row]:
-    """Append entries within a transaction that `Record.writing` gave. One whose `once` is known gives the row it has."""
+    """Append entries within a transaction of `Record.writing`. One whose `once` is known gives the row it has."""
     last = connection.execute(sa.select(head.c.seq, head.c.hash).with_for_update()).one()
     seq, previous = int(last.seq), str(last.hash)
     keys = [entry.once for entry in entries if entry.once is not None]

@@ -50,7 +50,7 @@ class Query:
     def where(self) -> sa.ColumnElement[bool]:
         """The condition on `records`."""
         column = records.c
-        found: list[sa.ColumnElement[bool]] = [column.kind == "verdict"]
+        found: list[Any] = [column.kind == "verdict"]  # conditions
         if self.verdicts:
             found.append(column.verdict.in_(self.verdicts))
         if self.final is not None:
@@ -199,6 +199,7 @@ class Results:
             "label": row["label"],
             "lot": row["lot"],
             "camera": row["camera"],
+            "by": row["who"],
             "duration_ms": body["duration_ms"],
             "decision": decisions[-1] if decisions else None,
             "decisions": decisions,
