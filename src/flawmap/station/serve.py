@@ -48,29 +48,29 @@ def serve(
             raise StationError(f"there is no file {file}; expected a certificate and its key in PEM")
     if (certificate is None) != (key is None):
         raise StationError("--certificate and --key belong together; give both")
-    taken = _bind(host, port)
-    station = Station(models, data, database, settings)
-    if not is_loopback(host) and not station.access.needed:
-        station.close()
-        raise StationError(
-            f"without tokens the station serves this machine alone, not {host}; make one with: "
-            "flawmap token add NAME --role engineer --data DIR"
+    with _bind(host, port) as taken:
+        station = Station(models, data, database, settings)
+        if not is_loopback(host) and not station.access.needed:
+            station.close()
+            raise StationError(
+                f"without tokens the station serves this machine alone, not {host}; make one with: "
+                "flawmap token add NAME --role engineer --data DIR"
+            )
+        config = uvicorn.Config(
+            create_app(station),
+            log_config=None,
+            access_log=False,  # it would write queries; ours does not
+            server_header=False,
+            proxy_headers=False,  # anyone could claim an address
+            timeout_graceful_shutdown=int(settings.queue.drain_s) + DROP_S,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
         )
-    config = uvicorn.Config(
-        create_app(station),
-        log_config=None,
-        access_log=False,  # it would write queries; ours does not
-        server_header=False,
-        proxy_headers=False,  # anyone could claim an address
-        timeout_graceful_shutdown=int(settings.queue.drain_s) + DROP_S,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-    )
-    shown = f"[{host}]" if ":" in host else host
-    logging.getLogger("flawmap.station").info(
-        "%s://%s:%d, records in %s", "https" if certificate else "http", shown, taken.getsockname()[1], data
-    )
-    _Server(config, station).run(sockets=[taken])
+        shown = f"[{host}]" if ":" in host else host
+        logging.getLogger("flawmap.station").info(
+            "%s://%s:%d, records in %s", "https" if certificate else "http", shown, taken.getsockname()[1], data
+        )
+        _Server(config, station).run(sockets=[taken])
 
 
 def _bind(host: str, port: int) -> socket.socket:
