@@ -1,0 +1,377 @@
+"""Watch a folder that a camera writes to: each new complete file is inspected once, exactly once across restarts.
+
+A file is complete when its size and time of change stayed the same from one look to the next, and its header and end
+are there; half-written ones are waited for. Files are taken in the order of their times, then names. What was done is
+kept in a small SQLite of its own: a file is `begun` before it is inspected, with its hash, and `done` after its result
+was handed over. A file that was begun when the watch was killed is taken up again: the service knows it by its key and
+answers what it recorded; the csv is looked through for it; MQTT may tell it a second time, with the same key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from flawmap.errors import ImageError, StationError
+from flawmap.station.record import now
+from flawmap.station.station import verdict_of
+
+STATE = ".flawmap-watch.sqlite"
+FOLDERS = ("pass", "reject", "doubt", "failed")
+COLUMNS = (
+    "file",
+    "time",
+    "verdict",
+    "score",
+    "threshold",
+    "p_value",
+    "model",
+    "regions",
+    "id",
+    "sha256",
+    "error",
+    "key",
+)
+SETTLE_S = 0.3  # between two looks at a folder
+DAMAGED_S = 30.0  # a file that stays the same for so long and still is no whole image has failed
+AT_ONCE = 64  # files between two looks
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A complete file: its path, name under the watched folder, and what tells it from one written later."""
+
+    path: Path
+    name: str
+    size: int
+    changed: int  # nanoseconds
+
+    @property
+    def key(self) -> str:
+        """By which this very file is known, also to the service."""
+        return hashlib.sha256(
+            f"{self.name}\0{self.size}\0{self.changed}".encode("utf-8", "surrogateescape")
+        ).hexdigest()
+
+
+Result = dict[str, Any]
+Inspect = Callable[[Arrived, bytes], Result]
+
+
+class Sink(Protocol):
+    """Where results go."""
+
+    def give(self, result: Result) -> None:
+        """Hand over a result; when this returns, it is safe. May be given one again after a kill."""
+
+    def close(self) -> None:
+        """No more results come."""
+
+
+class Seen:
+    """What was done, in a SQLite file that survives a kill."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self._connection = sqlite3.connect(file, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, name TEXT, state TEXT, result TEXT)"
+            )
+            # Held as long as the watch runs: a second one on the same folder is refused.
+            self._lock = sqlite3.connect(file.with_name(f"{file.name}.lock"), isolation_level=None, timeout=0)
+            self._lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as problem:
+            if "locked" in str(problem):
+                raise StationError(f"another watch works with {file}; stop it first") from problem
+            raise StationError(
+                f"cannot keep track in {file}: {problem}; choose a --state that can be written"
+            ) from problem
+        except sqlite3.DatabaseError as problem:
+            raise StationError(f"{file} is not the state of a watch; choose another --state") from problem
+
+    def state(self, key: str) -> str | None:
+        """`begun`, `found`, `done`, or None for a file never seen."""
+        row = self._connection.execute("SELECT state FROM seen WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def result(self, key: str) -> Result | None:
+        """What was found before a kill, and not yet handed over."""
+        row = self._connection.execute("SELECT result FROM seen WHERE key = ?", (key,)).fetchone()
+        return None if row is None or row[0] is None else dict(json.loads(row[0]))
+
+    def note(self, arrived: Arrived, state: str, result: Result | None = None) -> None:
+        """How far a file has come; on the disk when this returns."""
+        name = arrived.name.encode("utf-8", "backslashreplace").decode()
+        text = None if result is None or state == "done" else json.dumps(result)
+        self._connection.execute(
+            "INSERT INTO seen VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET state = excluded.state, "
+            "result = excluded.result",
+            (arrived.key, name, state, text),
+        )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+        self._lock.close()
+
+
+class Table:
+    """A csv that grows by a whole line at a time; a line is there once, also after a kill."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        try:
+            self._stream = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            known = file.read_bytes()
+        except OSError as problem:
+            raise StationError(f"cannot write {file}: {problem.strerror}") from problem
+        if not known:
+            self._append(COLUMNS)
+        elif not known.startswith(b",".join(name.encode() for name in COLUMNS)):
+            os.close(self._stream)
+            raise StationError(f"{file} is another table; choose another --csv")
+        elif not known.endswith(b"\n"):  # a line that was cut by a loss of power
+            os.ftruncate(self._stream, known.rfind(b"\n") + 1)
+        self._keys = {line.rpartition(b",")[2].strip().decode() for line in known.splitlines()}
+
+    def give(self, result: Result) -> None:
+        """Append a line, unless it is there."""
+        if result["key"] not in self._keys:
+            self._append([_cell(result.get(name)) for name in COLUMNS])
+            self._keys.add(result["key"])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._stream)
+
+    def _append(self, cells: Sequence[Any]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        try:
+            os.write(self._stream, text.getvalue().encode("utf-8", "backslashreplace"))  # one write: whole or not
+            os.fsync(self._stream)
+        except OSError as problem:
+            raise StationError(f"cannot write {self.file}: {problem.strerror}") from problem
+
+
+class Watch:
+    """One watched folder. `say` is told a line for each file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        inspect: Inspect,
+        sinks: Sequence[Sink],
+        *,
+        out: Path | None = None,
+        move: bool = False,
+        state: Path | None = None,
+        say: Callable[[str], object] = print,
+        settle_s: float = SETTLE_S,
+        damaged_s: float = DAMAGED_S,
+    ) -> None:
+        if not folder.is_dir():
+            raise StationError(f"there is no folder {folder} to watch")
+        self.folder, self.inspect, self.sinks, self.out, self.move = folder, inspect, sinks, out, move
+        self.say, self.settle_s, self.damaged_s = say, settle_s, damaged_s
+        self.seen = Seen(state or folder / STATE)
+        self.stopping = threading.Event()
+        self._looks: dict[str, tuple[int, int, float]] = {}  # by name: size, time of change, since when
+
+    def run(self, once: bool = False) -> int:
+        """Watch until `stopping` is set, or, `once`, until nothing is left to do; how many files were done."""
+        done = 0
+        while not self.stopping.is_set():
+            arrived = list(self._arrived())
+            for each in arrived[:AT_ONCE]:
+                if self.stopping.is_set():
+                    break
+                done += self._do(each)
+            if once and not arrived and not self._looks:
+                break
+            if len(arrived) <= AT_ONCE:
+                self.stopping.wait(self.settle_s)
+        return done
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for sink in self.sinks:
+            sink.close()
+        self.seen.close()
+
+    def _arrived(self) -> Iterator[Arrived]:
+        """Complete files that are not done, in the order of their times and names."""
+        from flawmap.data.images import SUFFIXES
+
+        found: list[tuple[int, str, Path, int]] = []
+        with contextlib.suppress(FileNotFoundError):  # the folder may be on a share that comes and goes
+            for path in self._files():
+                if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                    with contextlib.suppress(OSError):
+                        stat = path.stat()
+                        found.append((stat.st_mtime_ns, path.relative_to(self.folder).as_posix(), path, stat.st_size))
+        at, before, self._looks = time.monotonic(), self._looks, {}
+        for changed, name, path, size in sorted(found):
+            arrived = Arrived(path, name, size, changed)
+            if self.seen.state(arrived.key) == "done":
+                continue
+            last = before.get(name)
+            if last is None or last[:2] != (size, changed):
+                self._looks[name] = (size, changed, at)
+                continue
+            self._looks[name] = last
+            if size and (self._is_whole(path) or at - last[2] > self.damaged_s):
+                yield arrived
+
+    def _files(self) -> Iterator[Path]:
+        """All files, not those that this watch moved or copied."""
+        for place, folders, names in os.walk(self.folder):
+            here = Path(place)
+            folders[:] = [
+                name for name in folders if not (self.out == here and name in FOLDERS) and not name.startswith(".")
+            ]
+            yield from (here / name for name in names)
+
+    def _is_whole(self, path: Path) -> bool:
+        from flawmap.data.images import read_pixels
+
+        try:
+            read_pixels(path)
+        except (ImageError, OSError):
+            return False
+        return True
+
+    def _do(self, arrived: Arrived) -> bool:
+        """Inspect one file and hand its result over; whether that was done."""
+        try:
+            data = arrived.path.read_bytes()
+        except FileNotFoundError:  # somebody took it away
+            return False
+        except OSError as problem:
+            raise StationError(f"{arrived.path} cannot be read: {problem.strerror}") from problem
+        result = self.seen.result(arrived.key)
+        if result is None:
+            self.seen.note(arrived, "begun")
+            result = self._result(arrived, data)
+            self.seen.note(arrived, "found", result)
+        for sink in self.sinks:
+            sink.give(result)
+        if self.out is not None:
+            self._sort(arrived, result["verdict"] or "failed")
+        self.seen.note(arrived, "done")
+        self._looks.pop(arrived.name, None)
+        score = "" if result["score"] is None else f"{result['score']:.4f}"
+        self.say(f"{result['verdict'] or 'failed':<8} {score:<7} {arrived.name} {result['error']}".rstrip())
+        return True
+
+    def _result(self, arrived: Arrived, data: bytes) -> Result:
+        known = {"file": arrived.name.encode("utf-8", "backslashreplace").decode(), "key": arrived.key, "time": now()}
+        known["sha256"] = hashlib.sha256(data).hexdigest()
+        empty = dict.fromkeys(("verdict", "score", "threshold", "p_value", "model", "regions", "id"))
+        try:
+            return {**empty, "error": "", **self.inspect(arrived, data), **known}
+        except ImageError as problem:
+            return {**empty, **known, "error": str(problem)}
+        except StationError as problem:
+            if problem.status not in (413, 415, 422):  # of the image; anything else is no fault of it
+                raise
+            return {**empty, **known, "error": str(problem)}
+
+    def _sort(self, arrived: Arrived, verdict: str) -> None:
+        """Move or copy the file to the folder of its verdict, in one step; nothing there is replaced."""
+        assert self.out is not None
+        place = self.out / verdict / arrived.name
+        if place.exists():  # an earlier part of the same name, or this one before a kill
+            place = place.with_name(f"{place.stem}-{arrived.key[:8]}{place.suffix}")
+        saving = place.with_name(f".{place.name}.saving")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if self.move:
+                with contextlib.suppress(OSError):
+                    arrived.path.rename(place)
+                    return
+            if not place.exists():
+                shutil.copy2(arrived.path, saving)
+                saving.replace(place)
+            if self.move:
+                arrived.path.unlink()
+        except OSError as problem:
+            raise StationError(f"cannot sort {arrived.path} into {self.out}: {problem.strerror}") from problem
+
+
+def by_bundle(bundle: Path, runtime: str, device: str, doubt: float, say: Callable[[str], object]) -> Inspect:
+    """Inspect in this process. Raises StationError for a bundle without a threshold."""
+    from flawmap.data.images import decode_pixels
+    from flawmap.deploy.inspector import load
+
+    inspector = load(bundle, device, runtime=runtime, say=say)
+    if inspector.bundle.threshold is None:
+        raise StationError(f"{bundle} has no threshold; set one with: flawmap threshold {bundle}")
+
+    def inspect(arrived: Arrived, data: bytes) -> Result:
+        found = inspector.inspect(decode_pixels(data, arrived.name))
+        assert found.threshold is not None
+        return {
+            "verdict": verdict_of(found.score, found.threshold, doubt),
+            "score": found.score,
+            "threshold": found.threshold,
+            "p_value": found.p_value,
+            "model": bundle.name,
+            "regions": [region.box for region in found.regions],
+        }
+
+    return inspect
+
+
+def by_server(url: str, token: str | None, lot: str | None) -> Inspect:
+    """Have a station inspect. One that is away, or busy, is waited for."""
+    from flawmap.station.client import Client
+
+    client = Client(url, token, retries=10)
+
+    def inspect(arrived: Arrived, data: bytes) -> Result:
+        label = arrived.name[-100:].encode("utf-8", "backslashreplace").decode()[-100:]
+        label = "".join(letter for letter in label if letter.isprintable())
+        part = client.inspect(data, label=label, lot=lot, key=arrived.key)
+        chosen = {name: part[name] for name in ("verdict", "score", "threshold", "p_value", "id")}
+        return {**chosen, "model": part["model"]["ref"], "regions": [region["box"] for region in part["regions"]]}
+
+    return inspect
+
+
+@contextlib.contextmanager
+def stopped_by_signals(watch: Watch) -> Iterator[None]:
+    """SIGTERM and Ctrl-C let the file in hand be finished."""
+
+    def stop(number: int, frame: Any) -> None:
+        watch.stopping.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return repr(value)
+    return len(value) if isinstance(value, list) else value
