@@ -16,14 +16,15 @@ const VIEWS = { live, review, threshold, train, report };
 const NEEDS = { train: "engineer" };
 
 const main = document.getElementById("main");
-let close = () => {};
-let hangUp = () => {};
+const nothing = () => {};
+let close = nothing;
+let hangUp = nothing;
 
-const tabs = () => Object.keys(VIEWS).filter((view) => may(NEEDS[view] ?? "operator"));
+const tabs = () => Object.keys(VIEWS).filter((name) => may(NEEDS[name] ?? "operator"));
 
 function wanted() {
-  const view = location.hash.slice(1);
-  return tabs().includes(view) ? view : "live";
+  const name = location.hash.slice(1);
+  return tabs().includes(name) ? name : "live";
 }
 
 function drawTop() {
@@ -38,7 +39,7 @@ function drawTop() {
   );
 }
 
-const tab = (view) => el("a", { href: `#${view}`, "aria-current": view === wanted() && "page" }, t(view));
+const tab = (name) => el("a", { href: `#${name}`, "aria-current": name === wanted() && "page" }, t(name));
 
 const languageButton = (name) =>
   button(name.toUpperCase(), () => (speak(name), draw()), { "aria-pressed": String(name === language()), lang: name });
@@ -56,9 +57,14 @@ function draw() {
   drawTop();
   drawNotices();
   main.replaceChildren();
-  if (!store.session) close = login(main, begin);
-  else if (!may("operator")) main.append(el("p", { class: "empty" }, t("cameraOnly")));
-  else close = VIEWS[wanted()](main) ?? (() => {});
+  close = view() ?? nothing;
+}
+
+/** Put what is wanted into main; gives what is to be called before it goes, if anything. */
+function view() {
+  if (!store.session) return login(main, begin);
+  if (may("operator")) return VIEWS[wanted()](main);
+  return main.append(el("p", { class: "empty" }, t("cameraOnly")));
 }
 
 function notices() {

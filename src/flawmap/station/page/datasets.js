@@ -7,6 +7,7 @@ import { number, t } from "./strings.js";
 
 const AT_ONCE = 8; // photos a request
 const POLL_MS = 1000;
+const PROBLEMS = ["duplicate", "size", "blurred", "outlier", "exposure", "unreadable"];
 const KINDS = { good: ["dropGood", "photosGood"], defective: ["dropBad", "photosBad"] };
 
 /** `{node, load, chosen, end}`; changed() is called when another data set is chosen, or its photos change. */
@@ -119,7 +120,7 @@ export function datasets(changed) {
       "figure",
       {},
       el("img", { src: `/api/datasets/${set.id}/photos/${photo.id}?thumbnail=true`, alt: "", loading: "lazy" }),
-      el("figcaption", {}, el("b", {}, photo.name), photo.problems.map(({ kind, text }) => el("p", {}, el("span", { class: "tag" }, t(kind)), ` ${text}`))),
+      el("figcaption", {}, el("b", {}, photo.name), photo.problems.map(({ kind, text }) => el("p", {}, el("span", { class: "tag" }, PROBLEMS.includes(kind) ? t(kind) : kind), ` ${text}`))),
       button("×", (event) => removePhotos([photo], event.currentTarget), { "aria-label": t("removePhoto", { name: photo.name }) }),
     );
 

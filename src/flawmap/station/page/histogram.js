@@ -60,10 +60,10 @@ export function histogram(data, moved) {
     band.setAttribute("x", x(clamp(at - data.doubt)));
     band.setAttribute("width", x(clamp(at + data.doubt)) - x(clamp(at - data.doubt)));
     line.setAttribute("transform", `translate(${here} 0)`);
-    line.setAttribute("aria-valuenow", at.toFixed(4));
-    line.setAttribute("aria-valuetext", score(at));
+    line.setAttribute("aria-valuenow", at.toFixed(6));
+    line.setAttribute("aria-valuetext", score(at, digitsOf(data)));
     const text = line.querySelector("text");
-    text.textContent = score(at);
+    text.textContent = score(at, digitsOf(data));
     text.setAttribute("x", Math.max(0, 30 - here) - Math.max(0, here + 30 - width));
   }
 
@@ -101,6 +101,9 @@ export function histogram(data, moved) {
   return { node, move, end: () => size.disconnect() };
 }
 
+/** As many as tell two steps of the line apart. */
+export const digitsOf = ({ low, high }) => Math.max(3, 2 - Math.floor(Math.log10(high - low)));
+
 const SERIES = ["held_out", "decided_good", "decided_bad"];
 
 // Stacked, in front of the silhouette of all parts; square roots, so that a few still show beside many.
@@ -124,10 +127,11 @@ function bars(data, x) {
 
 function axis({ low, high }, x) {
   const most = x(high) / TICK;
-  const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5].find((size) => (high - low) / size <= most) ?? 1;
+  const power = 10 ** Math.floor(Math.log10((high - low) / most));
+  const step = power * [1, 2, 5, 10].find((size) => (high - low) / (size * power) <= most);
   const ticks = [];
   for (let n = Math.ceil(low / step); n * step <= high; n += 1) ticks.push(n * step);
-  const digits = step < 0.1 ? 2 : 1;
+  const digits = Math.max(1, -Math.floor(Math.log10(step * 1.001)));
   const anchor = (value) => (value - low < step / 3 ? "start" : high - value < step / 3 ? "end" : "middle");
   return svg(
     "g",

@@ -7,11 +7,12 @@ const SIDE = 640; // pixels of a picture's longer side, so that 200 parts stay a
 const STYLES = ["base.css", "report.css"];
 
 export async function oneFile(paper) {
-  const copy = paper.cloneNode(true);
-  const pictures = [...copy.querySelectorAll("img")];
-  for (const picture of pictures) await inline(picture);
+  const page = pageOf(paper);
+  for (const picture of page.querySelectorAll("img")) await inline(picture);
   const styles = await Promise.all(STYLES.map(async (path) => (await fetch(path)).text()));
-  save(pageOf(copy, styles.join("\n")), nameOf(paper));
+  // The styles join as text: as an element, this page's own policy would forbid them.
+  const text = page.documentElement.outerHTML.replace("</head>", () => `<style>\n${styles.join("\n")}</style>\n</head>`);
+  save(`<!doctype html>\n${text}\n`, nameOf(paper));
 }
 
 async function inline(picture) {
@@ -25,16 +26,14 @@ async function inline(picture) {
   picture.setAttribute("src", canvas.toDataURL("image/jpeg", 0.85));
 }
 
-function pageOf(article, style) {
-  const page = document.implementation.createHTMLDocument(article.querySelector("h1").textContent);
+/** A document that is shown nowhere, so that it loads nothing. */
+function pageOf(paper) {
+  const page = document.implementation.createHTMLDocument(paper.querySelector("h1").textContent);
   page.documentElement.lang = language();
-  page.head.prepend(Object.assign(page.createElement("meta"), { content: "width=device-width, initial-scale=1", name: "viewport" }));
-  page.head.prepend(Object.assign(page.createElement("meta"), { httpEquiv: "Content-Type", content: "text/html; charset=utf-8" }));
-  const sheet = page.createElement("style");
-  sheet.textContent = style;
-  page.head.append(sheet);
-  page.body.append(page.adoptNode(article));
-  return `<!doctype html>\n${page.documentElement.outerHTML}\n`;
+  const meta = [{ httpEquiv: "Content-Type", content: "text/html; charset=utf-8" }, { name: "viewport", content: "width=device-width, initial-scale=1" }];
+  page.head.prepend(...meta.map((values) => Object.assign(page.createElement("meta"), values)));
+  page.body.append(page.importNode(paper, true));
+  return page;
 }
 
 function save(text, name) {

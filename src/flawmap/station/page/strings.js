@@ -80,7 +80,6 @@ const STRINGS = {
   previous: ["Previous part", "Voriges Teil"],
   next: ["Next part", "Nächstes Teil"],
   decided: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
-  verdictWas: ["flawmap says {verdict}", "flawmap sagt {verdict}"],
   leans: ["leans to {verdict}", "eher {verdict}"],
   note: ["Note", "Bemerkung"],
 
@@ -100,8 +99,6 @@ const STRINGS = {
   bandOfDoubt: ["band of doubt", "unklarer Bereich"],
   roots: ["heights are square roots of counts", "Höhen sind Wurzeln der Anzahlen"],
   escapeLimits: ["Escape knows only parts that somebody decided.", "Der Durchschlupf kennt nur Teile, die jemand entschieden hat."],
-  passes: ["passes", "gut"],
-  isRejected: ["rejected", "Fehler"],
   inUse: ["in use {score}", "jetzt {score}"],
   below: ["Just below the line: these pass", "Knapp unter der Linie: diese gelten als gut"],
   above: ["Just above the line: these are rejected", "Knapp über der Linie: diese gelten als fehlerhaft"],
@@ -185,7 +182,6 @@ const STRINGS = {
   right: ["right of {n} decided", "richtig von {n} entschiedenen"],
   rightPair: ["{new} new, {current} now", "neu {new}, jetzt {current}"],
   changes: ["Verdicts that change", "Urteile, die sich ändern"],
-  nowAndNew: ["{current} → {new}", "{current} → {new}"],
   promote: ["Promote {name}", "{name} einsetzen"],
   promoteAsk: ["Use the new model from now on?", "Das neue Modell ab jetzt benutzen?"],
   promoteDetail: ["It becomes a new version of {name}. The one in use now can be rolled back to.", "Es wird eine neue Version von {name}. Das jetzige bleibt, man kann zurück."],
@@ -202,7 +198,6 @@ const STRINGS = {
   show: ["Show", "Zeigen"],
   print: ["Print", "Drucken"],
   save: ["Save as one file", "Als eine Datei sichern"],
-  saving: ["Collecting pictures …", "Sammle Bilder …"],
   csv: ["Records as CSV", "Aufzeichnungen als CSV"],
   titleShift: ["Shift of {time}", "Schicht vom {time}"],
   titleLot: ["Lot {lot}", "Los {lot}"],
@@ -262,7 +257,7 @@ export function t(key, values = {}) {
 export const number = (value, digits = 0) =>
   value.toLocaleString(locale(), { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
-export const score = (value) => (value === null || value === undefined ? "–" : number(value, 3));
+export const score = (value, digits = 3) => (value === null || value === undefined ? "–" : number(value, digits));
 
 export const percent = (share, digits = 1) =>
   share === null || share === undefined ? "–" : `${number(100 * share, digits)}\u00a0%`;

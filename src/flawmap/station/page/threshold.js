@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { ask, busy, button, el, field, refill, still, tell } from "./dom.js";
-import { histogram } from "./histogram.js";
+import { digitsOf, histogram } from "./histogram.js";
 import { thumbnail } from "./parts.js";
 import { may, onEach } from "./store.js";
 import { number, percent, score, t } from "./strings.js";
@@ -19,6 +19,8 @@ export function threshold(root) {
   let graph = null;
   let data = null;
   let at = 0;
+
+  const written = (value) => score(value, digitsOf(data));
 
   async function load() {
     try {
@@ -39,7 +41,7 @@ export function threshold(root) {
     at = to;
     drawFigures(nearest(data.curve, at));
     const apply = plot.querySelector(".apply");
-    if (apply) apply.textContent = t("apply", { score: score(at) });
+    if (apply) apply.textContent = t("apply", { score: written(at) });
     settle();
   }
 
@@ -62,12 +64,12 @@ export function threshold(root) {
 
   function controls() {
     const note = el("input", { maxlength: 200 });
-    const suggested = data.suggested && button(t("useSuggested", { score: score(data.suggested.score) }), () => go(data.suggested.score), { title: t("suggestedBetween") });
+    const suggested = data.suggested && button(t("useSuggested", { score: written(data.suggested.score) }), () => go(data.suggested.score), { title: t("suggestedBetween") });
     return el(
       "div",
       { class: "row controls" },
       suggested,
-      button(t("useCurrent", { score: score(data.threshold) }), () => go(data.threshold)),
+      button(t("useCurrent", { score: written(data.threshold) }), () => go(data.threshold)),
       field(t("note"), note),
       button("", (event) => apply(note.value, event.currentTarget), { class: "primary apply" }),
     );
@@ -81,7 +83,7 @@ export function threshold(root) {
   async function apply(note, control) {
     const to = at;
     const name = data.model.split("@")[0];
-    if (!(await ask(t("applyAsk", { score: score(to) }), [t("fromTo", { from: score(data.threshold), to: score(to) }), t("applyDetail", { name })], t("apply", { score: score(to) })))) return;
+    if (!(await ask(t("applyAsk", { score: written(to) }), [t("fromTo", { from: written(data.threshold), to: written(to) }), t("applyDetail", { name })], t("apply", { score: written(to) })))) return;
     const made = await busy(control, () => post("/api/threshold", { score: to, note, use: true }));
     if (!made) return;
     tell(t("applied", { ref: made.ref }));
