@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import resources
 from itertools import takewhile
 from pathlib import Path
@@ -861,8 +861,9 @@ def watch_command(
     runtime: Runtime_ = "torch",
 ) -> None:
     """Inspect each new file of a folder once, as a camera writes them."""
+    from flawmap.station.client import Client
     from flawmap.station.mqtt import Broker
-    from flawmap.station.watch import Sink, Table, Watch, by_bundle, by_server, stopped_by_signals
+    from flawmap.station.watch import PATIENCE, Sink, Table, Watch, by_bundle, by_server, stopped_by_signals
 
     if (model is None) == (server is None):
         raise ConfigError("give --model BUNDLE or --server URL, one of them")
@@ -872,23 +873,26 @@ def watch_command(
         raise ConfigError("--out is for --move or --copy")
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder} to watch")
-    if server is not None:
-        inspect = by_server(server, token, lot)
-    else:
-        assert model is not None
-        inspect = by_bundle(model, runtime, device, doubt, _remark)
-    sinks: list[Sink] = []
-    if table is not None:
-        sinks.append(Table(table))
-    if mqtt is not None:
-        sinks.append(Broker(mqtt))
-    place = (out or folder) if move or copy else None
-    watch = Watch(folder, inspect, sinks, out=place, move=move, state=state, say=_say)
-    try:
+    with ExitStack() as opened:
+        if server is not None:
+            client = Client(server, token, retries=PATIENCE)
+            opened.callback(client.close)
+            inspect = by_server(client, lot)
+        else:
+            assert model is not None
+            inspect = by_bundle(model, runtime, device, doubt, _remark)
+        sinks: list[Sink] = []
+        if table is not None:
+            sinks.append(Table(table))
+            opened.callback(sinks[-1].close)
+        if mqtt is not None:
+            sinks.append(Broker(mqtt))
+            opened.callback(sinks[-1].close)
+        place = (out or folder) if move or copy else None
+        watch = Watch(folder, inspect, sinks, out=place, move=move, state=state, say=_say)
+        opened.callback(watch.close)
         with stopped_by_signals(watch):
             done = watch.run(once)
-    finally:
-        watch.close()
     _say(f"{done} files inspected")
 
 

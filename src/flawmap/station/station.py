@@ -23,6 +23,7 @@ from flawmap import __version__
 from flawmap.data.images import header_of
 from flawmap.errors import FlawmapError, ImageError, StationError
 from flawmap.station.access import Access, Rate, Who
+from flawmap.station.datasets import DataSets
 from flawmap.station.drift import DriftWatch
 from flawmap.station.files import Pictures, new_id, thin
 from flawmap.station.inspecting import Outcome
@@ -32,10 +33,12 @@ from flawmap.station.models import Models, Version, change_of
 from flawmap.station.record import Entry, Record, Row, now, stamp, url_of
 from flawmap.station.results import Query, Results, decision_of
 from flawmap.station.settings import ShiftSettings, StationSettings
+from flawmap.station.training import Trainings
 from flawmap.station.workers import Pool
 
 log = logging.getLogger("flawmap.station")
 TELL_S = 5.0  # between two events `station`
+CHECK_S = 120.0  # for a photo that is checked, behind the line's parts
 GRACE_S = 1.0  # a worker's own word on a deadline is waited for so long
 
 
@@ -73,7 +76,11 @@ class Station:
         self.metrics = Metrics(self.pool.load_now, lambda: float(self.drift.last()["figure"]))
         self.started, self.last_part = now(), self.results.last_time()
         self.why = "the model is being loaded"
-        self.training: str | None = None
+        self.datasets = DataSets(data / "datasets", limits)
+        self.datasets.suspect = self._suspect
+        self.trainings = Trainings(data / "trainings", self.datasets, self.models, self.results)
+        self.trainings.doubt = settings.verdict.doubt
+        self.trainings.told = lambda training: self.hub.publish("training", training)
         self._count = 0
         self._stopping = threading.Event()
 
@@ -87,6 +94,7 @@ class Station:
     def close(self) -> None:
         """Finish what was taken, and stop."""
         self._stopping.set()
+        self.trainings.close()
         self.pool.close(self.settings.queue.drain_s)
         self.record.close()
         self._lock.close()
@@ -253,8 +261,18 @@ class Station:
                 "max_deadline_s": self.settings.queue.max_deadline_s,
             },
             "doubt": self.settings.verdict.doubt,
-            "training": self.training,
+            "training": self.trainings.running,
         }
+
+    def _suspect(self, data: bytes) -> str:
+        """Why a photo taken for good looks defective to the model in use, "" where it does not, or there is none."""
+        current = self.models.current
+        if current is None:
+            return ""
+        found = self.pool.submit(current.ref, data, CHECK_S, later=True).done.result(CHECK_S)
+        if not found.defective:
+            return ""
+        return f"looks defective to {current.ref}: score {found.score:.3f}, threshold {found.threshold:.3f}"
 
     def _tell_model(self, row: Row) -> None:
         self.hub.publish("model", change_of(row), row["seq"])

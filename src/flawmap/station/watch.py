@@ -22,12 +22,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flawmap.errors import ImageError, StationError
 from flawmap.station.record import now
 from flawmap.station.station import verdict_of
+
+if TYPE_CHECKING:
+    from flawmap.station.client import Client
 
 STATE = ".flawmap-watch.sqlite"
 FOLDERS = ("pass", "reject", "doubt", "failed")
@@ -47,6 +51,7 @@ COLUMNS = (
 )
 SETTLE_S = 0.3  # between two looks at a folder
 DAMAGED_S = 30.0  # a file that stays the same for so long and still is no whole image has failed
+PATIENCE = 10  # tries, with longer and longer waits, for a station that is away or busy
 AT_ONCE = 64  # files between two looks
 
 
@@ -86,14 +91,16 @@ class Seen:
 
     def __init__(self, file: Path) -> None:
         try:
-            self._connection = sqlite3.connect(file, isolation_level=None)
+            self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, name TEXT, state TEXT, result TEXT)"
             )
             # Held as long as the watch runs: a second one on the same folder is refused.
-            self._lock = sqlite3.connect(file.with_name(f"{file.name}.lock"), isolation_level=None, timeout=0)
+            self._lock = sqlite3.connect(
+                file.with_name(f"{file.name}.lock"), isolation_level=None, timeout=0, check_same_thread=False
+            )
             self._lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as problem:
             if "locked" in str(problem):
@@ -191,27 +198,26 @@ class Watch:
         self.say, self.settle_s, self.damaged_s = say, settle_s, damaged_s
         self.seen = Seen(state or folder / STATE)
         self.stopping = threading.Event()
+        self._done: dict[str, tuple[int, int]] = {}  # by name: size and time of change; saves asking `seen`
         self._looks: dict[str, tuple[int, int, float]] = {}  # by name: size, time of change, since when
 
     def run(self, once: bool = False) -> int:
         """Watch until `stopping` is set, or, `once`, until nothing is left to do; how many files were done."""
         done = 0
         while not self.stopping.is_set():
-            arrived = list(self._arrived())
-            for each in arrived[:AT_ONCE]:
+            arrived = list(islice(self._arrived(), AT_ONCE))
+            for each in arrived:
                 if self.stopping.is_set():
                     break
                 done += self._do(each)
             if once and not arrived and not self._looks:
                 break
-            if len(arrived) <= AT_ONCE:
+            if len(arrived) < AT_ONCE:
                 self.stopping.wait(self.settle_s)
         return done
 
     def close(self) -> None:
-        """Let go of everything."""
-        for sink in self.sinks:
-            sink.close()
+        """Let go of what was done; the sinks are their maker's."""
         self.seen.close()
 
     def _arrived(self) -> Iterator[Arrived]:
@@ -226,16 +232,22 @@ class Watch:
                         stat = path.stat()
                         found.append((stat.st_mtime_ns, path.relative_to(self.folder).as_posix(), path, stat.st_size))
         at, before, self._looks = time.monotonic(), self._looks, {}
+        settled = []
         for changed, name, path, size in sorted(found):
+            if self._done.get(name) == (size, changed):
+                continue
             arrived = Arrived(path, name, size, changed)
             if self.seen.state(arrived.key) == "done":
+                self._done[name] = (size, changed)
                 continue
             last = before.get(name)
-            if last is None or last[:2] != (size, changed):
-                self._looks[name] = (size, changed, at)
-                continue
-            self._looks[name] = last
-            if size and (self._is_whole(path) or at - last[2] > self.damaged_s):
+            alike = last is not None and last[:2] == (size, changed)
+            self._looks[name] = last if last is not None and alike else (size, changed, at)
+            if alike:
+                settled.append(arrived)
+        for arrived in settled:
+            waited = at - self._looks[arrived.name][2]
+            if (arrived.size and self._is_whole(arrived.path)) or waited > self.damaged_s:
                 yield arrived
 
     def _files(self) -> Iterator[Path]:
@@ -296,7 +308,7 @@ class Watch:
         """Move or copy the file to the folder of its verdict, in one step; nothing there is replaced."""
         assert self.out is not None
         place = self.out / verdict / arrived.name
-        if place.exists():  # an earlier part of the same name, or this one before a kill
+        if place.exists() and not _same(place, arrived):  # an earlier part of the same name
             place = place.with_name(f"{place.stem}-{arrived.key[:8]}{place.suffix}")
         saving = place.with_name(f".{place.name}.saving")
         try:
@@ -338,11 +350,8 @@ def by_bundle(bundle: Path, runtime: str, device: str, doubt: float, say: Callab
     return inspect
 
 
-def by_server(url: str, token: str | None, lot: str | None) -> Inspect:
-    """Have a station inspect. One that is away, or busy, is waited for."""
-    from flawmap.station.client import Client
-
-    client = Client(url, token, retries=10)
+def by_server(client: Client, lot: str | None) -> Inspect:
+    """Have a station inspect. How long one that is away, or busy, is waited for is the client's business."""
 
     def inspect(arrived: Arrived, data: bytes) -> Result:
         label = arrived.name[-100:].encode("utf-8", "backslashreplace").decode()[-100:]
@@ -367,6 +376,12 @@ def stopped_by_signals(watch: Watch) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _same(place: Path, arrived: Arrived) -> bool:
+    """Whether a file is the copy that was made of another before a kill."""
+    found = place.stat()
+    return (found.st_size, found.st_mtime_ns) == (arrived.size, arrived.changed)
 
 
 def _cell(value: Any) -> Any:
