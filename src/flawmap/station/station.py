@@ -264,10 +264,10 @@ class Station:
             "training": self.trainings.running,
         }
 
-    def _suspect(self, data: bytes) -> str:
-        """Why a photo taken for good looks defective to the model in use, "" where it does not, or there is none."""
+    def _suspect(self, name: str, data: bytes) -> str:
+        """Why a photo taken for good looks defective to the model in use, "" where it does not, or is of other parts"""
         current = self.models.current
-        if current is None:
+        if current is None or current.name != name:
             return ""
         found = self.pool.submit(current.ref, data, CHECK_S, later=True).done.result(CHECK_S)
         if not found.defective:
