@@ -78,7 +78,7 @@ def restore(source: Path, data: Path, database: str | None, models: Path | None)
             finally:
                 record.close()
     except (tarfile.TarError, KeyError, ValueError, TypeError) as problem:
-        raise StationError(f"{source} is not a whole backup of a station ({problem})") from problem
+        raise StationError(f"{source} is not a whole backup of a station; take another one") from problem
     except OSError as problem:
         raise StationError(f"cannot restore {source}: {problem.strerror or problem}") from problem
     if not found.whole:

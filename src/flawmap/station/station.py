@@ -60,7 +60,11 @@ class Station:
     def __init__(self, models: Path, data: Path, database: str | None, settings: StationSettings) -> None:
         self.settings = settings
         self._lock = _locked(data)
-        self.record = Record(url_of(data, database))
+        try:
+            self.record = Record(url_of(data, database))
+        except BaseException:
+            self._lock.close()
+            raise
         self.data = data
         self.access = Access(self.record)
         limits = settings.limits
