@@ -30,7 +30,7 @@ def backup(record: Record, data: Path, out: Path, models: Path | None, overwrite
         raise StationError(f"{out} exists; choose another OUT, or --overwrite it")
     saving = out.with_name(f".{out.name}.saving")
     try:
-        with tarfile.open(saving, "w", format=tarfile.PAX_FORMAT) as tar:
+        with tarfile.open(saving, "w", format=tarfile.PAX_FORMAT, dereference=True) as tar:
             _add(tar, NOTE, json.dumps({"format": FORMAT}).encode())
             with record.reading() as connection:  # one state of all tables
                 count = 0
@@ -45,9 +45,11 @@ def backup(record: Record, data: Path, out: Path, models: Path | None, overwrite
                     with contextlib.suppress(FileNotFoundError):  # thinned out meanwhile
                         tar.add(file, f"pictures/{kept.ident[:2]}/{file.name}")
                         pictures += 1
-            for folder, name in ((data / "datasets", "datasets"), (models, "models")):
-                if folder is not None and folder.is_dir():
-                    tar.add(folder, name, filter=lambda info: None if "/." in info.name else info)
+            for name, folder in {"datasets": data / "datasets", **({"models": models} if models else {})}.items():
+                for file in sorted(folder.rglob("*")):
+                    inside = file.relative_to(folder)
+                    if file.is_file() and not any(part.startswith(".") for part in inside.parts):
+                        tar.add(file, f"{name}/{inside.as_posix()}")
         saving.replace(out)
     except OSError as problem:
         raise StationError(f"cannot write {out}: {problem.strerror or problem}") from problem
@@ -76,7 +78,7 @@ def restore(source: Path, data: Path, database: str | None, models: Path | None)
             finally:
                 record.close()
     except (tarfile.TarError, KeyError, ValueError, TypeError) as problem:
-        raise StationError(f"{source} is not a whole backup of a station ({problem})") from problem
+        raise StationError(f"{source} is not a whole backup of a station; take another one") from problem
     except OSError as problem:
         raise StationError(f"cannot restore {source}: {problem.strerror or problem}") from problem
     if not found.whole:

@@ -34,15 +34,16 @@ WORDS = {  # of a summary: one, several
 }
 
 DataSet = dict[str, Any]
-Suspect = Callable[[bytes], str]
+Suspect = Callable[[str, bytes], str]
 
 
 class DataSets:
-    """Data sets in one folder. Threads may share it. `suspect` says why a good photo looks defective, or ""."""
+    """Data sets in one folder. Threads may share it. `suspect` says why a good photo of a
+    part, by the data set's name, looks defective, or ""."""
 
     def __init__(self, folder: Path, limits: LimitSettings) -> None:
         self.folder, self.limits = folder, limits
-        self.suspect: Suspect = lambda data: ""
+        self.suspect: Suspect = lambda name, data: ""
         self._lock = threading.RLock()
         self._checking: set[str] = set()
 
@@ -143,7 +144,7 @@ class DataSets:
             for photo in note["photos"]:
                 if photo["kind"] == "good" and not any(one["kind"] == "unreadable" for one in found[photo["id"]]):
                     with contextlib.suppress(StationError, OSError):
-                        if text := self.suspect(self._file(ident, photo).read_bytes()):
+                        if text := self.suspect(note["name"], self._file(ident, photo).read_bytes()):
                             found[photo["id"]].append({"kind": "outlier", "text": text})
             with self._lock:
                 note = self._read(ident)  # photos may have come or gone
@@ -162,7 +163,7 @@ class DataSets:
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
     def _file(self, ident: str, photo: dict[str, Any]) -> Path:
-        return self.folder / ident / photo["kind"] / f"{photo['id']}{photo['file']}"
+        return self.folder / ident / str(photo["kind"]) / f"{photo['id']}{photo['file']}"
 
     def _read(self, ident: str) -> DataSet:
         try:

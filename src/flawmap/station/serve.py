@@ -78,10 +78,14 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         taken = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as problem:
+        raise StationError(f"cannot listen on {host}: {problem.strerror}; choose another --host") from problem
+    try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((host, port))
-    except (OSError, OverflowError) as problem:
-        why = problem.strerror if isinstance(problem, OSError) else str(problem)
+    except OSError as problem:
+        taken.close()
+        why = problem.strerror
         raise StationError(f"cannot listen on {host} port {port}: {why}; choose another --host or --port") from problem
     taken.set_inheritable(False)
     return taken

@@ -60,7 +60,11 @@ class Station:
     def __init__(self, models: Path, data: Path, database: str | None, settings: StationSettings) -> None:
         self.settings = settings
         self._lock = _locked(data)
-        self.record = Record(url_of(data, database))
+        try:
+            self.record = Record(url_of(data, database))
+        except BaseException:
+            self._lock.close()
+            raise
         self.data = data
         self.access = Access(self.record)
         limits = settings.limits
@@ -264,10 +268,10 @@ class Station:
             "training": self.trainings.running,
         }
 
-    def _suspect(self, data: bytes) -> str:
-        """Why a photo taken for good looks defective to the model in use, "" where it does not, or there is none."""
+    def _suspect(self, name: str, data: bytes) -> str:
+        """Why a photo taken for good looks defective to the model in use, "" where it does not, or is of other parts"""
         current = self.models.current
-        if current is None:
+        if current is None or current.name != name:
             return ""
         found = self.pool.submit(current.ref, data, CHECK_S, later=True).done.result(CHECK_S)
         if not found.defective:

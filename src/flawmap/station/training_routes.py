@@ -164,8 +164,11 @@ def cancel(station: TheStation, who: Engineer, ident: str) -> JSONResponse:
 
 @router.post("/api/trainings/{ident}/compare", status_code=202)
 def compare(
-    station: TheStation, who: Engineer, ident: str, asked: Annotated[ComparisonAsked, Body(default_factory=ComparisonAsked)]
-) -> JSONResponse:  # fmt: skip
+    station: TheStation,
+    who: Engineer,
+    ident: str,
+    asked: Annotated[ComparisonAsked, Body(default_factory=ComparisonAsked)],
+) -> JSONResponse:
     """Inspect recorded parts by the new model and the one in use."""
     station.trainings.compare(ident, asked.parts, asked.decided_only)
     return json(station.trainings.get(ident), 202)
