@@ -14,10 +14,11 @@ const POLL_MS = 2000;
 export function train(root) {
   const run = el("section", { class: "card" });
   const result = el("section", { class: "card" });
-  const photos = datasets(drawRun);
+  const photos = datasets(newOrder);
   let recipes = [];
   let trainings = [];
   let chosen = null; // id of the training shown
+  let order = null; // the form, kept while what it is about stays: someone may be filling it in
   let timer = 0;
 
   const shown = () => trainings.find((training) => training.id === chosen) ?? trainings[0];
@@ -26,6 +27,7 @@ export function train(root) {
     const [kinds, runs] = await Promise.all([get("/api/recipes"), get("/api/trainings")]);
     recipes = kinds.recipes;
     trainings = runs.trainings;
+    order = null;
     await refresh();
   }
 
@@ -50,7 +52,12 @@ export function train(root) {
 
   function drawRun() {
     const training = shown();
-    refill(run, el("h2", {}, t("training")), training?.state !== "running" && form(), training && progress(training, stop), earlier());
+    refill(run, el("h2", {}, t("training")), training?.state !== "running" && (order ??= form()), training && progress(training, stop), earlier());
+  }
+
+  function newOrder() {
+    order = null;
+    drawRun();
   }
 
   function drawResult() {
@@ -62,14 +69,17 @@ export function train(root) {
   function form() {
     const set = photos.chosen();
     const name = el("input", { value: set?.name ?? "", maxlength: 60, required: true });
-    const recipe = select(recipes.map(({ name, about }) => [name, about ? `${name} – ${about}` : name]), "fast");
+    const about = el("p", { class: "soft wide" });
+    const describe = () => (about.textContent = recipes.find((one) => one.name === recipe.value)?.about ?? "");
+    const recipe = select(recipes.map((one) => [one.name, one.name]), "fast", { onchange: describe });
     const settings = el("textarea", { rows: 2, spellcheck: "false", placeholder: "detect.steps=500" });
+    describe();
     const begin = el("button", { class: "primary", disabled: !set?.good }, t("start"));
     const submit = (event) => {
       event.preventDefault();
       start({ dataset: set.id, name: name.value.trim(), recipe: recipe.value, settings: settings.value.split("\n").map((line) => line.trim()).filter(Boolean) }, begin);
     };
-    return el("form", { class: "row", onsubmit: submit }, field(t("name"), name), field(t("recipe"), recipe), el("details", {}, el("summary", {}, t("expert")), field(t("settings"), settings)), begin, set?.good ? null : el("p", { class: "soft" }, t("noPhotos")));
+    return el("form", { class: "row", onsubmit: submit }, field(t("name"), name), field(t("recipe"), recipe), el("details", {}, el("summary", {}, t("expert")), field(t("settings"), settings)), begin, about, set?.good ? null : el("p", { class: "soft" }, t("noPhotos")));
   }
 
   async function start(order, control) {
