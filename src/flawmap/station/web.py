@@ -33,7 +33,8 @@ PAGE = Path(__file__).with_name("page")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",  # else a browser keeps the page of the version before
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'",
 }
 
 log = logging.getLogger("flawmap.station")
