@@ -2,7 +2,7 @@
 
 import { send } from "./api.js";
 import { busy, button, el, refill, symbol } from "./dom.js";
-import { facts, thumbnail, verdictPanel } from "./parts.js";
+import { facts, stripOf, verdictPanel } from "./parts.js";
 import { picture } from "./picture.js";
 import { LAST, onEach, store } from "./store.js";
 import { hour, number, t } from "./strings.js";
@@ -11,25 +11,33 @@ export function live(root) {
   const shown = picture();
   const side = el("section", { class: "side" });
   const counters = el("section", { class: "counters" });
-  const strip = el("section", { class: "strip", "aria-label": t("lastParts") });
+  const strip = stripOf(t("lastParts"), (part) => holdAt(part.id));
   const hold = el("div", { class: "hold" });
   let held = null;
+  let drawing = false;
 
   const chosen = () => (held && store.parts.find((part) => part.id === held)) || store.parts[0];
 
+  // One at a time: where parts come faster than their pictures, some are passed over, and none is half shown.
   async function drawPart() {
-    const part = chosen();
-    if (!part) return;
-    await shown.show(part);
-    if (chosen().id !== part.id) return;
+    if (drawing) return;
+    drawing = true;
+    for (let part = null; chosen() && chosen() !== part; ) {
+      part = chosen();
+      await shown.show(part);
+      drawFacts(part);
+    }
+    drawing = false;
+  }
+
+  function drawFacts(part) {
     refill(side, verdictPanel(part), facts(part));
     refill(hold, held && [el("span", {}, t("held")), button(t("backToLive"), () => holdAt(null), { class: "primary" })]);
   }
 
   function drawStrip() {
-    const thumbs = store.parts.map((part) => thumbnail(part, () => holdAt(part.id), part.id === chosen().id));
-    const blank = Array.from({ length: LAST - thumbs.length }, () => el("span", { class: "thumb blank" }));
-    refill(strip, thumbs, blank);
+    const blank = Array.from({ length: LAST - store.parts.length }, () => el("span", { class: "thumb blank" }));
+    strip.show(store.parts, chosen()?.id, blank);
   }
 
   function drawCounters() {
@@ -49,6 +57,7 @@ export function live(root) {
 
   function holdAt(id) {
     held = id;
+    if (chosen()) drawFacts(chosen());
     drawPart();
     drawStrip();
   }
@@ -66,7 +75,7 @@ export function live(root) {
       { class: "live" },
       el("section", { class: "stage" }, shown.node, el("div", { class: "under-stage" }, shown.slider, hold, tryOut())),
       el("div", { class: "column" }, side, counters),
-      strip,
+      strip.node,
     ),
   );
   draw();

@@ -38,10 +38,30 @@ export function facts(part) {
 export const decisionLine = ({ decision }) =>
   t(decision.verdict === "pass" ? "decidedPass" : "decidedReject", { who: decision.who }) + (decision.note ? ` – ${decision.note}` : "");
 
+/** A row of small pictures; `{node, show}`. What is there already stays as it is, so that nothing flickers. */
+export function stripOf(label, tap) {
+  const node = el("section", { class: "strip", "aria-label": label });
+  let known = new Map();
+
+  function show(parts, current, blank = []) {
+    const focused = document.activeElement;
+    const before = known;
+    known = new Map(parts.map((part) => [part.id, again(before.get(part.id), part)]));
+    for (const [id, { thumb }] of known) thumb.setAttribute("aria-current", String(id === current));
+    node.replaceChildren(...[...known.values()].map(({ thumb }) => thumb), ...blank);
+    if (node.contains(focused)) focused.focus({ preventScroll: true });
+  }
+
+  const again = (known, part) =>
+    known?.part.final === part.final && known.part.kept === part.kept ? known : { part, thumb: thumbnail(part, () => tap(part)) };
+
+  return { node, show };
+}
+
 /** A small picture to tap. A part whose picture is not kept shows its sign alone. */
-export const thumbnail = (part, onclick, current) =>
+export const thumbnail = (part, onclick) =>
   button(
     part.kept === false ? symbol(part.final) : [el("img", { src: pictureOf(part, "thumbnail"), alt: "", loading: "lazy" }), symbol(part.final)],
     onclick,
-    { class: `thumb ${part.final}`, "aria-current": current && "true", "aria-label": `${t("part", { label: nameOf(part) })}: ${t(part.final)}`, title: `${nameOf(part)} · ${score(part.score)}` },
+    { class: `thumb ${part.final}`, "aria-label": `${t("part", { label: nameOf(part) })}: ${t(part.final)}`, title: `${nameOf(part)} · ${score(part.score)}` },
   );

@@ -3,7 +3,7 @@
 
 import { get, post } from "./api.js";
 import { busy, button, el, refill, symbol, tell } from "./dom.js";
-import { facts, thumbnail } from "./parts.js";
+import { facts, stripOf } from "./parts.js";
 import { picture } from "./picture.js";
 import { onEach, takeChange } from "./store.js";
 import { nameOf, t } from "./strings.js";
@@ -16,9 +16,9 @@ export function review(root) {
   const shown = picture();
   const count = el("p", { class: "count", role: "status" });
   const side = el("div", { class: "side" });
-  const strip = el("section", { class: "strip", "aria-label": t("review") });
+  const strip = stripOf(t("review"), (part) => move(queue.findIndex((each) => each.id === part.id) - at));
   const pane = el("div", { class: "live review", tabindex: "-1" });
-  const all = el("p", { class: "empty" }, el("b", {}, t("allReviewed")), el("span", {}, t("allReviewedHint")));
+  const all = el("div", { class: "empty" });
   const queue = [];
   let at = 0;
   let more = null;
@@ -35,14 +35,19 @@ export function review(root) {
 
   function draw() {
     const part = queue[at];
-    count.textContent = t(more ? "toReviewMore" : "toReview", { n: open() });
     pane.hidden = !part;
     all.hidden = Boolean(part);
-    if (!part) return;
+    if (!part) return refill(all, el("b", {}, t("allReviewed")), el("span", {}, t("allReviewedHint")), takeBack());
     shown.show(part);
     refill(side, head(part), facts(part), choices(part), takeBack());
-    refill(strip, queue.map((each, index) => thumbnail(each, () => move(index - at), index === at)));
-    strip.scrollLeft = strip.children[at].offsetLeft - strip.clientWidth / 2;
+    drawQueue();
+    const { node } = strip;
+    node.scrollLeft = node.children[at].offsetLeft - node.clientWidth / 2;
+  }
+
+  function drawQueue() {
+    count.textContent = t(more ? "toReviewMore" : "toReview", { n: open() });
+    strip.show(queue, queue[at].id);
   }
 
   const head = (part) =>
@@ -93,8 +98,9 @@ export function review(root) {
   function arrive(part) {
     if (more || part.verdict === "pass" || part.decision || put(part)) return;
     queue.push(part);
-    at = Math.min(at, queue.length - 1);
-    draw();
+    // What is being looked at is left alone: a button must not move from under a finger.
+    if (pane.hidden) draw();
+    else drawQueue();
   }
 
   function press(event) {
@@ -106,7 +112,7 @@ export function review(root) {
     act();
   }
 
-  const click = (selector) => side.querySelector(selector)?.click();
+  const click = (selector) => (pane.hidden ? all : side).querySelector(selector)?.click();
   const KEYS = {
     Enter: () => click("[data-choice=confirm]"),
     " ": () => click("[data-choice=confirm]"),
@@ -117,11 +123,11 @@ export function review(root) {
   };
 
   const arrows = [button("‹", () => move(-1), { "aria-label": t("previous"), class: "arrow" }), button("›", () => move(1), { "aria-label": t("next"), class: "arrow" })];
-  pane.append(el("section", { class: "stage" }, shown.node, el("div", { class: "under-stage" }, arrows, shown.slider, count)), el("div", { class: "column" }, side, el("p", { class: "keys soft" }, t("keys"))), strip);
+  pane.append(el("section", { class: "stage" }, shown.node, el("div", { class: "under-stage" }, arrows, shown.slider, count)), el("div", { class: "column" }, side, el("p", { class: "keys soft" }, t("keys"))), strip.node);
   all.hidden = pane.hidden = true;
   root.append(pane, all);
   document.addEventListener("keydown", press);
   busy(count, load).then(() => pane.focus({ preventScroll: true }));
-  const end = onEach({ part: arrive, changed: (part) => put(part) && draw(), lag: load });
+  const end = onEach({ part: arrive, changed: (part) => put(part) && draw(), lag: () => ((more = null), load()) });
   return () => (end(), document.removeEventListener("keydown", press));
 }

@@ -11,6 +11,7 @@ const STRINGS = {
   views: ["Views", "Ansichten"],
   language: ["Language", "Sprache"],
   logOut: ["Log out", "Abmelden"],
+  close: ["Close", "Schließen"],
   cancel: ["Cancel", "Abbrechen"],
   loading: ["Loading …", "Lädt …"],
   failed: ["That did not work (status {status}).", "Das ging nicht (Status {status})."],

@@ -3,6 +3,7 @@
 import { get, post } from "./api.js";
 import { ask, busy, button, el, field, refill, still, tell } from "./dom.js";
 import { digitsOf, histogram } from "./histogram.js";
+import { look } from "./look.js";
 import { thumbnail } from "./parts.js";
 import { may, onEach } from "./store.js";
 import { number, percent, score, t } from "./strings.js";
@@ -103,7 +104,7 @@ export function threshold(root) {
 const figure = (key, value, means, kind) => el("div", { class: `figure ${kind}` }, el("small", { class: "label" }, t(key)), el("b", {}, value), el("small", { class: "soft" }, means));
 
 const row = (key, parts, verdict) =>
-  el("div", { class: `row-of ${verdict}` }, el("h2", {}, t(key)), el("div", { class: "thumbs" }, parts.length ? parts.map((part) => el("figure", {}, thumbnail(part, () => window.open(part.links.overlay)), el("figcaption", {}, score(part.score)))) : el("p", { class: "soft" }, t("none"))));
+  el("div", { class: `row-of ${verdict}` }, el("h2", {}, t(key)), el("div", { class: "thumbs" }, parts.length ? parts.map((part) => el("figure", {}, thumbnail(part, () => look(part)), el("figcaption", {}, score(part.score)))) : el("p", { class: "soft" }, t("none"))));
 
 const nearest = (curve, at) => curve.reduce((best, point) => (Math.abs(point.score - at) < Math.abs(best.score - at) ? point : best));
 

@@ -124,7 +124,7 @@ function progress(training, stop) {
     { class: `progress ${state}` },
     el("p", { class: "row between" }, el("b", {}, `${training.name} · ${t(STATES[state])}`), el("span", { class: "soft" }, training.started && day(training.started))),
     training.why && el("p", { class: "wrong" }, training.why),
-    state === "running" && [el("div", { class: "row" }, bar, el("b", { class: "n" }, percent(training.progress, 0))), el("p", { class: "row between" }, el("span", {}, stage && t("step", { stage, step: number(step), steps: number(steps) })), button(t("stop"), (event) => stop(training, event.currentTarget)))],
+    state === "running" && [el("div", { class: "row" }, bar, el("b", { class: "n" }, percent(training.progress, 0))), el("p", { class: "row between" }, el("span", {}, stage && t("step", { stage, step: number(step ?? 0), steps: number(steps ?? 0) })), button(t("stop"), (event) => stop(training, event.currentTarget)))],
     losses(training.metrics ?? []),
     training.first > 0 && firstMaps(training),
   );
