@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from flawmap.station.settings import LimitSettings
 
 KINDS = ("good", "defective")
 NOTE = "dataset.json"
+GENTLY = ("nice", "-n", "10") if shutil.which("nice") else ()  # begins a command that must not delay the line
 WORDS = {  # of a summary: one, several
     "duplicate": ("photo is there twice", "photos are there twice"),
     "size": ("photo has another size", "photos have another size"),
@@ -158,8 +158,8 @@ class DataSets:
 
     def _figures(self, ident: str) -> list[dict[str, str]]:
         """What `flawmap.station.checking` says of the good photos, in a process of its own."""
-        words = [sys.executable, "-m", "flawmap.station.checking", str(self.folder / ident / "good")]
-        done = subprocess.run(words, capture_output=True, text=True, preexec_fn=lambda: os.nice(10))
+        words = [*GENTLY, sys.executable, "-m", "flawmap.station.checking", str(self.folder / ident / "good")]
+        done = subprocess.run(words, capture_output=True, text=True)
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
     def _file(self, ident: str, photo: dict[str, Any]) -> Path:

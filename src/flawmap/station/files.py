@@ -119,15 +119,22 @@ def thin(
     """
     at = time.time() if at is None else at
     kept = sorted(pictures.kept(), key=lambda one: one.time)
-    known = ranks([one.ident for one in kept])
-    days = {0: settings.good_days, 1: settings.rejected_days}
+    days = {0: settings.good_days * DAY, 1: settings.rejected_days * DAY}
+    limit = settings.gigabytes * 1e9
+    too_large = sum(one.bytes for one in kept) > limit
+
+    def doubtful(age: float) -> bool:
+        """Whether the record must be asked. Pictures without one show within a day; later it is not asked for long."""
+        return too_large or age > min(days.values()) or LEFT_S < age <= DAY
+
+    known = ranks([one.ident for one in kept if doubtful(at - one.time)])
     removed: list[Kept] = []
     stays: list[Kept] = []
     for one in kept:
-        rank = known.get(one.ident)
-        too_old = at - one.time > (LEFT_S if rank is None else days[rank] * DAY)
+        age = at - one.time
+        too_old = doubtful(age) and age > days.get(known.get(one.ident, -1), LEFT_S)
         (removed if too_old else stays).append(one)
-    total, limit = sum(one.bytes for one in stays), settings.gigabytes * 1e9
+    total = sum(one.bytes for one in stays)
     for one in sorted(stays, key=lambda one: (known.get(one.ident, 1), one.time)):
         if total <= limit:
             break

@@ -48,7 +48,7 @@ records = sa.Table(
     sa.Column("camera", sa.String(100)),
     sa.Column("label", sa.String(100)),
     sa.Column("lot", sa.String(100)),
-    sa.Column("once", sa.String(200), unique=True),  # a sender's key, by which a repeated request is known
+    sa.Column("once", sa.String(201), unique=True),  # a sender's key, by which a repeated request is known
     sa.Column("body", sa.Text, nullable=False),  # the rest, as JSON
     sa.Column("previous", sa.String(64), nullable=False),
     sa.Column("hash", sa.String(64), nullable=False),
@@ -57,6 +57,8 @@ records = sa.Table(
     sa.Index("records_time", "kind", "time"),
     sa.Index("records_verdict", "kind", "verdict", "seq"),
     sa.Index("records_lot", "lot", "seq"),
+    sa.Index("records_label", "label", "seq"),
+    sa.Index("records_score", "kind", "score"),
 )
 head = sa.Table(
     "head",

@@ -24,7 +24,7 @@ from flawmap.station.results import VERDICTS, decision_of, recorded_time
 from flawmap.station.schemas import DecisionAsked, Models, Note, Part, Parts, Problem, Session, StationState
 from flawmap.station.station import Request as Asked
 from flawmap.station.station import Station
-from flawmap.station.web import COOKIE, Camera, Engineer, Operator, TheStation, identify, json
+from flawmap.station.web import COOKIE, Camera, Engineer, Operator, TheStation, identify, json, token_of
 
 MISSED = 500  # events that a reader gets who comes back
 SESSION_S = 30 * 24 * 60 * 60  # a cookie's life; the token in it can be revoked at any time
@@ -141,6 +141,8 @@ async def inspect(
 ) -> JSONResponse:
     """Inspect one image: a file as the body, or a form with the field `image`."""
     _within_rate(station, who, request, 1)
+    if key is None:  # else it may be one that was recorded
+        station.pool.check_room()
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         async with request.form(max_files=1, max_fields=10) as form:
             file = form.get("image")
@@ -272,17 +274,20 @@ def decide(station: TheStation, who: Operator, ident: str, decision: DecisionAsk
 async def events(
     station: TheStation,
     who: Operator,
+    request: Request,
     last: Annotated[str | None, Header(alias="Last-Event-ID", pattern=r"^\d{1,18}$")] = None,
     after: Annotated[int | None, Query(ge=0)] = None,
 ) -> StreamingResponse:
     """Server-sent events: every verdict, decision and change of model, and the station's state."""
-    seq = int(last) if last is not None else after
+    seq, token = int(last) if last is not None else after, token_of(request)
 
     def missed() -> list[str]:
         return [event("station", station.state()), *([] if seq is None else _missed(station, seq))]
 
     async def stream() -> AsyncIterator[str]:
         async for text in station.hub.read(missed):
+            if who.token and station.access.who(token) is None:  # revoked meanwhile
+                return
             yield text
 
     return StreamingResponse(

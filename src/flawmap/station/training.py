@@ -18,7 +18,7 @@ from typing import Any
 
 from flawmap.data.images import decode_pixels, encode_jpeg, overlay, resize_map, to_float
 from flawmap.errors import FlawmapError, StationError
-from flawmap.station.datasets import DataSets
+from flawmap.station.datasets import GENTLY, DataSets
 from flawmap.station.files import is_id, new_id, write_whole
 from flawmap.station.inspecting import Outcome
 from flawmap.station.models import FOLDER, LOAD_S, Models, Version
@@ -102,7 +102,7 @@ class Trainings:
                 "state": "running", "why": "", "created": now(), "started": now(), "ended": None, "first": 0,
                 "model": None, "threshold": None, "comparison": None, "pid": None,
             }  # fmt: skip
-            words = [sys.executable, "-m", "flawmap", "train", str(self.datasets.place(dataset, "good"))]
+            words = [*GENTLY, sys.executable, "-m", "flawmap", "train", str(self.datasets.place(dataset, "good"))]
             words += ["--out", str(self.bundle(ident)), "--config", recipe, "--quiet"]
             words += [word for setting in settings for word in ("--set", setting)]
             if known["defective"]:
@@ -110,7 +110,7 @@ class Trainings:
             with (self.folder / ident / LOG).open("wb") as log:
                 self._process = subprocess.Popen(
                     words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder / ident,
-                    start_new_session=True, preexec_fn=lambda: os.nice(10),  # the line comes first
+                    start_new_session=True,
                 )  # fmt: skip
             self._running = ident
             self._note(training, pid=self._process.pid)

@@ -115,6 +115,18 @@ class Pool:
             alive = sum(bool(slot.loaded) for slot in self._slots)
             return Load(len(self._queue), running, self.limits.size, len(self._slots), alive, self.replaced)
 
+    def check_room(self) -> None:
+        """Raises StationError (429) when the queue is full: before an image is read that would be refused."""
+        with self._changed:
+            self._room()
+
+    def _room(self) -> None:
+        if len(self._queue) >= self.limits.size:
+            self._queue = deque(job for job in self._queue if not job.done.cancelled())
+        if len(self._queue) >= self.limits.size:
+            wait = max(1, math.ceil(len(self._queue) * self._usual_s / len(self._slots)))
+            raise StationError("the queue is full; send images more slowly", 429, float(wait))
+
     def holds(self, ref: str) -> bool:
         """Whether some worker can inspect by this model now."""
         with self._changed:
@@ -130,11 +142,8 @@ class Pool:
                 raise StationError("the station is stopping; try again when it is back", 503, 5.0)
             if ref not in self.models:
                 raise StationError(f"the model {ref} is not loaded; load it first", 409)
-            if len(self._queue) >= self.limits.size and not later:
-                self._queue = deque(job for job in self._queue if not job.done.cancelled())
-            if len(self._queue) >= self.limits.size and not later:
-                wait = max(1, math.ceil(len(self._queue) * self._usual_s / len(self._slots)))
-                raise StationError("the queue is full; send images more slowly", 429, float(wait))
+            if not later:
+                self._room()
             self._number += 1
             job = Job(Task(self._number, ref, data, time.monotonic() + deadline_s, measure))
             (self._later if later else self._queue).append(job)
@@ -151,15 +160,14 @@ class Pool:
                 done.set_result(None)
                 return done
             self._loading[ref] = (path, done)
-            for slot in self._slots:  # one that is not up yet is told when it is
-                slot.send(("load", ref, str(path)))
+        for slot in self._slots:  # one that is not up yet is told when it is; without the lock, as a pipe may be full
+            slot.send(("load", ref, str(path)))
         return done
 
     def unload(self, ref: str) -> None:
         """Let go of a model. What waits for it still is answered with an error."""
         with self._changed:
             self.models.pop(ref, None)
-            self._forget(ref)
             stay: deque[Job] = deque()
             for job in self._queue:
                 if job.task.ref == ref:
@@ -167,6 +175,7 @@ class Pool:
                 else:
                     stay.append(job)
             self._queue = stay
+        self._forget(ref)
 
     def close(self, drain_s: float = 0.0) -> None:
         """Take nothing more, finish what was taken for up to `drain_s`, answer the rest with an error, and stop."""
@@ -190,8 +199,10 @@ class Pool:
                 thread.join()
 
     def _forget(self, ref: str) -> None:
+        with self._changed:
+            for slot in self._slots:
+                slot.loaded.pop(ref, None)
         for slot in self._slots:
-            slot.loaded.pop(ref, None)
             slot.send(("unload", ref))
 
     def _feed(self, slot: _Slot) -> None:
@@ -295,9 +306,8 @@ class Pool:
         elif kind == "refused":
             with self._changed:
                 _, loading = self._loading.pop(message[1], (None, None))
-                if loading is not None:
-                    self._forget(message[1])
             if loading is not None:
+                self._forget(message[1])
                 loading.set_exception(StationError(message[2], 409))
 
     def _loaded(self, slot: _Slot, ref: str, batch: int) -> None:
