@@ -244,6 +244,7 @@ def test_a_lost_connection_shows_and_recovers_by_itself(page: Any, station: Serv
     expect(page.locator(".facts h1")).to_contain_text(str(GOOD))
     station.stop()
     expect(page.locator(".notice.lost")).to_contain_text("Connection lost")
+    expect(page.locator(".verdict")).to_have_css("filter", "grayscale(1) opacity(0.55)")
     again = Server(station.models, station.data, "--port", port)
     try:
         send(again, DEFECTIVE)

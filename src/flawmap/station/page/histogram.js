@@ -3,7 +3,7 @@
 import { el, svg } from "./dom.js";
 import { number, score, t } from "./strings.js";
 
-const HEIGHT = 300;
+const HEIGHT = 220;
 const TOP = 34; // room for what is written at the lines
 const FOOT = 26;
 const TICK = 80; // pixels between two ticks at least

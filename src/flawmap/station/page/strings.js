@@ -59,7 +59,7 @@ const STRINGS = {
   waiting: ["Waiting for the first part", "Warten auf das erste Teil"],
   tryPhoto: ["Inspect a photo …", "Ein Foto prüfen …"],
   lastParts: ["The last parts", "Die letzten Teile"],
-  held: ["Held – the line goes on", "Angehalten – die Linie läuft weiter"],
+  held: ["Held", "Angehalten"],
   backToLive: ["Back to live", "Zurück zu live"],
   regions: ["{n} places", "{n} Stellen"],
   region: ["1 place", "1 Stelle"],

@@ -72,14 +72,14 @@ export function train(root) {
     const about = el("p", { class: "soft wide" });
     const describe = () => (about.textContent = recipes.find((one) => one.name === recipe.value)?.about ?? "");
     const recipe = select(recipes.map((one) => [one.name, one.name]), "fast", { onchange: describe });
-    const settings = el("textarea", { rows: 2, spellcheck: "false", placeholder: "detect.steps=500" });
+    const settings = el("textarea", { rows: 4, spellcheck: "false", placeholder: "detect.steps=500" });
     describe();
     const begin = el("button", { class: "primary", disabled: !set?.good }, t("start"));
     const submit = (event) => {
       event.preventDefault();
       start({ dataset: set.id, name: name.value.trim(), recipe: recipe.value, settings: settings.value.split("\n").map((line) => line.trim()).filter(Boolean) }, begin);
     };
-    return el("form", { class: "row", onsubmit: submit }, field(t("name"), name), field(t("recipe"), recipe), el("details", {}, el("summary", {}, t("expert")), field(t("settings"), settings)), begin, about, set?.good ? null : el("p", { class: "soft" }, t("noPhotos")));
+    return el("form", { class: "row", onsubmit: submit }, field(t("name"), name), field(t("recipe"), recipe), begin, !set?.good && el("p", { class: "soft" }, t("noPhotos")), about, el("details", { class: "wide" }, el("summary", {}, t("expert")), field(t("settings"), settings)));
   }
 
   async function start(order, control) {
