@@ -1,7 +1,7 @@
 // The frame: who is logged in, the tabs their role has, notices, and the view that the address names.
 
-import { get, remove } from "./api.js";
-import { button, el, refill, say } from "./dom.js";
+import { ApiError, get, remove } from "./api.js";
+import { button, el, refill, say, tell } from "./dom.js";
 import { live } from "./live.js";
 import { login } from "./login.js";
 import { report } from "./report.js";
@@ -157,6 +157,12 @@ window.addEventListener("hashchange", () => {
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
+});
+// What a view asked for in the background and was refused. A lost connection has its notice already.
+window.addEventListener("unhandledrejection", (event) => {
+  if (!(event.reason instanceof ApiError)) return;
+  event.preventDefault();
+  if (event.reason.status && event.reason.status !== 401) tell(event.reason.message, true);
 });
 on("session ended", () => store.session && end());
 on("station", drawNotices);
