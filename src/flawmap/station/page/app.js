@@ -32,11 +32,18 @@ function drawTop() {
   skip.textContent = t("skip");
   document.documentElement.lang = language();
   document.title = [store.session && t(wanted()), store.station?.name, "flawmap"].filter(Boolean).join(" · ");
-  document.getElementById("top").replaceChildren(
-    el("div", { class: "brand" }, el("b", {}, "flawmap"), el("span", {}, store.station?.name ?? "")),
-    el("nav", { "aria-label": t("views") }, store.session ? tabs().map(tab) : []),
-    el("div", { class: "corner" }, whoIsThere(), el("div", { class: "languages", role: "group", "aria-label": t("language") }, languages.map(languageButton))),
-  );
+  document
+    .getElementById("top")
+    .replaceChildren(
+      el("div", { class: "brand" }, el("b", {}, "flawmap"), el("span", {}, store.station?.name ?? "")),
+      el("nav", { "aria-label": t("views") }, store.session ? tabs().map(tab) : []),
+      el(
+        "div",
+        { class: "corner" },
+        whoIsThere(),
+        el("div", { class: "languages", role: "group", "aria-label": t("language") }, languages.map(languageButton)),
+      ),
+    );
 }
 
 const tab = (name) => el("a", { href: `#${name}`, "aria-current": name === wanted() && "page" }, t(name));
@@ -89,7 +96,11 @@ function drawNotices() {
   noticed = now;
   document
     .getElementById("notices")
-    .replaceChildren(...found.map(([kind, text, detail]) => el("p", { class: `notice ${kind}` }, el("b", {}, text), detail && el("span", {}, detail))));
+    .replaceChildren(
+      ...found.map(([kind, text, detail]) =>
+        el("p", { class: `notice ${kind}` }, el("b", {}, text), detail && el("span", {}, detail)),
+      ),
+    );
   document.body.classList.toggle("offline", found[0]?.[0] === "lost");
 }
 

@@ -12,22 +12,34 @@ export function comparison(training, changed) {
   return el(
     "div",
     {},
-    el("div", { class: "row" }, found?.state !== "running" && button(t("compareStart"), (event) => compare(training, changed, event.currentTarget)), promotion(training, changed)),
+    el(
+      "div",
+      { class: "row" },
+      found?.state !== "running" &&
+        button(t("compareStart"), (event) => compare(training, changed, event.currentTarget)),
+      promotion(training, changed),
+    ),
     found && outcome(found),
   );
 }
 
 async function compare(training, changed, control) {
-  if (await busy(control, () => post(`/api/trainings/${training.id}/compare`, { parts: PARTS, decided_only: false }))) changed();
+  if (await busy(control, () => post(`/api/trainings/${training.id}/compare`, { parts: PARTS, decided_only: false })))
+    changed();
 }
 
 function promotion(training, changed) {
   if (training.model) return el("p", { class: "tag" }, t("promoted", { ref: training.model }));
-  return button(t("promote", { name: training.name }), (event) => promote(training, changed, event.currentTarget), { class: "primary" });
+  return button(t("promote", { name: training.name }), (event) => promote(training, changed, event.currentTarget), {
+    class: "primary",
+  });
 }
 
 async function promote(training, changed, control) {
-  if (!(await ask(t("promoteAsk"), [t("promoteDetail", { name: training.name })], t("promote", { name: training.name })))) return;
+  if (
+    !(await ask(t("promoteAsk"), [t("promoteDetail", { name: training.name })], t("promote", { name: training.name })))
+  )
+    return;
   const made = await busy(control, () => post(`/api/trainings/${training.id}/promote`, { use: true, note: "" }));
   if (!made) return;
   tell(t("promoted", { ref: made.ref }));
@@ -35,7 +47,13 @@ async function promote(training, changed, control) {
 }
 
 function outcome(found) {
-  if (found.state === "running") return el("p", { class: "row" }, el("progress", { max: found.total || 1, value: found.done }), t("comparing", { done: found.done, total: found.total }));
+  if (found.state === "running")
+    return el(
+      "p",
+      { class: "row" },
+      el("progress", { max: found.total || 1, value: found.done }),
+      t("comparing", { done: found.done, total: found.total }),
+    );
   if (found.state === "failed") return el("p", { class: "wrong" }, found.why);
   return [
     el("p", { class: "soft" }, t("against", { ref: found.against, total: number(found.total) })),
@@ -45,15 +63,25 @@ function outcome(found) {
       figure(number(found.agree), t("agree")),
       figure(number(found.new_rejects), t("newRejects"), "reject"),
       figure(number(found.new_passes), t("newPasses"), "pass"),
-      found.decided > 0 && figure(`${number(found.right_new)} : ${number(found.right_current)}`, `${t("right", { n: number(found.decided) })}: ${t("rightPair", { new: found.right_new, current: found.right_current })}`),
+      found.decided > 0 &&
+        figure(
+          `${number(found.right_new)} : ${number(found.right_current)}`,
+          `${t("right", { n: number(found.decided) })}: ${t("rightPair", { new: found.right_new, current: found.right_current })}`,
+        ),
     ),
     found.parts.length > 0 && [el("h3", {}, t("changes")), el("div", { class: "changes" }, found.parts.map(change))],
   ];
 }
 
-const figure = (value, means, kind = "all") => el("div", { class: `figure ${kind}` }, el("b", {}, value), el("small", {}, means));
+const figure = (value, means, kind = "all") =>
+  el("div", { class: `figure ${kind}` }, el("b", {}, value), el("small", {}, means));
 
 const change = (part) =>
-  el("figure", {}, el("img", { src: pictureOf(part, "thumbnail"), alt: "", loading: "lazy" }), el("figcaption", {}, side(part.current), " → ", side(part.new)));
+  el(
+    "figure",
+    {},
+    el("img", { src: pictureOf(part, "thumbnail"), alt: "", loading: "lazy" }),
+    el("figcaption", {}, side(part.current), " → ", side(part.new)),
+  );
 
 const side = ({ verdict, score: value }) => el("span", { title: t(verdict) }, symbol(verdict), score(value));

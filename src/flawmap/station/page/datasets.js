@@ -33,10 +33,25 @@ export function datasets(changed) {
   }
 
   function draw() {
-    refill(node, el("h2", {}, t("dataSet")), el("div", { class: "row" }, set && chooser(), creator()), set && [drops(), status, refused, verdictOnPhotos()]);
+    refill(
+      node,
+      el("h2", {}, t("dataSet")),
+      el("div", { class: "row" }, set && chooser(), creator()),
+      set && [drops(), status, refused, verdictOnPhotos()],
+    );
   }
 
-  const chooser = () => [field(t("chooseDataSet"), select(sets.map(({ id, name }) => [id, name]), set.id, { onchange: (event) => (refused.replaceChildren(), open(event.target.value)) })), button(t("deleteDataSet"), (event) => drop(event.currentTarget))];
+  const chooser = () => [
+    field(
+      t("chooseDataSet"),
+      select(
+        sets.map(({ id, name }) => [id, name]),
+        set.id,
+        { onchange: (event) => (refused.replaceChildren(), open(event.target.value)) },
+      ),
+    ),
+    button(t("deleteDataSet"), (event) => drop(event.currentTarget)),
+  ];
 
   function creator() {
     const name = el("input", { maxlength: 60, required: true });
@@ -61,7 +76,17 @@ export function datasets(changed) {
   function dropZone(kind) {
     const [text, count] = KINDS[kind];
     const pick = (folder) => {
-      const input = el("input", { type: "file", multiple: true, accept: "image/*", webkitdirectory: folder, class: "unseen", tabindex: "-1", "aria-hidden": "true", "data-kind": kind, onchange: () => add(kind, [...input.files]) });
+      const input = el("input", {
+        type: "file",
+        multiple: true,
+        accept: "image/*",
+        webkitdirectory: folder,
+        class: "unseen",
+        tabindex: "-1",
+        "aria-hidden": "true",
+        "data-kind": kind,
+        onchange: () => add(kind, [...input.files]),
+      });
       return [input, button(t(folder ? "folder" : "files"), () => input.click())];
     };
     const zone = el(
@@ -90,12 +115,24 @@ export function datasets(changed) {
     const bad = [];
     for (let sent = 0; sent < images.length; sent += AT_ONCE) {
       status.textContent = t("sending", { done: sent, total: images.length });
-      const answer = await busy(node, () => send(`/api/datasets/${id}/photos?kind=${kind}`, images.slice(sent, sent + AT_ONCE)));
+      const answer = await busy(node, () =>
+        send(`/api/datasets/${id}/photos?kind=${kind}`, images.slice(sent, sent + AT_ONCE)),
+      );
       if (!answer) break;
       bad.push(...answer.refused);
     }
     status.textContent = "";
-    refill(refused, bad.length > 0 && [el("p", { class: "wrong" }, t("refusedFiles", { n: bad.length })), el("ul", {}, bad.map(({ name, error }) => el("li", {}, `${name}: ${error}`)))]);
+    refill(
+      refused,
+      bad.length > 0 && [
+        el("p", { class: "wrong" }, t("refusedFiles", { n: bad.length })),
+        el(
+          "ul",
+          {},
+          bad.map(({ name, error }) => el("li", {}, `${name}: ${error}`)),
+        ),
+      ],
+    );
     await load(id);
   }
 
@@ -109,8 +146,22 @@ export function datasets(changed) {
     return el(
       "div",
       {},
-      el("ul", { class: "summary" }, set.summary.map((line) => el("li", {}, line))),
-      el("div", { class: "row between" }, el("h3", {}, t("withProblems", { n: odd.length })), el("div", { class: "row" }, check, button(t("removeAll"), (event) => removePhotos(odd, event.currentTarget)))),
+      el(
+        "ul",
+        { class: "summary" },
+        set.summary.map((line) => el("li", {}, line)),
+      ),
+      el(
+        "div",
+        { class: "row between" },
+        el("h3", {}, t("withProblems", { n: odd.length })),
+        el(
+          "div",
+          { class: "row" },
+          check,
+          button(t("removeAll"), (event) => removePhotos(odd, event.currentTarget)),
+        ),
+      ),
       el("div", { class: "photos" }, odd.map(oddPhoto)),
     );
   }
@@ -120,8 +171,17 @@ export function datasets(changed) {
       "figure",
       {},
       el("img", { src: `/api/datasets/${set.id}/photos/${photo.id}?thumbnail=true`, alt: "", loading: "lazy" }),
-      el("figcaption", {}, el("b", {}, photo.name), photo.problems.map(({ kind, text }) => el("p", {}, el("span", { class: "tag" }, PROBLEMS.includes(kind) ? t(kind) : kind), ` ${text}`))),
-      button("×", (event) => removePhotos([photo], event.currentTarget), { "aria-label": t("removePhoto", { name: photo.name }) }),
+      el(
+        "figcaption",
+        {},
+        el("b", {}, photo.name),
+        photo.problems.map(({ kind, text }) =>
+          el("p", {}, el("span", { class: "tag" }, PROBLEMS.includes(kind) ? t(kind) : kind), ` ${text}`),
+        ),
+      ),
+      button("×", (event) => removePhotos([photo], event.currentTarget), {
+        "aria-label": t("removePhoto", { name: photo.name }),
+      }),
     );
 
   async function start(control) {

@@ -36,7 +36,11 @@ export function field(text, input) {
 }
 
 export const select = (options, chosen, attributes) =>
-  el("select", attributes, options.map(([value, text]) => el("option", { value, selected: value === chosen }, text)));
+  el(
+    "select",
+    attributes,
+    options.map(([value, text]) => el("option", { value, selected: value === chosen }, text)),
+  );
 
 /** Ask before something that changes what the line does; true when it was agreed to. */
 export function ask(question, details, yes) {
@@ -49,7 +53,12 @@ export function ask(question, details, yes) {
         { method: "dialog" },
         el("h2", { id: "asked" }, question),
         details.map((line) => el("p", {}, line)),
-        el("div", { class: "row end" }, el("button", { value: "no" }, t("cancel")), el("button", { value: "yes", class: "primary" }, yes)),
+        el(
+          "div",
+          { class: "row end" },
+          el("button", { value: "no" }, t("cancel")),
+          el("button", { value: "yes", class: "primary" }, yes),
+        ),
       ),
     );
     document.body.append(dialog);
@@ -96,7 +105,10 @@ export function still(ms, work) {
 
 const SHAPES = {
   pass: [svg("circle", { cx: 24, cy: 24, r: 20 }), svg("path", { d: "M14 25l7 7 13-15", class: "sign" })],
-  reject: [svg("path", { d: "M15.5 4h17L44 15.5v17L32.5 44h-17L4 32.5v-17z" }), svg("path", { d: "M16 16l16 16M32 16L16 32", class: "sign" })],
+  reject: [
+    svg("path", { d: "M15.5 4h17L44 15.5v17L32.5 44h-17L4 32.5v-17z" }),
+    svg("path", { d: "M16 16l16 16M32 16L16 32", class: "sign" }),
+  ],
   doubt: [
     svg("path", { d: "M24 4l21 37H3z", "stroke-linejoin": "round" }),
     svg("path", { d: "M19 21a5 5 0 1 1 7.500 4.300c-1.600 1-2.500 1.900-2.500 4.200M24 35.500v.2", class: "sign" }),
@@ -105,4 +117,8 @@ const SHAPES = {
 
 /** The sign of a verdict: its shape says it where colour does not. */
 export const symbol = (verdict) =>
-  svg("svg", { viewBox: "0 0 48 48", class: `symbol ${verdict}`, "aria-hidden": "true" }, SHAPES[verdict].map((shape) => shape.cloneNode(true)));
+  svg(
+    "svg",
+    { viewBox: "0 0 48 48", class: `symbol ${verdict}`, "aria-hidden": "true" },
+    SHAPES[verdict].map((shape) => shape.cloneNode(true)),
+  );

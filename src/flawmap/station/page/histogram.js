@@ -27,7 +27,12 @@ export function histogram(data, moved) {
     node.replaceChildren(
       svg(
         "svg",
-        { width, height: HEIGHT + TOP + FOOT, viewBox: `0 ${-TOP} ${width} ${HEIGHT + TOP + FOOT}`, onpointerdown: grab },
+        {
+          width,
+          height: HEIGHT + TOP + FOOT,
+          viewBox: `0 ${-TOP} ${width} ${HEIGHT + TOP + FOOT}`,
+          onpointerdown: grab,
+        },
         svg("rect", { class: "ground pass", y: 0, height: HEIGHT, x: 0 }),
         svg("rect", { class: "ground reject", y: 0, height: HEIGHT }),
         svg("rect", { class: "band", y: 0, height: HEIGHT }),
@@ -43,7 +48,16 @@ export function histogram(data, moved) {
   const handle = () =>
     svg(
       "g",
-      { class: "handle", tabindex: 0, role: "slider", "aria-label": t("line"), "aria-orientation": "horizontal", "aria-valuemin": low, "aria-valuemax": high, onkeydown: press },
+      {
+        class: "handle",
+        tabindex: 0,
+        role: "slider",
+        "aria-label": t("line"),
+        "aria-orientation": "horizontal",
+        "aria-valuemin": low,
+        "aria-valuemax": high,
+        onkeydown: press,
+      },
       svg("rect", { x: -22, width: 44, y: -TOP, height: HEIGHT + TOP, class: "reach" }),
       svg("line", { y1: 0, y2: HEIGHT }),
       svg("rect", { x: -14, width: 28, y: HEIGHT / 2 - 26, height: 52, rx: 6, class: "grip" }),
@@ -79,7 +93,8 @@ export function histogram(data, moved) {
 
   function grab(event) {
     const plot = event.currentTarget;
-    const follow = (pointer) => moveTo(low + ((pointer.clientX - plot.getBoundingClientRect().left) / width) * (high - low));
+    const follow = (pointer) =>
+      moveTo(low + ((pointer.clientX - plot.getBoundingClientRect().left) / width) * (high - low));
     plot.setPointerCapture(event.pointerId);
     plot.addEventListener("pointermove", follow);
     plot.addEventListener("lostpointercapture", () => plot.removeEventListener("pointermove", follow), { once: true });
@@ -90,7 +105,16 @@ export function histogram(data, moved) {
 
   function press(event) {
     const step = ((high - low) / STEPS) * (event.shiftKey ? 10 : 1);
-    const to = { ArrowLeft: at - step, ArrowDown: at - step, ArrowRight: at + step, ArrowUp: at + step, PageDown: at - 10 * step, PageUp: at + 10 * step, Home: low, End: high }[event.key];
+    const to = {
+      ArrowLeft: at - step,
+      ArrowDown: at - step,
+      ArrowRight: at + step,
+      ArrowUp: at + step,
+      PageDown: at - 10 * step,
+      PageUp: at + 10 * step,
+      Home: low,
+      End: high,
+    }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     moveTo(to);
@@ -108,12 +132,25 @@ const SERIES = ["held_out", "decided_good", "decided_bad"];
 
 // Stacked, in front of the silhouette of all parts; square roots, so that a few still show beside many.
 function bars(data, x) {
-  const tallest = Math.max(1, ...data.parts, ...data.edges.slice(1).map((_, bin) => SERIES.reduce((sum, name) => sum + data[name][bin], 0)));
+  const tallest = Math.max(
+    1,
+    ...data.parts,
+    ...data.edges.slice(1).map((_, bin) => SERIES.reduce((sum, name) => sum + data[name][bin], 0)),
+  );
   const height = (count) => HEIGHT * 0.94 * Math.sqrt(count / tallest);
   const bar = (bin, from, to, kind) => {
     const [left, right] = [x(data.edges[bin]), x(data.edges[bin + 1])];
     const inset = kind === "parts" ? 0 : Math.min(1.5, (right - left) / 6);
-    return to > from && svg("rect", { class: `bar ${kind}`, x: left + inset, width: Math.max(1, right - left - 2 * inset), y: HEIGHT - height(to), height: height(to) - height(from) });
+    return (
+      to > from &&
+      svg("rect", {
+        class: `bar ${kind}`,
+        x: left + inset,
+        width: Math.max(1, right - left - 2 * inset),
+        y: HEIGHT - height(to),
+        height: height(to) - height(from),
+      })
+    );
   };
   return svg(
     "g",
@@ -137,8 +174,12 @@ function axis({ low, high }, x) {
     "g",
     { class: "axis", "aria-hidden": "true" },
     svg("line", { x1: 0, x2: x(high), y1: HEIGHT, y2: HEIGHT }),
-    ticks.map((value) => [svg("line", { x1: x(value), x2: x(value), y1: HEIGHT, y2: HEIGHT + 5 }), svg("text", { x: x(value), y: HEIGHT + 21, "text-anchor": anchor(value) }, number(value, digits))]),
+    ticks.map((value) => [
+      svg("line", { x1: x(value), x2: x(value), y1: HEIGHT, y2: HEIGHT + 5 }),
+      svg("text", { x: x(value), y: HEIGHT + 21, "text-anchor": anchor(value) }, number(value, digits)),
+    ]),
   );
 }
 
-const inUse = (value, x) => svg("line", { class: "in-use", x1: x(value), x2: x(value), y1: 0, y2: HEIGHT, "aria-hidden": "true" });
+const inUse = (value, x) =>
+  svg("line", { class: "in-use", x1: x(value), x2: x(value), y1: 0, y2: HEIGHT, "aria-hidden": "true" });

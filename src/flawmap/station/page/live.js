@@ -22,7 +22,7 @@ export function live(root) {
   async function drawPart() {
     if (drawing) return;
     drawing = true;
-    for (let part = null; chosen() && chosen() !== part; ) {
+    for (let part = null; chosen() && chosen() !== part;) {
       part = chosen();
       await shown.show(part);
       drawFacts(part);
@@ -32,7 +32,10 @@ export function live(root) {
 
   function drawFacts(part) {
     refill(side, verdictPanel(part), facts(part));
-    refill(hold, held && [el("span", {}, t("held")), button(t("backToLive"), () => holdAt(null), { class: "primary" })]);
+    refill(
+      hold,
+      held && [el("span", {}, t("held")), button(t("backToLive"), () => holdAt(null), { class: "primary" })],
+    );
   }
 
   function drawStrip() {
@@ -51,7 +54,9 @@ export function live(root) {
     ];
     counters.replaceChildren(
       el("h2", {}, t("thisShift", { time: hour(counts.since) })),
-      ...figures.map(([verdict, count, text]) => el("p", { class: "counter" }, verdict && symbol(verdict), el("b", {}, number(count)), el("span", {}, t(text)))),
+      ...figures.map(([verdict, count, text]) =>
+        el("p", { class: "counter" }, verdict && symbol(verdict), el("b", {}, number(count)), el("span", {}, t(text))),
+      ),
     );
   }
 
@@ -84,7 +89,14 @@ export function live(root) {
 
 /** For whoever sets the station up, and has no camera yet. */
 function tryOut() {
-  const file = el("input", { type: "file", accept: "image/*", class: "unseen", tabindex: "-1", "aria-hidden": "true", onchange: inspect });
+  const file = el("input", {
+    type: "file",
+    accept: "image/*",
+    class: "unseen",
+    tabindex: "-1",
+    "aria-hidden": "true",
+    onchange: inspect,
+  });
   const open = button(t("tryPhoto"), () => file.click());
 
   async function inspect() {

@@ -5,7 +5,12 @@ import { el, field } from "./dom.js";
 import { t } from "./strings.js";
 
 export function login(root, begin) {
-  const token = el("input", { type: "password", autocomplete: "current-password", required: true, spellcheck: "false" });
+  const token = el("input", {
+    type: "password",
+    autocomplete: "current-password",
+    required: true,
+    spellcheck: "false",
+  });
   const wrong = el("p", { class: "wrong", role: "alert" });
   const go = el("button", { class: "primary" }, t("logIn"));
 
@@ -25,7 +30,15 @@ export function login(root, begin) {
   }
 
   root.append(
-    el("form", { class: "card login", onsubmit: submit }, el("h1", {}, t("logIn")), field(t("token"), token), el("p", { class: "soft" }, t("tokenHint")), wrong, go),
+    el(
+      "form",
+      { class: "card login", onsubmit: submit },
+      el("h1", {}, t("logIn")),
+      field(t("token"), token),
+      el("p", { class: "soft" }, t("tokenHint")),
+      wrong,
+      go,
+    ),
   );
   token.focus();
 }

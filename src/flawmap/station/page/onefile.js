@@ -11,7 +11,10 @@ export async function oneFile(paper) {
   for (const picture of page.querySelectorAll("img")) await inline(picture);
   const styles = await Promise.all(STYLES.map(async (path) => (await fetch(path)).text()));
   // The styles join as text: as an element, this page's own policy would forbid them.
-  const text = page.documentElement.outerHTML.replace("</head>", () => `<style>\n${styles.join("\n")}</style>\n</head>`);
+  const text = page.documentElement.outerHTML.replace(
+    "</head>",
+    () => `<style>\n${styles.join("\n")}</style>\n</head>`,
+  );
   save(`<!doctype html>\n${text}\n`, nameOf(paper));
 }
 
@@ -30,7 +33,10 @@ async function inline(picture) {
 function pageOf(paper) {
   const page = document.implementation.createHTMLDocument(paper.querySelector("h1").textContent);
   page.documentElement.lang = language();
-  const meta = [{ httpEquiv: "Content-Type", content: "text/html; charset=utf-8" }, { name: "viewport", content: "width=device-width, initial-scale=1" }];
+  const meta = [
+    { httpEquiv: "Content-Type", content: "text/html; charset=utf-8" },
+    { name: "viewport", content: "width=device-width, initial-scale=1" },
+  ];
   page.head.prepend(...meta.map((values) => Object.assign(page.createElement("meta"), values)));
   page.body.append(page.importNode(paper, true));
   return page;

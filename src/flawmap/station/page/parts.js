@@ -23,7 +23,13 @@ export function scale(part) {
 
 export function facts(part) {
   const places = part.regions.length;
-  const rest = [part.lot && `${t("lot")} ${part.lot}`, part.camera, part.model.ref, places && t(places === 1 ? "region" : "regions", { n: places }), part.p_value !== null && t("pValue", { p: number(part.p_value, 3) })];
+  const rest = [
+    part.lot && `${t("lot")} ${part.lot}`,
+    part.camera,
+    part.model.ref,
+    places && t(places === 1 ? "region" : "regions", { n: places }),
+    part.p_value !== null && t("pValue", { p: number(part.p_value, 3) }),
+  ];
   return el(
     "div",
     { class: "facts" },
@@ -31,12 +37,14 @@ export function facts(part) {
     el("p", {}, t("scoreOf", { score: score(part.score), threshold: score(part.threshold) })),
     scale(part),
     el("p", { class: "soft" }, rest.filter(Boolean).join(" · ")),
-    part.decision && el("p", { class: `decision ${part.decision.verdict}` }, symbol(part.decision.verdict), decisionLine(part)),
+    part.decision &&
+      el("p", { class: `decision ${part.decision.verdict}` }, symbol(part.decision.verdict), decisionLine(part)),
   );
 }
 
 export const decisionLine = ({ decision }) =>
-  t(decision.verdict === "pass" ? "decidedPass" : "decidedReject", { who: decision.who }) + (decision.note ? ` – ${decision.note}` : "");
+  t(decision.verdict === "pass" ? "decidedPass" : "decidedReject", { who: decision.who }) +
+  (decision.note ? ` – ${decision.note}` : "");
 
 /** A row of small pictures; `{node, show}`. What is there already stays as it is, so that nothing flickers. */
 export function stripOf(label, tap) {
@@ -53,7 +61,9 @@ export function stripOf(label, tap) {
   }
 
   const again = (known, part) =>
-    known?.part.final === part.final && known.part.kept === part.kept ? known : { part, thumb: thumbnail(part, () => tap(part)) };
+    known?.part.final === part.final && known.part.kept === part.kept
+      ? known
+      : { part, thumb: thumbnail(part, () => tap(part)) };
 
   return { node, show };
 }
@@ -61,7 +71,13 @@ export function stripOf(label, tap) {
 /** A small picture to tap. A part whose picture is not kept shows its sign alone. */
 export const thumbnail = (part, onclick) =>
   button(
-    part.kept === false ? symbol(part.final) : [el("img", { src: pictureOf(part, "thumbnail"), alt: "", loading: "lazy" }), symbol(part.final)],
+    part.kept === false
+      ? symbol(part.final)
+      : [el("img", { src: pictureOf(part, "thumbnail"), alt: "", loading: "lazy" }), symbol(part.final)],
     onclick,
-    { class: `thumb ${part.final}`, "aria-label": `${t("part", { label: nameOf(part) })}: ${t(part.final)}`, title: `${nameOf(part)} · ${score(part.score)}` },
+    {
+      class: `thumb ${part.final}`,
+      "aria-label": `${t("part", { label: nameOf(part) })}: ${t(part.final)}`,
+      title: `${nameOf(part)} · ${score(part.score)}`,
+    },
   );

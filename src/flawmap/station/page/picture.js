@@ -45,7 +45,13 @@ async function layersOf(part) {
 function there(...images) {
   const patience = new Promise((wake) => setTimeout(wake, PATIENCE_MS, true));
   const decoded = Promise.all(images.map((image) => image.decode()));
-  return Promise.race([decoded.then(() => true, () => false), patience]);
+  return Promise.race([
+    decoded.then(
+      () => true,
+      () => false,
+    ),
+    patience,
+  ]);
 }
 
 // Twice, light upon dark: it stands out from any photo.

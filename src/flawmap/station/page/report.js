@@ -7,16 +7,28 @@ import { sheet } from "./sheet.js";
 import { t } from "./strings.js";
 
 const pad = (value) => String(value).padStart(2, "0");
-const localTime = (date) => `${date.getFullYear()}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}T${pad(date.getHours())}:${pad(date.getMinutes())}`;
+const localTime = (date) =>
+  `${date.getFullYear()}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}T${pad(date.getHours())}:${pad(date.getMinutes())}`;
 const zoned = (value) => value && new Date(value).toISOString();
 
 export function report(root) {
   const paper = el("article", { class: "paper" });
   const today = new Date();
-  const from = el("input", { type: "datetime-local", value: localTime(new Date(today.getFullYear(), today.getMonth(), today.getDate())) });
+  const from = el("input", {
+    type: "datetime-local",
+    value: localTime(new Date(today.getFullYear(), today.getMonth(), today.getDate())),
+  });
   const to = el("input", { type: "datetime-local", value: localTime(new Date(today.getTime() + 60000)) });
   const lot = el("input", { maxlength: 100 });
-  const what = select([["shift", t("runningShift")], ["period", t("period")], ["lot", t("ofLot")]], "shift", { onchange: choose });
+  const what = select(
+    [
+      ["shift", t("runningShift")],
+      ["period", t("period")],
+      ["lot", t("ofLot")],
+    ],
+    "shift",
+    { onchange: choose },
+  );
   const show = el("button", { class: "primary" }, t("show"));
   const csv = el("a", { class: "button", download: "records.csv" }, t("csv"));
   const whichPeriod = [field(t("from"), from), field(t("to"), to)];

@@ -27,7 +27,13 @@ export function review(root) {
   const open = () => queue.filter((part) => !part.decision).length;
 
   async function load() {
-    const { parts, next } = await get("/api/parts", { verdict: "doubt,reject", decided: false, order: "oldest", limit: PAGE, after: more });
+    const { parts, next } = await get("/api/parts", {
+      verdict: "doubt,reject",
+      decided: false,
+      order: "oldest",
+      limit: PAGE,
+      after: more,
+    });
     more = next;
     for (const part of parts) if (!queue.some((known) => known.id === part.id)) queue.push(part);
     draw();
@@ -51,15 +57,33 @@ export function review(root) {
   }
 
   const head = (part) =>
-    el("div", { class: `verdict small ${part.verdict}` }, symbol(part.verdict), el("strong", {}, t(part.verdict)), part.verdict === "doubt" && el("span", {}, t("leans", { verdict: t(said(part)) })));
+    el(
+      "div",
+      { class: `verdict small ${part.verdict}` },
+      symbol(part.verdict),
+      el("strong", {}, t(part.verdict)),
+      part.verdict === "doubt" && el("span", {}, t("leans", { verdict: t(said(part)) })),
+    );
 
-  const choices = (part) => el("div", { class: "choices" }, choice(part, "confirm", said(part)), choice(part, "overrule", other(said(part))));
+  const choices = (part) =>
+    el("div", { class: "choices" }, choice(part, "confirm", said(part)), choice(part, "overrule", other(said(part))));
 
   const choice = (part, key, verdict) =>
-    button([symbol(verdict), el("span", {}, el("b", {}, t(key)), t(verdict))], (event) => decide(part, verdict, event.currentTarget), { class: `choice ${verdict}`, "data-choice": key });
+    button(
+      [symbol(verdict), el("span", {}, el("b", {}, t(key)), t(verdict))],
+      (event) => decide(part, verdict, event.currentTarget),
+      { class: `choice ${verdict}`, "data-choice": key },
+    );
 
   const takeBack = () =>
-    el("div", { class: "take-back" }, done && button(t("undo", { label: nameOf(done), verdict: t(other(done.decision.verdict)) }), (event) => undo(event.currentTarget)));
+    el(
+      "div",
+      { class: "take-back" },
+      done &&
+        button(t("undo", { label: nameOf(done), verdict: t(other(done.decision.verdict)) }), (event) =>
+          undo(event.currentTarget),
+        ),
+    );
 
   async function decide(part, verdict, control, note = "") {
     const decided = await busy(control, () => post(`/api/parts/${part.id}/decisions`, { verdict, note }));
@@ -122,8 +146,15 @@ export function review(root) {
     ArrowRight: () => move(1),
   };
 
-  const arrows = [button("‹", () => move(-1), { "aria-label": t("previous"), class: "arrow" }), button("›", () => move(1), { "aria-label": t("next"), class: "arrow" })];
-  pane.append(el("section", { class: "stage" }, shown.node, el("div", { class: "under-stage" }, arrows, shown.slider, count)), el("div", { class: "column" }, side, el("p", { class: "keys soft" }, t("keys"))), strip.node);
+  const arrows = [
+    button("‹", () => move(-1), { "aria-label": t("previous"), class: "arrow" }),
+    button("›", () => move(1), { "aria-label": t("next"), class: "arrow" }),
+  ];
+  pane.append(
+    el("section", { class: "stage" }, shown.node, el("div", { class: "under-stage" }, arrows, shown.slider, count)),
+    el("div", { class: "column" }, side, el("p", { class: "keys soft" }, t("keys"))),
+    strip.node,
+  );
   all.hidden = pane.hidden = true;
   root.append(pane, all);
   document.addEventListener("keydown", press);

@@ -5,7 +5,7 @@ const EVENTS = ["verdict", "decision", "model", "station", "training", "lag"];
 const SILENT_MS = 12000; // the station sends something every 5 s
 const AGAIN_MS = 2000;
 
-/** Listen from record `after` on. read(event, data); online(true or false); refused() when the station answers no stream. */
+/** Listen from record `after` on. read(event, data); online(true or false); refused() when no stream is answered. */
 export function listen(after, { read, online, refused }) {
   let source = null;
   let heard = 0;

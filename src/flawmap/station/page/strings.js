@@ -21,20 +21,35 @@ const STRINGS = {
   camera: ["camera", "Kamera"],
 
   // Notices
-  lost: ["Connection lost – what is shown may be old. Trying again …", "Verbindung verloren – die Anzeige kann veraltet sein. Neuer Versuch …"],
+  lost: [
+    "Connection lost – what is shown may be old. Trying again …",
+    "Verbindung verloren – die Anzeige kann veraltet sein. Neuer Versuch …",
+  ],
   notReady: ["The station is not ready: {why}", "Die Station ist nicht bereit: {why}"],
   silent: ["Camera silent: no part for {time}", "Kamera still: kein Teil seit {time}"],
   silentEver: ["Camera silent: no part since the start", "Kamera still: kein Teil seit dem Start"],
   drifted: ["Parts look unlike the good ones trained on", "Teile sehen anders aus als die angelernten"],
-  drifting: ["Parts begin to look unlike the good ones trained on", "Teile sehen allmählich anders aus als die angelernten"],
-  driftDetail: ["Check light, lens and position. Compared: the last {parts} parts.", "Licht, Objektiv und Lage prüfen. Verglichen: die letzten {parts} Teile."],
+  drifting: [
+    "Parts begin to look unlike the good ones trained on",
+    "Teile sehen allmählich anders aus als die angelernten",
+  ],
+  driftDetail: [
+    "Check light, lens and position. Compared: the last {parts} parts.",
+    "Licht, Objektiv und Lage prüfen. Verglichen: die letzten {parts} Teile.",
+  ],
 
   // Login
   logIn: ["Log in", "Anmelden"],
   token: ["Token", "Token"],
-  tokenHint: ["It begins with fm- and comes from whoever keeps the station.", "Er beginnt mit fm- und kommt von dem, der die Station betreut."],
+  tokenHint: [
+    "It begins with fm- and comes from whoever keeps the station.",
+    "Er beginnt mit fm- und kommt von dem, der die Station betreut.",
+  ],
   wrongToken: ["This token is not valid.", "Dieser Token gilt nicht."],
-  cameraOnly: ["This token is for a camera and opens no views.", "Dieser Token ist für eine Kamera und öffnet keine Ansicht."],
+  cameraOnly: [
+    "This token is for a camera and opens no views.",
+    "Dieser Token ist für eine Kamera und öffnet keine Ansicht.",
+  ],
 
   // Verdicts and parts
   pass: ["PASS", "GUT"],
@@ -70,12 +85,18 @@ const STRINGS = {
   toReview: ["{n} to review", "{n} zu prüfen"],
   toReviewMore: ["more than {n} to review", "mehr als {n} zu prüfen"],
   allReviewed: ["Everything is reviewed", "Alles ist geprüft"],
-  allReviewedHint: ["Doubtful and rejected parts appear here as they come.", "Unklare und fehlerhafte Teile erscheinen hier, sobald sie kommen."],
+  allReviewedHint: [
+    "Doubtful and rejected parts appear here as they come.",
+    "Unklare und fehlerhafte Teile erscheinen hier, sobald sie kommen.",
+  ],
   confirm: ["Confirm", "Bestätigen"],
   overrule: ["Overrule", "Überstimmen"],
   undo: ["Take back: {label} is {verdict}", "Zurücknehmen: {label} ist {verdict}"],
   undoNote: ["taken back", "zurückgenommen"],
-  keys: ["Enter confirms · X overrules · arrows move · U takes back", "Enter bestätigt · X überstimmt · Pfeile blättern · U nimmt zurück"],
+  keys: [
+    "Enter confirms · X overrules · arrows move · U takes back",
+    "Enter bestätigt · X überstimmt · Pfeile blättern · U nimmt zurück",
+  ],
   previous: ["Previous part", "Voriges Teil"],
   next: ["Next part", "Nächstes Teil"],
   decided: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
@@ -86,7 +107,10 @@ const STRINGS = {
   line: ["Threshold line", "Schwellenlinie"],
   lineHint: ["Drag the line, or use the arrow keys.", "Linie ziehen oder Pfeiltasten benutzen."],
   escape: ["Escape", "Durchschlupf"],
-  escapeMeans: ["defective parts that would pass, of {n} decided", "fehlerhafte Teile, die durchgingen, von {n} entschiedenen"],
+  escapeMeans: [
+    "defective parts that would pass, of {n} decided",
+    "fehlerhafte Teile, die durchgingen, von {n} entschiedenen",
+  ],
   overkill: ["Overkill", "Pseudofehler"],
   overkillMeans: ["good parts that would be rejected, of {n}", "gute Teile, die abgewiesen würden, von {n}"],
   rejectShare: ["Rejected", "Abgewiesen"],
@@ -97,16 +121,25 @@ const STRINGS = {
   allParts: ["all parts", "alle Teile"],
   bandOfDoubt: ["band of doubt", "unklarer Bereich"],
   roots: ["heights are square roots of counts", "Höhen sind Wurzeln der Anzahlen"],
-  escapeLimits: ["Escape knows only parts that somebody decided.", "Der Durchschlupf kennt nur Teile, die jemand entschieden hat."],
+  escapeLimits: [
+    "Escape knows only parts that somebody decided.",
+    "Der Durchschlupf kennt nur Teile, die jemand entschieden hat.",
+  ],
   below: ["Just below the line: these pass", "Knapp unter der Linie: diese gelten als gut"],
   above: ["Just above the line: these are rejected", "Knapp über der Linie: diese gelten als fehlerhaft"],
   none: ["none", "keine"],
   useSuggested: ["Suggested {score}", "Vorschlag {score}"],
-  suggestedBetween: ["Halfway between the highest good and the lowest defective part decided", "In der Mitte zwischen dem höchsten guten und dem niedrigsten fehlerhaften entschiedenen Teil"],
+  suggestedBetween: [
+    "Halfway between the highest good and the lowest defective part decided",
+    "In der Mitte zwischen dem höchsten guten und dem niedrigsten fehlerhaften entschiedenen Teil",
+  ],
   useCurrent: ["Back to {score}", "Zurück zu {score}"],
   apply: ["Apply {score}", "{score} anwenden"],
   applyAsk: ["Use threshold {score} from now on?", "Ab jetzt Schwelle {score} benutzen?"],
-  applyDetail: ["A new version of {name} is made and used at once. Earlier verdicts stay as they are.", "Eine neue Version von {name} entsteht und gilt sofort. Frühere Urteile bleiben, wie sie sind."],
+  applyDetail: [
+    "A new version of {name} is made and used at once. Earlier verdicts stay as they are.",
+    "Eine neue Version von {name} entsteht und gilt sofort. Frühere Urteile bleiben, wie sie sind.",
+  ],
   fromTo: ["Threshold {from} → {to}", "Schwelle {from} → {to}"],
   applied: ["{ref} is in use.", "{ref} ist in Gebrauch."],
   engineersOnly: ["Changing it needs an engineer's token.", "Ändern darf es nur ein Token der Rolle Ingenieur."],
@@ -114,7 +147,10 @@ const STRINGS = {
   versions: ["Versions", "Versionen"],
   rollBack: ["Roll back to {ref}", "Zurück auf {ref}"],
   rollBackAsk: ["Roll back to {ref}?", "Zurück auf {ref}?"],
-  rollBackDetail: ["{from} stays in the list and can be used again.", "{from} bleibt in der Liste und kann wieder benutzt werden."],
+  rollBackDetail: [
+    "{from} stays in the list and can be used again.",
+    "{from} bleibt in der Liste und kann wieder benutzt werden.",
+  ],
   use: ["Use", "Benutzen"],
   useAsk: ["Use {ref} from now on?", "Ab jetzt {ref} benutzen?"],
   current: ["in use", "in Gebrauch"],
@@ -182,9 +218,15 @@ const STRINGS = {
   changes: ["Verdicts that change", "Urteile, die sich ändern"],
   promote: ["Promote {name}", "{name} einsetzen"],
   promoteAsk: ["Use the new model from now on?", "Das neue Modell ab jetzt benutzen?"],
-  promoteDetail: ["It becomes a new version of {name}. The one in use now can be rolled back to.", "Es wird eine neue Version von {name}. Das jetzige bleibt, man kann zurück."],
+  promoteDetail: [
+    "It becomes a new version of {name}. The one in use now can be rolled back to.",
+    "Es wird eine neue Version von {name}. Das jetzige bleibt, man kann zurück.",
+  ],
   promoted: ["Became {ref}.", "Wurde {ref}."],
-  trainFirst: ["When a training is done, its model can be compared and promoted here.", "Wenn ein Anlernen fertig ist, wird sein Modell hier verglichen und eingesetzt."],
+  trainFirst: [
+    "When a training is done, its model can be compared and promoted here.",
+    "Wenn ein Anlernen fertig ist, wird sein Modell hier verglichen und eingesetzt.",
+  ],
 
   // Report
   runningShift: ["Running shift", "Laufende Schicht"],
@@ -208,7 +250,10 @@ const STRINGS = {
   openDoubts: ["{n} not decided", "{n} nicht entschieden"],
   share: ["{share} of all", "{share} von allen"],
   scores: ["Scores", "Werte"],
-  scoresLine: ["median {median}, 95 % below {p95}, highest {highest}", "Median {median}, 95 % unter {p95}, höchster {highest}"],
+  scoresLine: [
+    "median {median}, 95 % below {p95}, highest {highest}",
+    "Median {median}, 95 % unter {p95}, höchster {highest}",
+  ],
   time: ["Time a part", "Zeit je Teil"],
   timeLine: ["median {median} ms, 99 % below {p99} ms", "Median {median} ms, 99 % unter {p99} ms"],
   hours: ["Hour by hour", "Stunde für Stunde"],
@@ -222,7 +267,10 @@ const STRINGS = {
   actionBack: ["rolled back to {ref}", "zurück auf {ref}"],
   actionAdd: ["added {ref}", "{ref} hinzugefügt"],
   partsShown: ["Rejected, doubtful and overruled parts", "Fehlerhafte, unklare und überstimmte Teile"],
-  truncated: ["These are the first {n}, the highest score first; the CSV has all.", "Dies sind die ersten {n}, höchster Wert zuerst; die CSV hat alle."],
+  truncated: [
+    "These are the first {n}, the highest score first; the CSV has all.",
+    "Dies sind die ersten {n}, höchster Wert zuerst; die CSV hat alle.",
+  ],
   noParts: ["No rejected, doubtful or overruled part.", "Kein fehlerhaftes, unklares oder überstimmtes Teil."],
   original: ["photo", "Foto"],
   overlay: ["overlay", "Überlagerung"],
@@ -260,7 +308,8 @@ export const score = (value, digits = 3) => (value === null || value === undefin
 export const percent = (share, digits = 1) =>
   share === null || share === undefined ? "–" : `${number(100 * share, digits)}\u00a0%`;
 
-export const clock = (time) => new Date(time).toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+export const clock = (time) =>
+  new Date(time).toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 export const hour = (time) => new Date(time).toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit" });
 

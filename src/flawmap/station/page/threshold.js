@@ -27,16 +27,28 @@ export function threshold(root) {
     try {
       data = await get("/api/threshold");
     } catch (problem) {
-      return refill(plot, el("p", { class: "empty" }, problem.status === 404 || problem.status === 503 ? t("noModel") : problem.message));
+      return refill(
+        plot,
+        el("p", { class: "empty" }, problem.status === 404 || problem.status === 503 ? t("noModel") : problem.message),
+      );
     }
     at = data.threshold;
     graph?.end();
     graph = histogram(data, moved);
-    refill(plot, heading(), graph.node, legend(), may("engineer") ? controls() : el("p", { class: "soft" }, t("engineersOnly")));
+    refill(
+      plot,
+      heading(),
+      graph.node,
+      legend(),
+      may("engineer") ? controls() : el("p", { class: "soft" }, t("engineersOnly")),
+    );
     moved(at);
   }
 
-  const heading = () => [el("h1", {}, t("threshold")), el("p", { class: "soft" }, t("lineHint"), " ", t("escapeLimits"))];
+  const heading = () => [
+    el("h1", {}, t("threshold")),
+    el("p", { class: "soft" }, t("lineHint"), " ", t("escapeLimits")),
+  ];
 
   function moved(to) {
     at = to;
@@ -48,7 +60,10 @@ export function threshold(root) {
 
   const settle = still(SETTLED_MS, async () => {
     const asked = at;
-    const [exact, parts] = await Promise.all([get("/api/threshold/at", { score: asked }), get("/api/threshold/around", { score: asked, count: AROUND })]).catch(() => []);
+    const [exact, parts] = await Promise.all([
+      get("/api/threshold/at", { score: asked }),
+      get("/api/threshold/around", { score: asked, count: AROUND }),
+    ]).catch(() => []);
     if (!exact || asked !== at) return;
     drawFigures(exact);
     refill(around, row("below", [...parts.below].reverse(), "pass"), row("above", parts.above, "reject"));
@@ -65,7 +80,11 @@ export function threshold(root) {
 
   function controls() {
     const note = el("input", { maxlength: 200 });
-    const suggested = data.suggested && button(t("useSuggested", { score: written(data.suggested.score) }), () => go(data.suggested.score), { title: t("suggestedBetween") });
+    const suggested =
+      data.suggested &&
+      button(t("useSuggested", { score: written(data.suggested.score) }), () => go(data.suggested.score), {
+        title: t("suggestedBetween"),
+      });
     return el(
       "div",
       { class: "row controls" },
@@ -84,7 +103,14 @@ export function threshold(root) {
   async function apply(note, control) {
     const to = at;
     const name = data.model.split("@")[0];
-    if (!(await ask(t("applyAsk", { score: written(to) }), [t("fromTo", { from: written(data.threshold), to: written(to) }), t("applyDetail", { name })], t("apply", { score: written(to) })))) return;
+    if (
+      !(await ask(
+        t("applyAsk", { score: written(to) }),
+        [t("fromTo", { from: written(data.threshold), to: written(to) }), t("applyDetail", { name })],
+        t("apply", { score: written(to) }),
+      ))
+    )
+      return;
     const made = await busy(control, () => post("/api/threshold", { score: to, note, use: true }));
     if (!made) return;
     tell(t("applied", { ref: made.ref }));
@@ -101,17 +127,49 @@ export function threshold(root) {
   return () => (end(), graph?.end());
 }
 
-const figure = (key, value, means, kind) => el("div", { class: `figure ${kind}` }, el("small", { class: "label" }, t(key)), el("b", {}, value), el("small", { class: "soft" }, means));
+const figure = (key, value, means, kind) =>
+  el(
+    "div",
+    { class: `figure ${kind}` },
+    el("small", { class: "label" }, t(key)),
+    el("b", {}, value),
+    el("small", { class: "soft" }, means),
+  );
 
 const row = (key, parts, verdict) =>
-  el("div", { class: `row-of ${verdict}` }, el("h2", {}, t(key)), el("div", { class: "thumbs" }, parts.length ? parts.map((part) => el("figure", {}, thumbnail(part, () => look(part)), el("figcaption", {}, score(part.score)))) : el("p", { class: "soft" }, t("none"))));
+  el(
+    "div",
+    { class: `row-of ${verdict}` },
+    el("h2", {}, t(key)),
+    el(
+      "div",
+      { class: "thumbs" },
+      parts.length
+        ? parts.map((part) =>
+            el(
+              "figure",
+              {},
+              thumbnail(part, () => look(part)),
+              el("figcaption", {}, score(part.score)),
+            ),
+          )
+        : el("p", { class: "soft" }, t("none")),
+    ),
+  );
 
-const nearest = (curve, at) => curve.reduce((best, point) => (Math.abs(point.score - at) < Math.abs(best.score - at) ? point : best));
+const nearest = (curve, at) =>
+  curve.reduce((best, point) => (Math.abs(point.score - at) < Math.abs(best.score - at) ? point : best));
 
 const legend = () =>
   el(
     "p",
     { class: "legend soft" },
-    [["held_out", "heldOut"], ["decided_good", "decidedGood"], ["decided_bad", "decidedBad"], ["parts", "allParts"], ["band", "bandOfDoubt"]].map(([kind, key]) => el("span", {}, el("i", { class: kind }), t(key))),
+    [
+      ["held_out", "heldOut"],
+      ["decided_good", "decidedGood"],
+      ["decided_bad", "decidedBad"],
+      ["parts", "allParts"],
+      ["band", "bandOfDoubt"],
+    ].map(([kind, key]) => el("span", {}, el("i", { class: kind }), t(key))),
     el("span", {}, t("roots")),
   );

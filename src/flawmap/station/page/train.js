@@ -52,7 +52,13 @@ export function train(root) {
 
   function drawRun() {
     const training = shown();
-    refill(run, el("h2", {}, t("training")), training?.state !== "running" && (order ??= form()), training && progress(training, stop), earlier());
+    refill(
+      run,
+      el("h2", {}, t("training")),
+      training?.state !== "running" && (order ??= form()),
+      training && progress(training, stop),
+      earlier(),
+    );
   }
 
   function newOrder() {
@@ -62,7 +68,8 @@ export function train(root) {
 
   function drawResult() {
     const training = shown();
-    const content = training?.state === "done" ? comparison(training, refresh) : el("p", { class: "soft" }, t("trainFirst"));
+    const content =
+      training?.state === "done" ? comparison(training, refresh) : el("p", { class: "soft" }, t("trainFirst"));
     refill(result, el("h2", {}, t("compare")), content);
   }
 
@@ -71,15 +78,39 @@ export function train(root) {
     const name = el("input", { value: set?.name ?? "", maxlength: 60, required: true });
     const about = el("p", { class: "soft wide" });
     const describe = () => (about.textContent = recipes.find((one) => one.name === recipe.value)?.about ?? "");
-    const recipe = select(recipes.map((one) => [one.name, one.name]), "fast", { onchange: describe });
+    const recipe = select(
+      recipes.map((one) => [one.name, one.name]),
+      "fast",
+      { onchange: describe },
+    );
     const settings = el("textarea", { rows: 4, spellcheck: "false", placeholder: "detect.steps=500" });
     describe();
     const begin = el("button", { class: "primary", disabled: !set?.good }, t("start"));
     const submit = (event) => {
       event.preventDefault();
-      start({ dataset: set.id, name: name.value.trim(), recipe: recipe.value, settings: settings.value.split("\n").map((line) => line.trim()).filter(Boolean) }, begin);
+      start(
+        {
+          dataset: set.id,
+          name: name.value.trim(),
+          recipe: recipe.value,
+          settings: settings.value
+            .split("\n")
+            .map((line) => line.trim())
+            .filter(Boolean),
+        },
+        begin,
+      );
     };
-    return el("form", { class: "row", onsubmit: submit }, field(t("name"), name), field(t("recipe"), recipe), begin, !set?.good && el("p", { class: "soft" }, t("noPhotos")), about, el("details", { class: "wide" }, el("summary", {}, t("expert")), field(t("settings"), settings)));
+    return el(
+      "form",
+      { class: "row", onsubmit: submit },
+      field(t("name"), name),
+      field(t("recipe"), recipe),
+      begin,
+      !set?.good && el("p", { class: "soft" }, t("noPhotos")),
+      about,
+      el("details", { class: "wide" }, el("summary", {}, t("expert")), field(t("settings"), settings)),
+    );
   }
 
   async function start(order, control) {
@@ -99,12 +130,26 @@ export function train(root) {
 
   const earlier = () =>
     trainings.length > 1 &&
-    el("details", { class: "earlier" }, el("summary", {}, `${t("earlier")} (${trainings.length})`), trainings.map((training) => button(`${training.name} · ${t(STATES[training.state])} · ${day(training.created)}`, () => ((chosen = training.id), refresh()), { "aria-current": training === shown() && "true" })));
+    el(
+      "details",
+      { class: "earlier" },
+      el("summary", {}, `${t("earlier")} (${trainings.length})`),
+      trainings.map((training) =>
+        button(
+          `${training.name} · ${t(STATES[training.state])} · ${day(training.created)}`,
+          () => ((chosen = training.id), refresh()),
+          { "aria-current": training === shown() && "true" },
+        ),
+      ),
+    );
 
   function hear(training) {
     const before = trainings.find((other) => other.id === training.id);
     take(training);
-    const news = training.state !== before?.state || training.first !== before?.first || training.comparison?.state !== before?.comparison?.state;
+    const news =
+      training.state !== before?.state ||
+      training.first !== before?.first ||
+      training.comparison?.state !== before?.comparison?.state;
     if (news && training.state === "failed") tell(training.why, true);
     if (training.id === shown().id) refresh();
   }
@@ -122,13 +167,35 @@ function progress(training, stop) {
   return el(
     "div",
     { class: `progress ${state}` },
-    el("p", { class: "row between" }, el("b", {}, `${training.name} · ${t(STATES[state])}`), el("span", { class: "soft" }, training.started && day(training.started))),
+    el(
+      "p",
+      { class: "row between" },
+      el("b", {}, `${training.name} · ${t(STATES[state])}`),
+      el("span", { class: "soft" }, training.started && day(training.started)),
+    ),
     training.why && el("p", { class: "wrong" }, training.why),
-    state === "running" && [el("div", { class: "row" }, bar, el("b", { class: "n" }, percent(training.progress, 0))), el("p", { class: "row between" }, el("span", {}, stage && t("step", { stage, step: number(step ?? 0), steps: number(steps ?? 0) })), button(t("stop"), (event) => stop(training, event.currentTarget)))],
+    state === "running" && [
+      el("div", { class: "row" }, bar, el("b", { class: "n" }, percent(training.progress, 0))),
+      el(
+        "p",
+        { class: "row between" },
+        el("span", {}, stage && t("step", { stage, step: number(step ?? 0), steps: number(steps ?? 0) })),
+        button(t("stop"), (event) => stop(training, event.currentTarget)),
+      ),
+    ],
     losses(training.metrics ?? []),
     training.first > 0 && firstMaps(training),
   );
 }
 
 const firstMaps = ({ id, first }) =>
-  el("div", {}, el("h3", {}, t("firstMaps")), el("div", { class: "maps" }, Array.from({ length: first }, (_, n) => el("img", { src: `/api/trainings/${id}/first/${n}`, alt: "" }))));
+  el(
+    "div",
+    {},
+    el("h3", {}, t("firstMaps")),
+    el(
+      "div",
+      { class: "maps" },
+      Array.from({ length: first }, (_, n) => el("img", { src: `/api/trainings/${id}/first/${n}`, alt: "" })),
+    ),
+  );

@@ -10,7 +10,12 @@ export function versions() {
 
   async function load() {
     const { models, current, previous } = await get("/api/models").catch(() => ({ models: [] }));
-    const back = may("engineer") && previous && button(t("rollBack", { ref: previous }), (event) => rollBack(current, previous, event.currentTarget), { class: "roll-back" });
+    const back =
+      may("engineer") &&
+      previous &&
+      button(t("rollBack", { ref: previous }), (event) => rollBack(current, previous, event.currentTarget), {
+        class: "roll-back",
+      });
     refill(node, el("div", { class: "row between" }, el("h2", {}, t("versions")), back), table(models));
   }
 
@@ -21,8 +26,32 @@ export function versions() {
       el(
         "table",
         {},
-        el("thead", {}, el("tr", {}, ["version", "threshold", "made", "by", "origin"].map((key) => el("th", {}, t(key))), el("th"))),
-        el("tbody", {}, models.map((model) => el("tr", { class: model.current && "current" }, el("td", {}, el("b", {}, model.ref)), el("td", { class: "n" }, score(model.threshold?.score)), el("td", {}, day(model.created)), el("td", {}, model.by), el("td", {}, model.usable ? model.origin : model.why), el("td", {}, action(model))))),
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            ["version", "threshold", "made", "by", "origin"].map((key) => el("th", {}, t(key))),
+            el("th"),
+          ),
+        ),
+        el(
+          "tbody",
+          {},
+          models.map((model) =>
+            el(
+              "tr",
+              { class: model.current && "current" },
+              el("td", {}, el("b", {}, model.ref)),
+              el("td", { class: "n" }, score(model.threshold?.score)),
+              el("td", {}, day(model.created)),
+              el("td", {}, model.by),
+              el("td", {}, model.usable ? model.origin : model.why),
+              el("td", {}, action(model)),
+            ),
+          ),
+        ),
       ),
     );
 
@@ -32,11 +61,13 @@ export function versions() {
   }
 
   async function use(ref, control) {
-    if (await ask(t("useAsk", { ref }), [], t("use"))) switched(await busy(control, () => post(`/api/models/${ref}/use`)));
+    if (await ask(t("useAsk", { ref }), [], t("use")))
+      switched(await busy(control, () => post(`/api/models/${ref}/use`)));
   }
 
   async function rollBack(from, ref, control) {
-    if (await ask(t("rollBackAsk", { ref }), [t("rollBackDetail", { from })], t("rollBack", { ref }))) switched(await busy(control, () => post("/api/models/rollback")));
+    if (await ask(t("rollBackAsk", { ref }), [t("rollBackDetail", { from })], t("rollBack", { ref })))
+      switched(await busy(control, () => post("/api/models/rollback")));
   }
 
   function switched(model) {
