@@ -3,8 +3,9 @@
 A file is complete when its size and time of change stayed the same from one look to the next and it decodes;
 half-written ones are waited for. Files are taken in the order of their times, then names. What was done is kept in a
 small SQLite of its own (seen.py): a file is `begun` before it is inspected, `found` with its result before that is
-handed over, and `done` after it was. A file that was begun when the watch was killed is taken up again: the service knows it by its key and
-answers what it recorded; the csv is looked through for it; MQTT may tell it a second time, with the same key.
+handed over, and `done` after it was. A file that was begun when the watch was killed is taken up again: the service
+knows it by its key and answers what it recorded; the csv is looked through for it; MQTT may tell it a second time, with
+the same key.
 """
 
 from __future__ import annotations
