@@ -863,7 +863,8 @@ def watch_command(
     """Inspect each new file of a folder once, as a camera writes them."""
     from flawmap.station.client import Client
     from flawmap.station.mqtt import Broker
-    from flawmap.station.watch import PATIENCE, Sink, Table, Watch, by_bundle, by_server, stopped_by_signals
+    from flawmap.station.seen import Table
+    from flawmap.station.watch import PATIENCE, Sink, Watch, by_bundle, by_server, stopped_by_signals
 
     if (model is None) == (server is None):
         raise ConfigError("give --model BUNDLE or --server URL, one of them")

