@@ -23,10 +23,12 @@ if TYPE_CHECKING:
         FlawmapError,
         ImageError,
         LayoutError,
+        StationError,
         TrainingError,
     )
     from flawmap.measure.scores import Region
     from flawmap.measure.threshold import Threshold
+    from flawmap.station.client import Client
     from flawmap.train.pretrain import pretrain
     from flawmap.train.run import train as train_bundle
 
@@ -36,6 +38,7 @@ _HOME = {
     "Bundle": "bundle",
     "BundleError": "errors",
     "CheckpointError": "errors",
+    "Client": "station.client",
     "ConfigError": "errors",
     "DataError": "errors",
     "DisagreementError": "errors",
@@ -48,6 +51,7 @@ _HOME = {
     "Recipe": "config",
     "Region": "measure.scores",
     "Sample": "data.layouts",
+    "StationError": "errors",
     "Threshold": "measure.threshold",
     "TrainingError": "errors",
     "evaluate": "deploy.evaluation",
@@ -67,6 +71,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CheckpointError",
+    "Client",
     "ConfigError",
     "DataError",
     "DisagreementError",
@@ -79,6 +84,7 @@ __all__ = [
     "Recipe",
     "Region",
     "Sample",
+    "StationError",
     "Threshold",
     "TrainingError",
     "__version__",

@@ -553,7 +553,7 @@ def load_recipe(source: str | Path | None = None, overrides: list[str] | None = 
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"{source} is not valid TOML: {problem}") from problem
     for override in overrides or []:
-        _apply(values, override)
+        apply_override(values, override)
     return _checked(values, str(source or "settings"))
 
 
@@ -589,7 +589,8 @@ def _recipe_text(source: str | Path) -> str:
     raise ConfigError(f"no recipe {source}; give a TOML file or one of: {', '.join(shipped_recipes())}")
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Put `section.name=value` into settings read from TOML. Raises ConfigError."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or len(keys) != 2:

@@ -8,7 +8,8 @@ FlawmapError
 ├── BundleError        a bundle that cannot be read or written
 │   ├── CheckpointError   a foreign or half-finished checkpoint
 │   └── DisagreementError   an export that does not find what PyTorch finds
-└── TrainingError      a training that cannot start or go on
+├── TrainingError      a training that cannot start or go on
+└── StationError       the inspection station: its record, its tokens, its answers
 
 The command line prints the message and exits with 2; anything else is a defect of flawmap and shows its traceback.
 """
@@ -54,3 +55,14 @@ class DisagreementError(BundleError):
 
 class TrainingError(FlawmapError):
     """A training that cannot start or go on."""
+
+
+class StationError(FlawmapError):
+    """What an inspection station refuses, or why it cannot be reached; `status` is of HTTP, 0 where there is none.
+
+    retry_after: seconds after which to try again, 0 where trying again is of no use
+    """
+
+    def __init__(self, message: str, status: int = 0, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after

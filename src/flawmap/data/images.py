@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 # OpenCV reads its own limit at import; ours is checked first and names the file.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 34))
@@ -65,6 +65,30 @@ def read_pixels(path: str | Path) -> Stored:
     Transparent and floating-point images are float32 in [0, 1]. `to_float` of it is what `read_image` gives.
     """
     return _stored(_decoded(_bytes_of(Path(path)), str(path)), str(path))
+
+
+def decode_pixels(data: bytes, name: str) -> Stored:
+    """`read_pixels` for the bytes of a file; `name` is used in messages."""
+    return _stored(_decoded(data, name), name)
+
+
+class Header(NamedTuple):
+    """What a file says of itself at its start: `PNG`, `JPEG`, `MPO`, `BMP`, `TIFF` or `WEBP`, and pixels as stored."""
+
+    kind: str
+    width: int
+    height: int
+
+
+def header_of(data: bytes, name: str) -> Header:
+    """The header of an image file, by its content; nothing is decoded. Raises ImageError when it is no image."""
+    try:
+        with _opened(data) as header:
+            return Header(str(header.format), *header.size)
+    except UnidentifiedImageError as problem:
+        raise ImageError(f"{name}: not an image; expected PNG, JPEG, BMP, TIFF or WebP") from problem
+    except Exception as problem:  # Pillow raises many kinds on damaged headers; each means the same here
+        raise _damaged(name, problem) from problem
 
 
 def to_float(pixels: Stored) -> Image:
@@ -317,7 +341,7 @@ def write_image(path: str | Path, pixels: Pixels) -> None:
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """(H, W, 3) BGR or (H, W) uint8 as the bytes of a PNG file."""
+    """(H, W, 3) BGR, (H, W, 4) BGRA or (H, W) uint8 as the bytes of a PNG file."""
     return bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flawmap.config import ImageSettings
 from flawmap.data.dataset import network_input
-from flawmap.data.images import Mask, read_pixels, to_float
+from flawmap.data.images import Mask, Stored, read_pixels, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import Grid, at_scale, cut
 
@@ -24,9 +24,15 @@ def pictures_of(
     Of a photo cut into tiles, each tile that holds something that counts, or about `limit` of them, evenly. Raises
     ImageError for a file that is no image, and for one that the ignore mask does not fit.
     """
+    yield from pictures_in(read_pixels(path), str(path), settings, scope, limit)
+
+
+def pictures_in(
+    pixels: Stored, name: str, settings: ImageSettings, scope: Scope, limit: int = 0
+) -> Iterator[tuple[Tensor, Mask | None]]:
+    """The same of an image as it is stored, (H, W, 3) uint8, uint16 or float32; `name` is used in messages."""
     height, width = settings.height, settings.width
-    pixels = read_pixels(path)
-    scope.check(pixels.shape, str(path))
+    scope.check(pixels.shape, name)
     if settings.policy == "resize":
         yield network_input(to_float(pixels), settings)[None], scope.inside(height, width)
         return

@@ -1,0 +1,62 @@
+"""Which of some good photos are unlike the others: `python -m flawmap.station.checking FOLDER`, JSON lines out.
+
+A process of its own, so that the station's memory and its answers are spared. The figures are those of
+measure/photos.py, with the general discrete model's codes; a photo is set against the median of all.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+SHARE = {"sharpness": "blurred"}  # every other figure but these and those of light makes an outlier
+LIGHT = ("brightness", "contrast", "dark", "bright", "blue", "red")
+FEWEST = 8  # photos from which on one can be unlike the others
+SIDE = 256  # pixels a side at which photos are compared
+
+
+def check(folder: Path) -> None:
+    """Print a line for each fault of a photo: photo, its file's stem, kind and text."""
+    import torch
+
+    from flawmap.bundle import load_general
+    from flawmap.config import ImageSettings
+    from flawmap.data.pictures import pictures_of
+    from flawmap.data.scope import Scope
+    from flawmap.errors import ImageError
+    from flawmap.measure.photos import HARMLESS, KINDS, ODD, learn, take
+
+    torch.set_num_threads(1)
+    settings = ImageSettings(height=SIDE, width=SIDE)
+    scope, general, device = Scope(settings, None), load_general(), torch.device("cpu")
+    names, raws = [], []
+    for path in sorted(folder.iterdir()):
+        try:
+            raws.append(take(pictures_of(path, settings, scope), general, device))
+            names.append(path.stem)
+        except ImageError as problem:
+            _say(path.stem, "unreadable", str(problem).removeprefix(f"{path}: "))
+    if len(raws) < FEWEST:
+        return
+    known = learn(raws)
+    centre, deviation = known.centre_and_deviation()
+    low, high = centre - 3 * deviation, centre + 3 * deviation
+    for name, figures in zip(names, known.figures, strict=True):
+        for number, (kind, words) in enumerate(KINDS.items()):
+            far = (figures[number] - centre[number]) / deviation[number]
+            if abs(far) <= ODD or (kind in HARMLESS and (far > 0) == (kind == "likeness")):
+                continue
+            if kind == "sharpness" and far > 0:
+                continue
+            fault = "exposure" if kind in LIGHT else SHARE.get(kind, "outlier")
+            text = f"{words.more if far > 0 else words.less} ({words.label} {figures[number]:.3g}, "
+            _say(name, fault, f"{text}most {low[number]:.3g} to {high[number]:.3g})")
+
+
+def _say(photo: str, kind: str, text: str) -> None:
+    print(json.dumps({"photo": photo, "kind": kind, "text": text}), flush=True)
+
+
+if __name__ == "__main__":
+    check(Path(sys.argv[1]))

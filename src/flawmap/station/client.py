@@ -1,0 +1,221 @@
+"""A station from Python: `flawmap.Client("http://station:8000", token)`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from flawmap.errors import StationError
+
+LONGEST_WAIT_S = 30.0  # before another try, whatever the station asks for
+
+
+class Client:
+    """Speaks to a station. A part is a dict, as docs/station-api.md tells it. Raises StationError.
+
+    `token`: None where the station asks for none. `retries`: how often an image is sent again that met a full queue, a
+    station that is being started, or no station at all; waits as long as it is told to. An image is recorded once,
+    however often it is sent.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout: float = 90.0, retries: int = 5) -> None:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        try:
+            address = httpx.URL(url)
+        except (httpx.InvalidURL, TypeError):
+            address = httpx.URL("")
+        if address.scheme not in ("http", "https") or not address.host:
+            raise StationError(f"{url!r} is no address; expected one as http://127.0.0.1:8000")
+        self._http = httpx.Client(base_url=address, headers=headers, timeout=timeout, trust_env=False)
+        self.url, self.retries = url, retries
+
+    def __enter__(self) -> Client:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:  # fmt: skip
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._http.close()
+
+    def inspect(
+        self,
+        image: str | Path | bytes,
+        *,
+        model: str | None = None,
+        label: str | None = None,
+        lot: str | None = None,
+        camera: str | None = None,
+        deadline: float | None = None,
+        key: str | None = None,
+    ) -> dict[str, Any]:
+        """Inspect one image, a file or its bytes; the part. `key`: by which the station knows it when it comes again"""
+        data = image if isinstance(image, bytes) else _bytes_of(Path(image))
+        query = {"model": model, "label": label, "lot": lot, "camera": camera, "deadline": deadline}
+        headers = {"Content-Type": "application/octet-stream"}
+        if key is None and self.retries:
+            import uuid
+
+            key = uuid.uuid4().hex
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        return self._patiently("POST", "/api/parts", content=data, params=_given(query), headers=headers)
+
+    def inspect_batch(self, images: Sequence[str | Path | bytes], **query: Any) -> list[dict[str, Any]]:
+        """Inspect several images in one request, in order: parts, or {"error", "status"}."""
+        files = [
+            ("image", ("image", one) if isinstance(one, bytes) else (Path(one).name, _bytes_of(Path(one))))
+            for one in images
+        ]
+        found: list[dict[str, Any]] = self._ask("POST", "/api/parts/batch", files=files, params=_given(query))["parts"]
+        return found
+
+    def part(self, ident: str) -> dict[str, Any]:
+        """A recorded part."""
+        return self._ask("GET", f"/api/parts/{ident}")
+
+    def parts(self, **query: Any) -> Iterator[dict[str, Any]]:
+        """Recorded parts, newest first, read as they are needed. `since` and `to` are times; the rest as in the API."""
+        query = {"from" if name == "since" else name: value for name, value in query.items()}
+        while True:
+            page = self._ask("GET", "/api/parts", params=_given(query))
+            yield from page["parts"]
+            if page["next"] is None:
+                return
+            query["after"] = page["next"]
+
+    def picture(self, ident: str, name: str = "overlay") -> bytes:
+        """`original`, `map`, `overlay`, `heat` or `thumbnail` of a part."""
+        return self._send("GET", f"/api/parts/{ident}/{name}").content
+
+    def decide(self, ident: str, verdict: str, note: str = "") -> dict[str, Any]:
+        """Say that a part is `pass` or `reject`; the part as it then is."""
+        return self._ask("POST", f"/api/parts/{ident}/decisions", json={"verdict": verdict, "note": note})
+
+    def station(self) -> dict[str, Any]:
+        """How the station is."""
+        return self._ask("GET", "/api/station")
+
+    def ready(self) -> bool:
+        """Whether it would inspect a part now; False too where it cannot be reached."""
+        try:
+            return bool(self._http.get("/readyz").status_code == 200)
+        except httpx.HTTPError:
+            return False
+
+    def models(self) -> dict[str, Any]:
+        """All versions, and which is in use."""
+        return self._ask("GET", "/api/models")
+
+    def use(self, ref: str, note: str = "") -> dict[str, Any]:
+        """Switch to a version."""
+        return self._ask("POST", f"/api/models/{ref}/use", json={"note": note})
+
+    def roll_back(self, note: str = "") -> dict[str, Any]:
+        """Switch to the version used before."""
+        return self._ask("POST", "/api/models/rollback", json={"note": note})
+
+    def set_threshold(
+        self, score: float | None = None, overkill: float | None = None, note: str = ""
+    ) -> dict[str, Any]:
+        """Make and use a version with another threshold."""
+        return self._ask("POST", "/api/threshold", json={"score": score, "overkill": overkill, "note": note})
+
+    def report(self, **query: Any) -> dict[str, Any]:
+        """A shift or a lot in figures."""
+        query = {"from" if name == "since" else name: value for name, value in query.items()}
+        return self._ask("GET", "/api/report", params=_given(query))
+
+    def events(self, after: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(name, data) of what happens, until the connection ends; first what came after the record `after`."""
+        timeout = httpx.Timeout(self._http.timeout.connect, read=60.0)
+        reading = self._http.stream("GET", "/api/events", params=_given({"after": after}), timeout=timeout)
+        with self._errors(), reading as answer:
+            if answer.status_code != 200:
+                answer.read()
+                raise _problem(answer)
+            name = ""
+            for line in answer.iter_lines():
+                if line.startswith("event: "):
+                    name = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    yield name, json.loads(line.removeprefix("data: "))
+
+    def _patiently(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        for tried in range(self.retries + 1):
+            try:
+                return self._ask(method, path, **request)
+            except StationError as problem:
+                if tried == self.retries or problem.status not in (0, 429, 503):
+                    raise
+                time.sleep(min(problem.retry_after or 0.5 * 2**tried, LONGEST_WAIT_S))
+        raise AssertionError("unreachable")
+
+    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self._send(method, path, **request).json()
+        except ValueError as problem:
+            raise StationError(f"{self.url} answers, but is no flawmap station") from problem
+        return found
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        with self._errors():
+            answer = self._http.request(method, path, **request)
+        if answer.status_code >= 300:
+            raise _problem(answer)
+        return answer
+
+    def _errors(self) -> _Errors:
+        return _Errors(self.url)
+
+
+class _Errors:
+    """What httpx raises becomes a StationError."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:  # fmt: skip
+        if isinstance(problem, httpx.TimeoutException):
+            raise StationError(f"the station {self.url} did not answer in time") from problem
+        if isinstance(problem, httpx.TransportError | httpx.InvalidURL):
+            raise StationError(f"the station {self.url} cannot be reached ({problem}); is it running?") from problem
+
+
+def _problem(answer: httpx.Response) -> StationError:
+    try:
+        text = str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        text = f"the station answered {answer.status_code}"
+    try:
+        wait = float(answer.headers.get("retry-after", 0))
+    except ValueError:
+        wait = 0.0
+    return StationError(text, answer.status_code, wait)
+
+
+def _given(query: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise StationError(f"{path} cannot be read: {problem.strerror}") from problem

@@ -1,0 +1,193 @@
+"""Photos to train on, as somebody drops them: kept under generated ids, looked at for what is wrong with them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flawmap.data.images import header_of
+from flawmap.errors import ImageError, StationError
+from flawmap.station.drawing import thumbnail_jpeg
+from flawmap.station.files import SUFFIXES, is_id, new_id, write_whole
+from flawmap.station.record import now
+from flawmap.station.settings import LimitSettings
+
+KINDS = ("good", "defective")
+NOTE = "dataset.json"
+GENTLY = ("nice", "-n", "10") if shutil.which("nice") else ()  # begins a command that must not delay the line
+WORDS = {  # of a summary: one, several
+    "duplicate": ("photo is there twice", "photos are there twice"),
+    "size": ("photo has another size", "photos have another size"),
+    "blurred": ("photo is blurred", "photos are blurred"),
+    "exposure": ("photo is lit otherwise", "photos are lit otherwise"),
+    "outlier": ("good photo looks unlike the others", "good photos look unlike the others"),
+    "unreadable": ("photo cannot be read", "photos cannot be read"),
+}
+
+DataSet = dict[str, Any]
+Suspect = Callable[[str, bytes], str]
+
+
+class DataSets:
+    """Data sets in one folder. Threads may share it. `suspect` says why a good photo of a
+    part, by the data set's name, looks defective, or ""."""
+
+    def __init__(self, folder: Path, limits: LimitSettings) -> None:
+        self.folder, self.limits = folder, limits
+        self.suspect: Suspect = lambda name, data: ""
+        self._lock = threading.RLock()
+        self._checking: set[str] = set()
+
+    def all(self) -> list[DataSet]:
+        """All data sets without their photos, newest first."""
+        found = []
+        for file in self.folder.glob(f"*/{NOTE}") if self.folder.is_dir() else ():
+            with contextlib.suppress(StationError):
+                found.append({name: value for name, value in self.get(file.parent.name).items() if name != "photos"})
+        return sorted(found, key=lambda one: one["created"], reverse=True)
+
+    def get(self, ident: str) -> DataSet:
+        """A data set with its photos. Raises StationError (404)."""
+        with self._lock:
+            note = self._read(ident)
+        photos = note["photos"]
+        counts = Counter(photo["kind"] for photo in photos)
+        problems = Counter(kind for photo in photos for kind in {problem["kind"] for problem in photo["problems"]})
+        summary = [f"{count} {WORDS[kind][count > 1]}" for kind, count in sorted(problems.items())]
+        known = {kind: counts[kind] for kind in KINDS}
+        return {**note, **known, "checking": ident in self._checking, "summary": summary, "photos": photos}
+
+    def make(self, name: str) -> DataSet:
+        """A new, empty data set."""
+        ident = new_id()
+        for kind in KINDS:
+            (self.folder / ident / kind).mkdir(parents=True)
+        self._write({"id": ident, "name": name, "created": now(), "checked": False, "photos": []})
+        return self.get(ident)
+
+    def remove(self, ident: str) -> None:
+        """Forget a data set."""
+        with self._lock:
+            self._read(ident)
+            shutil.rmtree(self.folder / ident, ignore_errors=True)
+
+    def add(self, ident: str, kind: str, name: str, data: bytes) -> dict[str, Any]:
+        """Keep a photo. Raises StationError for what is none."""
+        if len(data) > self.limits.bytes:
+            raise StationError(f"more than {self.limits.bytes} bytes", 413)
+        try:
+            header = header_of(data, "the file")
+        except ImageError as problem:
+            raise StationError(str(problem), 415) from problem
+        if header.width * header.height > self.limits.pixels:
+            raise StationError(f"{header.width}x{header.height} pixels, the limit is {self.limits.pixels}", 413)
+        photo = {
+            "id": new_id(), "kind": kind, "name": name[-200:], "width": header.width, "height": header.height,
+            "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "problems": [],
+            "file": SUFFIXES[header.kind],
+        }  # fmt: skip
+        with self._lock:
+            note = self._read(ident)
+            write_whole(self._file(ident, photo), data)
+            self._write({**note, "checked": False, "photos": [*note["photos"], photo]})
+        return photo
+
+    def photo(self, ident: str, photo: str) -> Path:
+        """The file of a photo. Raises StationError (404)."""
+        found = next((one for one in self._read(ident)["photos"] if one["id"] == photo), None)
+        if found is None:
+            raise StationError("there is no such photo", 404)
+        return self._file(ident, found)
+
+    def remove_photo(self, ident: str, photo: str) -> None:
+        """Forget a photo. Raises StationError (404)."""
+        with self._lock:
+            file, note = self.photo(ident, photo), self._read(ident)
+            self._write({**note, "photos": [one for one in note["photos"] if one["id"] != photo]})
+            file.unlink(missing_ok=True)
+
+    def thumbnail(self, ident: str, photo: str) -> bytes:
+        """A photo, small."""
+        return thumbnail_jpeg(self.photo(ident, photo).read_bytes())
+
+    def place(self, ident: str, kind: str) -> Path:
+        """The folder of the good or the defective photos."""
+        self._read(ident)
+        return self.folder / ident / kind
+
+    def check(self, ident: str) -> None:
+        """Find what is wrong with the photos, in the background. Raises StationError (409) while that goes on."""
+        with self._lock:
+            self._read(ident)
+            if ident in self._checking:
+                raise StationError("the photos are being checked already", 409)
+            self._checking.add(ident)
+        threading.Thread(target=self._check, args=(ident,), daemon=True).start()
+
+    def _check(self, ident: str) -> None:
+        try:
+            note = self._read(ident)
+            found: dict[str, list[dict[str, str]]] = {photo["id"]: [] for photo in note["photos"]}
+            _alike(note["photos"], found)
+            for line in self._figures(ident):
+                if line["photo"] in found:
+                    found[line["photo"]].append({"kind": line["kind"], "text": line["text"]})
+            for photo in note["photos"]:
+                if photo["kind"] == "good" and not any(one["kind"] == "unreadable" for one in found[photo["id"]]):
+                    with contextlib.suppress(StationError, OSError):
+                        if text := self.suspect(note["name"], self._file(ident, photo).read_bytes()):
+                            found[photo["id"]].append({"kind": "outlier", "text": text})
+            with self._lock:
+                note = self._read(ident)  # photos may have come or gone
+                photos = [{**photo, "problems": found.get(photo["id"], [])} for photo in note["photos"]]
+                whole = all(photo["id"] in found for photo in note["photos"])
+                self._write({**note, "checked": whole, "photos": photos})
+        except StationError:
+            pass  # it was removed meanwhile
+        finally:
+            self._checking.discard(ident)
+
+    def _figures(self, ident: str) -> list[dict[str, str]]:
+        """What `flawmap.station.checking` says of the good photos, in a process of its own."""
+        words = [*GENTLY, sys.executable, "-m", "flawmap.station.checking", str(self.folder / ident / "good")]
+        done = subprocess.run(words, capture_output=True, text=True)
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+    def _file(self, ident: str, photo: dict[str, Any]) -> Path:
+        return self.folder / ident / str(photo["kind"]) / f"{photo['id']}{photo['file']}"
+
+    def _read(self, ident: str) -> DataSet:
+        try:
+            if not is_id(ident):
+                raise FileNotFoundError
+            note: DataSet = json.loads((self.folder / ident / NOTE).read_text(encoding="utf-8"))
+            return note
+        except (OSError, ValueError) as problem:
+            raise StationError("there is no such data set", 404) from problem
+
+    def _write(self, note: DataSet) -> None:
+        write_whole(self.folder / note["id"] / NOTE, json.dumps(note).encode())
+
+
+def _alike(photos: list[dict[str, Any]], found: dict[str, list[dict[str, str]]]) -> None:
+    """Photos that are there twice, and those of another size than most."""
+    first: dict[str, str] = {}
+    sizes = Counter((photo["width"], photo["height"]) for photo in photos)
+    usual = sizes.most_common(1)[0][0] if sizes else (0, 0)
+    for photo in photos:
+        if photo["sha256"] in first:
+            text = f"the same file as {first[photo['sha256']]}"
+            found[photo["id"]].append({"kind": "duplicate", "text": text})
+        first.setdefault(photo["sha256"], photo["name"] or photo["id"])
+        if (photo["width"], photo["height"]) != usual:
+            text = f"{photo['width']}x{photo['height']} pixels, most have {usual[0]}x{usual[1]}"
+            found[photo["id"]].append({"kind": "size", "text": text})

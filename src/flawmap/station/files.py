@@ -1,0 +1,163 @@
+"""Pictures on disk: originals and maps under generated ids, written whole or not at all, thinned by age and by size.
+
+No name from outside reaches the file system: an id is 32 hexadecimal digits made here, and is checked to be so. The map
+is kept at the network's size, which is all that is known of it; the one at the image's size, the heat and the overlay
+are drawn from it when they are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flawmap.errors import StationError
+from flawmap.station.settings import KeepSettings
+
+ID = re.compile(r"[0-9a-f]{32}")
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
+MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".bmp": "image/bmp", ".tif": "image/tiff", ".webp": "image/webp"}
+MAP = ".map.png"  # ends the name of a map
+LEFT_S = 3600  # seconds after which a file without a record was left by a killed process
+DAY = 24 * 60 * 60
+
+
+def new_id() -> str:
+    """An id: random, so that nobody can guess the next one."""
+    return uuid.uuid4().hex
+
+
+def is_id(text: str) -> bool:
+    """Whether it is what `new_id` gives."""
+    return ID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The pictures of one part: their id, time of the original in seconds, bytes."""
+
+    ident: str
+    time: float
+    bytes: int
+
+
+class Pictures:
+    """The pictures of parts in one folder, by the first two digits of their ids. Threads may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise StationError(f"cannot write to {folder}: {problem.strerror}") from problem
+
+    def write(self, ident: str, data: bytes, kind: str, map_png: bytes) -> None:
+        """Keep an original, of a `kind` in SUFFIXES, and its map. Raises StationError when the disk will not."""
+        place = self._place(ident)
+        try:
+            place.mkdir(exist_ok=True)
+            write_whole(place / f"{ident}{MAP}", map_png)
+            write_whole(place / f"{ident}{SUFFIXES[kind]}", data)
+        except OSError as problem:
+            raise StationError(
+                f"cannot keep pictures in {self.folder}: {problem.strerror}; make room or change its permissions", 503
+            ) from problem
+
+    def original(self, ident: str) -> Path | None:
+        """The file of an original, None when it is not kept."""
+        place = self._place(ident)
+        return next((file for suffix in MEDIA if (file := place / f"{ident}{suffix}").is_file()), None)
+
+    def map(self, ident: str) -> Path | None:
+        """The file of a map at the network's size, None when it is not kept."""
+        file = self._place(ident) / f"{ident}{MAP}"
+        return file if file.is_file() else None
+
+    def remove(self, ident: str) -> None:
+        """Forget the pictures of a part."""
+        place = self._place(ident)
+        for suffix in (*MEDIA, MAP):
+            with contextlib.suppress(OSError):
+                (place / f"{ident}{suffix}").unlink()
+
+    def kept(self) -> Iterator[Kept]:
+        """What is kept, in no order."""
+        for place in self.folder.iterdir():
+            if len(place.name) != 2 or not place.is_dir():
+                continue
+            sizes: dict[str, tuple[float, int]] = {}
+            for file in os.scandir(place):
+                with contextlib.suppress(OSError):
+                    found = file.stat()
+                    if is_id(ident := file.name[:32]):
+                        before = sizes.get(ident, (found.st_mtime, 0))
+                        sizes[ident] = (min(before[0], found.st_mtime), before[1] + found.st_size)
+                    elif time.time() - found.st_mtime > LEFT_S:  # half a file that a killed process left
+                        os.unlink(file.path)
+            for ident, (at, size) in sizes.items():
+                yield Kept(ident, at, size)
+
+    def _place(self, ident: str) -> Path:
+        assert is_id(ident), "an id is made by the station"
+        return self.folder / ident[:2]
+
+
+def thin(
+    pictures: Pictures, settings: KeepSettings, ranks: Callable[[list[str]], dict[str, int]], at: float | None = None
+) -> list[str]:
+    """Remove pictures that are too old, then, while all are too large, good ones and at last rejected ones, oldest
+    first. Returns the ids removed.
+
+    `ranks`: for ids, 0 for a part that passed, 1 for one rejected, doubtful or overruled; an id that it leaves out has
+    no record. `at`: the time in seconds.
+    """
+    at = time.time() if at is None else at
+    kept = sorted(pictures.kept(), key=lambda one: one.time)
+    days = {0: settings.good_days * DAY, 1: settings.rejected_days * DAY}
+    limit = settings.gigabytes * 1e9
+    too_large = sum(one.bytes for one in kept) > limit
+
+    def doubtful(age: float) -> bool:
+        """Whether the record must be asked. Pictures without one show within a day; later it is not asked for long."""
+        return too_large or age > min(days.values()) or LEFT_S < age <= DAY
+
+    known = ranks([one.ident for one in kept if doubtful(at - one.time)])
+    removed: list[Kept] = []
+    stays: list[Kept] = []
+    for one in kept:
+        age = at - one.time
+        too_old = doubtful(age) and age > days.get(known.get(one.ident, -1), LEFT_S)
+        (removed if too_old else stays).append(one)
+    total = sum(one.bytes for one in stays)
+    for one in sorted(stays, key=lambda one: (known.get(one.ident, 1), one.time)):
+        if total <= limit:
+            break
+        if one.ident in known:  # else it is being written
+            removed.append(one)
+            total -= one.bytes
+    for one in removed:
+        pictures.remove(one.ident)
+    return [one.ident for one in removed]
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Write a file so that nobody sees half of it."""
+    saving = file.with_name(f".{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    try:
+        saving.write_bytes(data)
+        saving.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            saving.unlink()
+        raise
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free where the folder is."""
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,230 @@
+"""What a worker process does: it holds models, decodes, inspects what waits together, and answers through its pipe.
+
+Three threads: one takes messages and decodes images ahead, one loads models, so that inspection goes on meanwhile, and
+the main one inspects. When the station is gone, the pipe ends, and so does the worker.
+
+Messages to it: ("load", ref, path) · ("unload", ref) · Task · ("stop",). From it: ("loaded", ref, batch) ·
+("refused", ref, why) · ("done", task, Outcome) · ("failed", task, why, status) · ("figures", ref, figures).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flawmap.errors import FlawmapError, ImageError
+
+if TYPE_CHECKING:
+    from flawmap.data.images import Stored
+    from flawmap.deploy.inspector import Inspection, Inspector
+
+WARM = 2  # inspections before a model counts as loaded: the first ones allocate
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image to inspect. deadline: of the monotonic clock, which all processes share; measure: for the drift."""
+
+    number: int
+    ref: str
+    data: bytes
+    deadline: float
+    measure: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found in one image; all plain. map_png: the map at the network's size; seconds: of its batch."""
+
+    score: float
+    threshold: float | None
+    defective: bool | None
+    p_value: float | None
+    regions: list[dict[str, Any]]
+    map_png: bytes
+    height: int
+    width: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Orders:
+    """How a worker is to work: of `WorkerSettings`, with the threads and the batch that come out of them."""
+
+    runtime: str
+    device: str
+    threads: int
+    batch: int
+
+
+def work(pipe: Connection, orders: Orders) -> None:
+    """The life of a worker process."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and systemd reach every process; the station drains first
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.nice(1)  # those who answer come before those who compute
+    # Threads that wait for each other sleep instead of spinning: on a busy machine spinning costs ten times the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+    _Worker(pipe, orders).run()
+
+
+class _Worker:
+    def __init__(self, pipe: Connection, orders: Orders) -> None:
+        self.pipe, self.orders = pipe, orders
+        self.models: dict[str, Inspector] = {}
+        self.ready: deque[tuple[Task, Stored]] = deque()
+        self.loads: deque[tuple[str, str]] = deque()
+        self.changed = threading.Condition()
+        self.sending = threading.Lock()
+        self.stopping = False
+
+    def run(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.orders.threads)  # OpenMP keeps it for each thread: in this one, which inspects
+        for part in (self._take, self._load_all):
+            threading.Thread(target=part, daemon=True).start()
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.ready or self.stopping)
+                if not self.ready:
+                    return
+                batch = self._batch()
+            self._inspect(batch)
+
+    def _batch(self) -> list[tuple[Task, Stored]]:
+        """The next images that go together: of one model, as many as suit it."""
+        ref = self.ready[0][0].ref
+        most = self._most(ref)
+        batch: list[tuple[Task, Stored]] = []
+        while self.ready and len(batch) < most and self.ready[0][0].ref == ref:
+            batch.append(self.ready.popleft())
+        return batch
+
+    def _most(self, ref: str) -> int:
+        """Images that go together by this model, at most."""
+        inspector = self.models.get(ref)
+        if inspector is None or inspector.tiled:
+            return 1
+        return self.orders.batch or inspector.usual_batch
+
+    def _send(self, *message: Any) -> None:
+        with self.sending:
+            self.pipe.send(message)
+
+    def _take(self) -> None:
+        """Messages, as they come; the pipe's end is the station's."""
+        from flawmap.data.images import decode_pixels
+
+        try:
+            while True:
+                message = self.pipe.recv()
+                if isinstance(message, Task):
+                    try:
+                        pixels = decode_pixels(message.data, "image")
+                    except ImageError as problem:
+                        self._send("failed", message.number, str(problem), 422)
+                        continue
+                    with self.changed:
+                        self.ready.append((message, pixels))
+                        self.changed.notify_all()
+                elif message[0] == "load":
+                    with self.changed:
+                        self.loads.append((message[1], message[2]))
+                        self.changed.notify_all()
+                elif message[0] == "unload":
+                    self.models.pop(message[1], None)
+                else:
+                    with self.changed:
+                        self.stopping = True
+                        self.changed.notify_all()
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def _load_all(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.loads)
+                ref, path = self.loads.popleft()
+            try:
+                self.models[ref] = self._open(Path(path))
+            except FlawmapError as problem:
+                self._send("refused", ref, str(problem))
+            else:
+                with self.changed:
+                    self._send("loaded", ref, self._most(ref))
+
+    def _open(self, path: Path) -> Inspector:
+        import numpy as np
+
+        from flawmap.deploy.inspector import load
+
+        inspector = load(path, self.orders.device, self.orders.threads, runtime=self.orders.runtime)
+        sizes = inspector.bundle.recipe.image
+        shape = inspector.bundle.ignore.shape if inspector.bundle.ignore is not None else (sizes.height, sizes.width)
+        grey = np.full((*shape, 3), 127, np.uint8)
+        for _ in range(WARM):
+            inspector.inspect(grey)
+        return inspector
+
+    def _inspect(self, batch: list[tuple[Task, Stored]]) -> None:
+        late = [task for task, _ in batch if time.monotonic() > task.deadline]
+        for task in late:
+            self._send("failed", task.number, "the deadline passed before it was inspected", 504)
+        batch = [(task, pixels) for task, pixels in batch if task not in late]
+        if not batch:
+            return
+        inspector = self.models.get(batch[0][0].ref)
+        if inspector is None:
+            for task, _ in batch:
+                self._send("failed", task.number, f"the model {task.ref} is not loaded", 409)
+            return
+        started = time.monotonic()
+        found = inspector.inspect_many([pixels for _, pixels in batch], len(batch))
+        for (task, pixels), one in zip(batch, found, strict=True):
+            if isinstance(one, ImageError):
+                self._send("failed", task.number, str(one).replace("image array: ", ""), 422)
+            else:
+                self._send("done", task.number, _outcome(one, pixels, time.monotonic() - started))
+        for task, pixels in batch:
+            if task.measure:
+                self._send("figures", task.ref, _figures(inspector, pixels))
+
+
+def _outcome(found: Inspection, pixels: Stored, seconds: float) -> Outcome:
+    from flawmap.data.images import encode_png, to_uint8
+
+    return Outcome(
+        score=found.score,
+        threshold=found.threshold,
+        defective=found.defective,
+        p_value=found.p_value,
+        regions=[asdict(region) for region in found.regions],
+        map_png=encode_png(to_uint8(found.network_map)),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        seconds=seconds,
+    )
+
+
+def _figures(inspector: Inspector, pixels: Stored) -> list[float] | None:
+    """What a photo is like (measure/photos.py); None where the bundle does not know its good ones."""
+    import torch
+
+    from flawmap.data.pictures import pictures_in
+    from flawmap.measure.photos import TILES, take
+
+    bundle = inspector.bundle
+    if bundle.photos is None:
+        return None
+    device = next(bundle.model.parameters()).device if inspector.runtime.name == "torch" else torch.device("cpu")
+    pictures = pictures_in(pixels, "image", bundle.recipe.image, inspector.scope, TILES)
+    return [float(value) for value in bundle.photos.measure(take(pictures, bundle.model.discrete, device))]

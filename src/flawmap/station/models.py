@@ -1,0 +1,309 @@
+"""Models and their versions: bundles in one folder. A version never changes; a new threshold is a new version.
+
+`part.bundle` is part@1, `part@3.bundle` is part@3. Which one is in use is told by the record, as every switch is a row
+of it: `use` goes forward, `roll back` goes to what was used before. A switch loads and warms up the new version first,
+so that no request waits for it; requests under way end with the version they began with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from flawmap.errors import BundleError, StationError
+from flawmap.measure.threshold import Threshold, choose_threshold
+from flawmap.station.record import Entry, Record, Row, now, records
+from flawmap.station.workers import Pool
+
+NOTE, ABOUT = "bundle.json", "station.json"
+FOLDER = re.compile(r"(?P<name>[^@/\x00-\x1f]{1,100}?)(@(?P<version>[1-9]\d{0,8}))?(\.bundle)?")
+LOAD_S = 900.0  # an export on first use takes minutes
+
+
+@dataclass(frozen=True)
+class Version:
+    """One bundle. threshold None: it gives scores, and no verdicts, so that it is of no use here."""
+
+    ref: str
+    name: str
+    version: int
+    path: Path
+    sha256: str  # of bundle.json, which holds that of the weights, and the threshold
+    weights_sha256: str
+    threshold: Threshold | None
+    created: str
+    trained_on: int | None
+    held_out_scores: tuple[float, ...]
+    held_out_peaks: tuple[float, ...]
+    held_out_folders: int
+    origin: str
+    by: str
+
+    def short(self) -> dict[str, Any]:
+        """What a verdict says of it."""
+        return {"ref": self.ref, "name": self.name, "version": self.version, "sha256": self.sha256}
+
+
+class Models:
+    """The versions in a folder, and which is in use. Threads may share it."""
+
+    def __init__(self, folder: Path, record: Record, pool: Pool) -> None:
+        self.folder, self.record, self.pool = folder, record, pool
+        self.told: Callable[[Row], object] = lambda row: None  # of every switch and addition
+        self._changing = threading.RLock()
+        self._opened: dict[str, Version] = {}  # as they were when they were loaded
+        self._used = self._replay()
+
+    def versions(self) -> list[Version]:
+        """All that can be read, by name, the newest version first."""
+        try:
+            folders = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+        except OSError as problem:
+            raise StationError(f"the models folder {self.folder} cannot be read: {problem.strerror}") from problem
+        found = [version for path in folders if (version := _read(path)) is not None]
+        return sorted(found, key=lambda one: (one.name, -one.version))
+
+    def find(self, wanted: str) -> Version:
+        """A version by its ref, or the newest of a name. Raises StationError (404)."""
+        for one in self.versions():
+            if wanted in (one.ref, one.name):
+                return self._opened.get(one.ref, one)
+        raise StationError(f"no model {wanted[:120]!r}; see /api/models", 404)
+
+    @property
+    def current(self) -> Version | None:
+        """The version in use, None before there is one."""
+        return self._opened.get(self._used[-1]) if self._used else None
+
+    @property
+    def previous(self) -> str | None:
+        """The ref that a roll back goes to."""
+        return self._used[-2] if len(self._used) > 1 else None
+
+    def for_request(self, wanted: str | None) -> Version:
+        """The version that inspects: the one in use, or a loaded one by its name or ref. Raises StationError."""
+        if wanted is None:
+            if self.current is None:
+                raise StationError("there is no model in use; train one, or copy a bundle to the models folder", 503)
+            return self.current
+        if self.current is not None and wanted in (self.current.ref, self.current.name):
+            return self.current
+        loaded = [one for one in self._opened.values() if wanted in (one.ref, one.name)]
+        if not loaded:
+            raise StationError(f"the model {wanted[:120]!r} is not loaded; an engineer loads it in /api/models", 409)
+        return max(loaded, key=lambda one: one.version)
+
+    def start(self) -> None:
+        """Load what was in use when the station stopped, or the newest version there is."""
+        there = {one.ref: one for one in self.versions() if one.threshold is not None}
+        while self._used and self._used[-1] not in there:
+            self._used.pop()
+        if self._used:
+            self.load(self._used[-1])
+        elif there:
+            newest = max(there.values(), key=lambda one: (one.created, one.version))
+            self.use(newest.ref, "station", "the first to be used")
+
+    def load(self, ref: str) -> Version:
+        """Load and warm up; returns when every worker has it. Raises StationError."""
+        with self._changing:
+            version = self.find(ref)
+            if version.threshold is None:
+                raise StationError(f"{version.ref} has no threshold; set one with: flawmap threshold BUNDLE", 409)
+            self.pool.load(version.ref, version.path).result(LOAD_S)
+            self._opened[version.ref] = version
+            return version
+
+    def unload(self, ref: str) -> None:
+        """Let go of a version. Raises StationError (409) for the one in use."""
+        with self._changing:
+            version = self.find(ref)
+            if self._used and version.ref == self._used[-1]:
+                raise StationError(f"{version.ref} is in use; switch to another first", 409)
+            self._opened.pop(version.ref, None)
+            self.pool.unload(version.ref)
+
+    def use(self, ref: str, who: str, note: str = "") -> Version:
+        """Switch. Raises StationError."""
+        with self._changing:
+            version = self.load(ref)
+            if self._used and self._used[-1] == version.ref:
+                return version
+            self._switch("use", version, who, note)
+            return version
+
+    def roll_back(self, who: str, note: str = "") -> Version:
+        """Switch to what was used before. Raises StationError (409) where that is nothing."""
+        with self._changing:
+            if self.previous is None:
+                raise StationError("no other model was used before this one", 409)
+            version = self.load(self.previous)
+            self._switch("roll back", version, who, note)
+            return version
+
+    def with_threshold(self, base: str, score: float | None, overkill: float | None, who: str, note: str) -> Version:
+        """A new version of `base` with another threshold: a score, or for an overkill. Raises StationError."""
+        with self._changing:
+            version = self.find(base)
+            old = version.threshold
+            if score is not None:
+                pixel = old.pixel if old is not None else score
+                share = old.overkill if old is not None else 0.01
+                threshold = Threshold(score, pixel, share, held_out=0, supported=False, method="given", note="")
+            else:
+                assert overkill is not None
+                if not version.held_out_scores:
+                    raise StationError(f"{version.ref} knows no scores of good parts; give a score instead", 409)
+                threshold = choose_threshold(
+                    version.held_out_scores, version.held_out_peaks, overkill, folders=version.held_out_folders
+                )
+            return self._add(version.path, version.name, who, f"threshold of {version.ref}", note, threshold)
+
+    def add(self, bundle: Path, name: str, who: str, origin: str, note: str = "") -> Version:
+        """Copy a bundle in as the newest version of `name`. Raises StationError."""
+        with self._changing:
+            return self._add(bundle, name, who, origin, note, None)
+
+    def facts(self, version: Version) -> dict[str, Any]:
+        """A version as the API tells it."""
+        return {
+            **version.short(),
+            "current": bool(self._used) and self._used[-1] == version.ref,
+            "loaded": version.ref in self._opened,
+            "usable": version.threshold is not None,
+            "why": "" if version.threshold is not None else "it has no threshold",
+            "threshold": None if version.threshold is None else asdict(version.threshold),
+            "weights_sha256": version.weights_sha256,
+            "created": version.created,
+            "trained_on": version.trained_on,
+            "origin": version.origin,
+            "by": version.by,
+        }
+
+    def _add(
+        self, bundle: Path, name: str, who: str, origin: str, note: str, threshold: Threshold | None
+    ) -> Version:  # fmt: skip
+        match = FOLDER.fullmatch(name)
+        if match is None or match["version"] is not None or name.startswith("."):
+            raise StationError("a model's name is 1 to 100 letters without @ and /, and does not begin with a dot", 400)
+        number = 1 + max((one.version for one in self.versions() if one.name == name), default=0)
+        place = self.folder / (f"{name}.bundle" if number == 1 else f"{name}@{number}.bundle")
+        saving = self.folder / f".{place.name}.saving"
+        try:
+            shutil.rmtree(saving, ignore_errors=True)
+            saving.mkdir()
+            for file in bundle.iterdir():
+                if file.is_file() and file.name not in (NOTE, ABOUT):
+                    _link(file, saving / file.name)
+            shutil.copyfile(bundle / NOTE, saving / NOTE)
+            if threshold is not None:
+                from flawmap.bundle import update_threshold
+
+                update_threshold(saving, threshold)
+            about = {"origin": origin, "by": who, "note": note, "at": now()}
+            (saving / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            saving.rename(place)
+        except (OSError, BundleError) as problem:
+            shutil.rmtree(saving, ignore_errors=True)
+            why = problem.strerror if isinstance(problem, OSError) else str(problem)
+            raise StationError(f"cannot write a model to {self.folder}: {why}", 503) from problem
+        version = _read(place)
+        assert version is not None
+        self._record("add", version, who, note)
+        return version
+
+    def _switch(self, action: str, version: Version, who: str, note: str) -> None:
+        self._record(action, version, who, note)
+        if action == "use":
+            self._used.append(version.ref)
+        else:
+            self._used.pop()
+
+    def _record(self, action: str, version: Version, who: str, note: str) -> None:
+        body = {
+            "action": action,
+            "previous": self._used[-1] if self._used else None,
+            "sha256": version.sha256,
+            "origin": version.origin,
+            "note": note,
+        }
+        limit = None if version.threshold is None else version.threshold.score
+        (row,) = self.record.append([Entry("model", body, model=version.ref, threshold=limit, who=who)])
+        self.told(row)
+
+    def _replay(self) -> list[str]:
+        """The refs used one after the other, what was rolled back left out."""
+        used: list[str] = []
+        with self.record.reading() as connection:
+            chosen = sa.select(records.c.model, records.c.body).where(records.c.kind == "model")
+            for row in connection.execute(chosen.order_by(records.c.seq)):
+                action = json.loads(row.body)["action"]
+                if action == "use":
+                    used.append(row.model)
+                elif action == "roll back" and len(used) > 1:
+                    used.pop()
+        return used
+
+
+def change_of(row: Row) -> dict[str, Any]:
+    """A row of kind `model` as the API tells it."""
+    body = json.loads(row["body"])
+    return {
+        "seq": row["seq"],
+        "time": row["time"],
+        "who": row["who"],
+        "action": body["action"],
+        "ref": row["model"],
+        "previous": body["previous"],
+        "threshold": row["threshold"],
+        "note": body["note"],
+    }
+
+
+def _read(path: Path) -> Version | None:
+    """What a folder's notes say; None where it is no bundle that can be read."""
+    match = FOLDER.fullmatch(path.name)
+    try:
+        data = (path / NOTE).read_bytes()
+        note = json.loads(data)
+        facts, limit = note["provenance"], note["threshold"]
+        about = json.loads((path / ABOUT).read_text(encoding="utf-8")) if (path / ABOUT).is_file() else {}
+        if match is None:
+            return None
+        version = int(match["version"] or 1)
+        return Version(
+            ref=f"{match['name']}@{version}",
+            name=match["name"],
+            version=version,
+            path=path,
+            sha256=hashlib.sha256(data).hexdigest(),
+            weights_sha256=str(note["weights_sha256"]),
+            threshold=None if limit is None else Threshold(**limit),
+            created=str(about.get("at") or facts.get("created") or ""),
+            trained_on=facts.get("trained_on"),
+            held_out_scores=tuple(float(value) for value in facts.get("held_out_scores") or ()),
+            held_out_peaks=tuple(float(value) for value in facts.get("held_out_peaks") or ()),
+            held_out_folders=int(facts.get("held_out_folders") or 0),
+            origin=str(about.get("origin", "copied to the models folder")),
+            by=str(about.get("by", "")),
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _link(file: Path, place: Path) -> None:
+    """The same file under another name, or a copy where the disk will not; weights are never written to again."""
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)

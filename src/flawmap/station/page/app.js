@@ -1,0 +1,182 @@
+// The frame: who is logged in, the tabs their role has, notices, and the view that the address names.
+
+import { ApiError, get, remove } from "./api.js";
+import { button, el, refill, say, tell } from "./dom.js";
+import { live } from "./live.js";
+import { login } from "./login.js";
+import { report } from "./report.js";
+import { review } from "./review.js";
+import { emit, LAST, may, on, store, takeChange, takePart } from "./store.js";
+import { listen } from "./stream.js";
+import { language, languages, nameOf, span, speak, t } from "./strings.js";
+import { threshold } from "./threshold.js";
+import { train } from "./train.js";
+
+const VIEWS = { live, review, threshold, train, report };
+const NEEDS = { train: "engineer" };
+
+const main = document.getElementById("main");
+const nothing = () => {};
+let close = nothing;
+let hangUp = nothing;
+
+const tabs = () => Object.keys(VIEWS).filter((name) => may(NEEDS[name] ?? "operator"));
+
+function wanted() {
+  const name = location.hash.slice(1);
+  return tabs().includes(name) ? name : "live";
+}
+
+function drawTop() {
+  const skip = document.getElementById("skip");
+  skip.textContent = t("skip");
+  document.documentElement.lang = language();
+  document.title = [store.session && t(wanted()), store.station?.name, "flawmap"].filter(Boolean).join(" · ");
+  document
+    .getElementById("top")
+    .replaceChildren(
+      el("div", { class: "brand" }, el("b", {}, "flawmap"), el("span", {}, store.station?.name ?? "")),
+      el("nav", { "aria-label": t("views") }, store.session ? tabs().map(tab) : []),
+      el(
+        "div",
+        { class: "corner" },
+        whoIsThere(),
+        el("div", { class: "languages", role: "group", "aria-label": t("language") }, languages.map(languageButton)),
+      ),
+    );
+}
+
+const tab = (name) => el("a", { href: `#${name}`, "aria-current": name === wanted() && "page" }, t(name));
+
+const languageButton = (name) =>
+  button(name.toUpperCase(), () => (speak(name), draw()), { "aria-pressed": String(name === language()), lang: name });
+
+function whoIsThere() {
+  if (!store.session?.access) return null;
+  return [
+    el("span", { class: "who" }, el("b", {}, store.session.name), el("span", {}, t(store.session.role))),
+    button(t("logOut"), logOut),
+  ];
+}
+
+function draw() {
+  close();
+  drawTop();
+  drawNotices();
+  main.replaceChildren();
+  close = view() ?? nothing;
+}
+
+/** Put what is wanted into main; gives what is to be called before it goes, if anything. */
+function view() {
+  if (!store.session) return login(main, begin);
+  if (may("operator")) return VIEWS[wanted()](main);
+  return main.append(el("p", { class: "empty" }, t("cameraOnly")));
+}
+
+function notices() {
+  if (!store.session) return [];
+  if (!store.online) return [["lost", t("lost")]];
+  const { ready, why, silent, silent_s: seconds, drift } = store.station ?? { ready: true };
+  const found = [];
+  if (!ready) found.push(["lost", t("notReady", { why })]);
+  if (silent) found.push(["silent", seconds === null ? t("silentEver") : t("silent", { time: span(seconds) })]);
+  if (drift?.verdict === "drifted") found.push(["drift", t("drifted"), t("driftDetail", { parts: drift.parts })]);
+  if (drift?.verdict === "on the way") found.push(["drift", t("drifting"), t("driftDetail", { parts: drift.parts })]);
+  return found;
+}
+
+let noticed = "";
+
+// role=alert speaks whatever changes, so that only what is new is written anew.
+function drawNotices() {
+  const found = notices();
+  const now = JSON.stringify(found);
+  if (now === noticed) return;
+  noticed = now;
+  document
+    .getElementById("notices")
+    .replaceChildren(
+      ...found.map(([kind, text, detail]) =>
+        el("p", { class: `notice ${kind}` }, el("b", {}, text), detail && el("span", {}, detail)),
+      ),
+    );
+  document.body.classList.toggle("offline", found[0]?.[0] === "lost");
+}
+
+const READ = {
+  verdict: takePart,
+  decision: ({ part }) => takeChange(part),
+  station: (station) => ((store.station = station), emit("station", station)),
+  model: (change) => emit("model", change),
+  training: (training) => emit("training", training),
+  lag: () => catchUp().then(() => emit("lag")),
+};
+
+async function catchUp() {
+  const [station, { parts }] = await Promise.all([get("/api/station"), get("/api/parts", { limit: LAST })]);
+  store.station = station;
+  store.parts = parts;
+}
+
+function online(state) {
+  if (store.online === state) return;
+  store.online = state;
+  drawNotices();
+  emit("online", state);
+}
+
+async function begin(session) {
+  store.session = session;
+  if (may("operator")) {
+    await catchUp();
+    const after = Math.max(0, ...store.parts.flatMap((part) => [part.seq, part.decision?.seq ?? 0]));
+    hangUp();
+    hangUp = listen(after, { read: (event, data) => READ[event](data), online, refused: stillIn });
+  }
+  draw();
+}
+
+/** After a stream was refused: is it the token, or the station? */
+const stillIn = () => get("/api/session").catch((problem) => problem.status === 401 && emit("session ended"));
+
+function end() {
+  hangUp();
+  Object.assign(store, { session: null, station: null, parts: [], online: true });
+  draw();
+}
+
+async function logOut() {
+  await remove("/api/session").catch(() => {});
+  end();
+}
+
+async function start() {
+  try {
+    await begin(await get("/api/session"));
+  } catch (problem) {
+    if (problem.status === 401) return draw();
+    refill(main, el("p", { class: "empty" }, problem.message));
+    setTimeout(start, 3000);
+  }
+}
+
+window.addEventListener("hashchange", () => {
+  draw();
+  main.focus({ preventScroll: true });
+});
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
+// What a view asked for in the background and was refused. A lost connection has its notice already.
+window.addEventListener("unhandledrejection", (event) => {
+  if (!(event.reason instanceof ApiError)) return;
+  event.preventDefault();
+  if (event.reason.status && event.reason.status !== 401) tell(event.reason.message, true);
+});
+on("session ended", () => store.session && end());
+on("station", drawNotices);
+on("part", (part) => say(t("spoken", { label: nameOf(part), verdict: t(part.verdict) })));
+drawTop();
+start();

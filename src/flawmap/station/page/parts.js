@@ -1,0 +1,83 @@
+// Pieces that several views show of a part.
+
+import { pictureOf } from "./api.js";
+import { button, el, symbol } from "./dom.js";
+import { clock, nameOf, number, score, t } from "./strings.js";
+
+/** The huge word, its sign and colour. */
+export const verdictPanel = (part) =>
+  el("div", { class: `verdict ${part.verdict}` }, symbol(part.verdict), el("strong", {}, t(part.verdict)));
+
+/** Where the score lies from 0 to 1, with the threshold and the band of doubt. */
+export function scale(part) {
+  const bar = el("div", { class: `scale ${part.verdict}`, "aria-hidden": "true" }, el("i"), el("s"), el("u"));
+  const [fill, band, line] = bar.children;
+  const span = Math.max(1, part.score, part.threshold);
+  const at = (value) => `${Math.max(0, Math.min(100, (100 * value) / span))}%`;
+  fill.style.width = at(part.score);
+  band.style.left = at(part.threshold - part.doubt);
+  band.style.width = at(2 * part.doubt);
+  line.style.left = at(part.threshold);
+  return bar;
+}
+
+export function facts(part) {
+  const places = part.regions.length;
+  const rest = [
+    part.lot && `${t("lot")} ${part.lot}`,
+    part.camera,
+    part.model.ref,
+    places && t(places === 1 ? "region" : "regions", { n: places }),
+    part.p_value !== null && t("pValue", { p: number(part.p_value, 3) }),
+  ];
+  return el(
+    "div",
+    { class: "facts" },
+    el("h1", {}, t("part", { label: nameOf(part) }), el("time", { datetime: part.time }, clock(part.time))),
+    el("p", {}, t("scoreOf", { score: score(part.score), threshold: score(part.threshold) })),
+    scale(part),
+    el("p", { class: "soft" }, rest.filter(Boolean).join(" · ")),
+    part.decision &&
+      el("p", { class: `decision ${part.decision.verdict}` }, symbol(part.decision.verdict), decisionLine(part)),
+  );
+}
+
+export const decisionLine = ({ decision }) =>
+  t(decision.verdict === "pass" ? "decidedPass" : "decidedReject", { who: decision.who }) +
+  (decision.note ? ` – ${decision.note}` : "");
+
+/** A row of small pictures; `{node, show}`. What is there already stays as it is, so that nothing flickers. */
+export function stripOf(label, tap) {
+  const node = el("section", { class: "strip", "aria-label": label });
+  let known = new Map();
+
+  function show(parts, current, blank = []) {
+    const focused = document.activeElement;
+    const before = known;
+    known = new Map(parts.map((part) => [part.id, again(before.get(part.id), part)]));
+    for (const [id, { thumb }] of known) thumb.setAttribute("aria-current", String(id === current));
+    node.replaceChildren(...[...known.values()].map(({ thumb }) => thumb), ...blank);
+    if (node.contains(focused)) focused.focus({ preventScroll: true });
+  }
+
+  const again = (known, part) =>
+    known?.part.final === part.final && known.part.kept === part.kept
+      ? known
+      : { part, thumb: thumbnail(part, () => tap(part)) };
+
+  return { node, show };
+}
+
+/** A small picture to tap. A part whose picture is not kept shows its sign alone. */
+export const thumbnail = (part, onclick) =>
+  button(
+    part.kept === false
+      ? symbol(part.final)
+      : [el("img", { src: pictureOf(part, "thumbnail"), alt: "", loading: "lazy" }), symbol(part.final)],
+    onclick,
+    {
+      class: `thumb ${part.final}`,
+      "aria-label": `${t("part", { label: nameOf(part) })}: ${t(part.final)}`,
+      title: `${nameOf(part)} · ${score(part.score)}`,
+    },
+  );

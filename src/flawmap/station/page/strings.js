@@ -1,0 +1,325 @@
+// Every word of the page, English and German side by side. {names} are filled in by `t`.
+
+const STRINGS = {
+  // The frame
+  skip: ["Skip to the content", "Zum Inhalt springen"],
+  live: ["Live", "Live"],
+  review: ["Review", "Prüfen"],
+  threshold: ["Threshold", "Schwelle"],
+  train: ["Train", "Anlernen"],
+  report: ["Report", "Bericht"],
+  views: ["Views", "Ansichten"],
+  language: ["Language", "Sprache"],
+  logOut: ["Log out", "Abmelden"],
+  close: ["Close", "Schließen"],
+  cancel: ["Cancel", "Abbrechen"],
+  loading: ["Loading …", "Lädt …"],
+  failed: ["That did not work (status {status}).", "Das ging nicht (Status {status})."],
+  unreachable: ["The station does not answer.", "Die Station antwortet nicht."],
+  operator: ["operator", "Bediener"],
+  engineer: ["engineer", "Ingenieur"],
+  camera: ["camera", "Kamera"],
+
+  // Notices
+  lost: [
+    "Connection lost – what is shown may be old. Trying again …",
+    "Verbindung verloren – die Anzeige kann veraltet sein. Neuer Versuch …",
+  ],
+  notReady: ["The station is not ready: {why}", "Die Station ist nicht bereit: {why}"],
+  silent: ["Camera silent: no part for {time}", "Kamera still: kein Teil seit {time}"],
+  silentEver: ["Camera silent: no part since the start", "Kamera still: kein Teil seit dem Start"],
+  drifted: ["Parts look unlike the good ones trained on", "Teile sehen anders aus als die angelernten"],
+  drifting: [
+    "Parts begin to look unlike the good ones trained on",
+    "Teile sehen allmählich anders aus als die angelernten",
+  ],
+  driftDetail: [
+    "Check light, lens and position. Compared: the last {parts} parts.",
+    "Licht, Objektiv und Lage prüfen. Verglichen: die letzten {parts} Teile.",
+  ],
+
+  // Login
+  logIn: ["Log in", "Anmelden"],
+  token: ["Token", "Token"],
+  tokenHint: [
+    "It begins with fm- and comes from whoever keeps the station.",
+    "Er beginnt mit fm- und kommt von dem, der die Station betreut.",
+  ],
+  wrongToken: ["This token is not valid.", "Dieser Token gilt nicht."],
+  cameraOnly: [
+    "This token is for a camera and opens no views.",
+    "Dieser Token ist für eine Kamera und öffnet keine Ansicht.",
+  ],
+
+  // Verdicts and parts
+  pass: ["PASS", "GUT"],
+  reject: ["REJECT", "FEHLER"],
+  doubt: ["DOUBT", "UNKLAR"],
+  passed: ["passed", "gut"],
+  rejected: ["rejected", "fehlerhaft"],
+  doubtful: ["doubtful", "unklar"],
+  perHour: ["per hour", "pro Stunde"],
+  thisShift: ["This shift, since {time}", "Diese Schicht, seit {time}"],
+  part: ["Part {label}", "Teil {label}"],
+  spoken: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
+  scoreOf: ["Score {score}, threshold {threshold}", "Wert {score}, Schwelle {threshold}"],
+  pValue: ["p\u00a0=\u00a0{p}", "p\u00a0=\u00a0{p}"],
+  lot: ["Lot", "Los"],
+  model: ["Model", "Modell"],
+  heat: ["Heat map", "Wärmebild"],
+  heatAt: ["{percent}\u00a0%", "{percent}\u00a0%"],
+  thinned: ["The pictures of this part are no longer kept.", "Die Bilder dieses Teils sind nicht mehr aufbewahrt."],
+  noPicture: ["The picture could not be loaded.", "Das Bild war nicht zu laden."],
+  partPicture: ["Picture of part {label}", "Bild von Teil {label}"],
+  waiting: ["Waiting for the first part", "Warten auf das erste Teil"],
+  tryPhoto: ["Inspect a photo …", "Ein Foto prüfen …"],
+  lastParts: ["The last parts", "Die letzten Teile"],
+  held: ["Held", "Angehalten"],
+  backToLive: ["Back to live", "Zurück zu live"],
+  regions: ["{n} places", "{n} Stellen"],
+  region: ["1 place", "1 Stelle"],
+  decidedPass: ["{who} decided: PASS", "{who} entschied: GUT"],
+  decidedReject: ["{who} decided: REJECT", "{who} entschied: FEHLER"],
+
+  // Review
+  toReview: ["{n} to review", "{n} zu prüfen"],
+  toReviewMore: ["more than {n} to review", "mehr als {n} zu prüfen"],
+  allReviewed: ["Everything is reviewed", "Alles ist geprüft"],
+  allReviewedHint: [
+    "Doubtful and rejected parts appear here as they come.",
+    "Unklare und fehlerhafte Teile erscheinen hier, sobald sie kommen.",
+  ],
+  confirm: ["Confirm", "Bestätigen"],
+  overrule: ["Overrule", "Überstimmen"],
+  undo: ["Take back: {label} is {verdict}", "Zurücknehmen: {label} ist {verdict}"],
+  undoNote: ["taken back", "zurückgenommen"],
+  keys: [
+    "Enter confirms · X overrules · arrows move · U takes back",
+    "Enter bestätigt · X überstimmt · Pfeile blättern · U nimmt zurück",
+  ],
+  previous: ["Previous part", "Voriges Teil"],
+  next: ["Next part", "Nächstes Teil"],
+  decided: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
+  leans: ["leans to {verdict}", "eher {verdict}"],
+  note: ["Note", "Bemerkung"],
+
+  // Threshold
+  line: ["Threshold line", "Schwellenlinie"],
+  lineHint: ["Drag the line, or use the arrow keys.", "Linie ziehen oder Pfeiltasten benutzen."],
+  escape: ["Escape", "Durchschlupf"],
+  escapeMeans: [
+    "defective parts that would pass, of {n} decided",
+    "fehlerhafte Teile, die durchgingen, von {n} entschiedenen",
+  ],
+  overkill: ["Overkill", "Pseudofehler"],
+  overkillMeans: ["good parts that would be rejected, of {n}", "gute Teile, die abgewiesen würden, von {n}"],
+  rejectShare: ["Rejected", "Abgewiesen"],
+  rejectShareMeans: ["of all {n} recorded parts", "von allen {n} erfassten Teilen"],
+  heldOut: ["good, held out of training", "gut, vom Anlernen zurückgehalten"],
+  decidedGood: ["decided good", "als gut entschieden"],
+  decidedBad: ["decided defective", "als fehlerhaft entschieden"],
+  allParts: ["all parts", "alle Teile"],
+  bandOfDoubt: ["band of doubt", "unklarer Bereich"],
+  roots: ["heights are square roots of counts", "Höhen sind Wurzeln der Anzahlen"],
+  escapeLimits: [
+    "Escape knows only parts that somebody decided.",
+    "Der Durchschlupf kennt nur Teile, die jemand entschieden hat.",
+  ],
+  below: ["Just below the line: these pass", "Knapp unter der Linie: diese gelten als gut"],
+  above: ["Just above the line: these are rejected", "Knapp über der Linie: diese gelten als fehlerhaft"],
+  none: ["none", "keine"],
+  useSuggested: ["Suggested {score}", "Vorschlag {score}"],
+  suggestedBetween: [
+    "Halfway between the highest good and the lowest defective part decided",
+    "In der Mitte zwischen dem höchsten guten und dem niedrigsten fehlerhaften entschiedenen Teil",
+  ],
+  useCurrent: ["Back to {score}", "Zurück zu {score}"],
+  apply: ["Apply {score}", "{score} anwenden"],
+  applyAsk: ["Use threshold {score} from now on?", "Ab jetzt Schwelle {score} benutzen?"],
+  applyDetail: [
+    "A new version of {name} is made and used at once. Earlier verdicts stay as they are.",
+    "Eine neue Version von {name} entsteht und gilt sofort. Frühere Urteile bleiben, wie sie sind.",
+  ],
+  fromTo: ["Threshold {from} → {to}", "Schwelle {from} → {to}"],
+  applied: ["{ref} is in use.", "{ref} ist in Gebrauch."],
+  engineersOnly: ["Changing it needs an engineer's token.", "Ändern darf es nur ein Token der Rolle Ingenieur."],
+  noModel: ["No model is in use yet.", "Noch ist kein Modell in Gebrauch."],
+  versions: ["Versions", "Versionen"],
+  rollBack: ["Roll back to {ref}", "Zurück auf {ref}"],
+  rollBackAsk: ["Roll back to {ref}?", "Zurück auf {ref}?"],
+  rollBackDetail: [
+    "{from} stays in the list and can be used again.",
+    "{from} bleibt in der Liste und kann wieder benutzt werden.",
+  ],
+  use: ["Use", "Benutzen"],
+  useAsk: ["Use {ref} from now on?", "Ab jetzt {ref} benutzen?"],
+  current: ["in use", "in Gebrauch"],
+  version: ["Version", "Version"],
+  made: ["Made", "Erstellt"],
+  origin: ["Origin", "Herkunft"],
+  by: ["By", "Von"],
+
+  // Train
+  dataSet: ["1 · Photos", "1 · Fotos"],
+  newDataSet: ["New data set", "Neuer Datensatz"],
+  chooseDataSet: ["Data set", "Datensatz"],
+  name: ["Name", "Name"],
+  create: ["Create", "Anlegen"],
+  deleteDataSet: ["Delete data set", "Datensatz löschen"],
+  deleteAsk: ["Delete {name} with its {n} photos?", "{name} mit {n} Fotos löschen?"],
+  dropGood: ["Drop good photos here", "Gute Fotos hier ablegen"],
+  dropBad: ["Drop defective photos, if any", "Fehlerhafte Fotos ablegen, falls es welche gibt"],
+  photosGood: ["{n} good", "{n} gute"],
+  photosBad: ["{n} defective", "{n} fehlerhafte"],
+  files: ["Files …", "Dateien …"],
+  folder: ["Folder …", "Ordner …"],
+  sending: ["Sending {done} of {total} …", "Sende {done} von {total} …"],
+  refusedFiles: ["{n} not taken:", "{n} nicht angenommen:"],
+  notAnImage: ["No image files among these.", "Keine Bilddateien darunter."],
+  check: ["Check photos", "Fotos prüfen"],
+  checking: ["Checking …", "Prüfe …"],
+  checkedFine: ["Nothing is wrong with the photos.", "An den Fotos ist nichts auszusetzen."],
+  unchecked: ["Not checked since the last change.", "Seit der letzten Änderung nicht geprüft."],
+  withProblems: ["To look at: {n}", "Anzusehen: {n}"],
+  removePhoto: ["Remove {name}", "{name} entfernen"],
+  removeAll: ["Remove all of these", "Alle diese entfernen"],
+  duplicate: ["duplicate", "doppelt"],
+  size: ["odd size", "andere Größe"],
+  blurred: ["blurred", "unscharf"],
+  outlier: ["unlike the others", "anders als die anderen"],
+  exposure: ["exposure", "Belichtung"],
+  unreadable: ["unreadable", "unlesbar"],
+  training: ["2 · Training", "2 · Anlernen"],
+  recipe: ["Recipe", "Rezept"],
+  settings: ["Settings, one a line", "Einstellungen, je Zeile eine"],
+  expert: ["More", "Mehr"],
+  start: ["Start training", "Anlernen starten"],
+  noPhotos: ["Add good photos first.", "Zuerst gute Fotos hinzufügen."],
+  running: ["running", "läuft"],
+  done: ["done", "fertig"],
+  cancelled: ["cancelled", "abgebrochen"],
+  failedState: ["failed", "gescheitert"],
+  step: ["{stage}: step {step} of {steps}", "{stage}: Schritt {step} von {steps}"],
+  loss: ["Loss", "Verlust"],
+  stop: ["Stop training", "Anlernen abbrechen"],
+  stopAsk: ["Stop this training?", "Dieses Anlernen abbrechen?"],
+  stopDetail: ["What it has learnt so far is lost.", "Was bisher gelernt wurde, geht verloren."],
+  firstMaps: ["First maps of the new model", "Erste Bilder des neuen Modells"],
+  earlier: ["Trainings", "Anlern-Läufe"],
+  compare: ["3 · Compare and promote", "3 · Vergleichen und einsetzen"],
+  compareStart: ["Compare on recorded parts", "An erfassten Teilen vergleichen"],
+  comparing: ["Comparing {done} of {total} …", "Vergleiche {done} von {total} …"],
+  against: ["Against {ref}, on {total} parts", "Gegen {ref}, an {total} Teilen"],
+  agree: ["agree", "gleich"],
+  newRejects: ["newly rejected", "neu abgewiesen"],
+  newPasses: ["newly passed", "neu gut"],
+  right: ["right of {n} decided", "richtig von {n} entschiedenen"],
+  rightPair: ["{new} new, {current} now", "neu {new}, jetzt {current}"],
+  changes: ["Verdicts that change", "Urteile, die sich ändern"],
+  promote: ["Promote {name}", "{name} einsetzen"],
+  promoteAsk: ["Use the new model from now on?", "Das neue Modell ab jetzt benutzen?"],
+  promoteDetail: [
+    "It becomes a new version of {name}. The one in use now can be rolled back to.",
+    "Es wird eine neue Version von {name}. Das jetzige bleibt, man kann zurück.",
+  ],
+  promoted: ["Became {ref}.", "Wurde {ref}."],
+  trainFirst: [
+    "When a training is done, its model can be compared and promoted here.",
+    "Wenn ein Anlernen fertig ist, wird sein Modell hier verglichen und eingesetzt.",
+  ],
+
+  // Report
+  runningShift: ["Running shift", "Laufende Schicht"],
+  period: ["Period", "Zeitraum"],
+  from: ["From", "Von"],
+  to: ["To", "Bis"],
+  ofLot: ["A lot", "Ein Los"],
+  what: ["Report of", "Bericht über"],
+  show: ["Show", "Zeigen"],
+  print: ["Print", "Drucken"],
+  save: ["Save as one file", "Als eine Datei sichern"],
+  csv: ["Records as CSV", "Aufzeichnungen als CSV"],
+  titleShift: ["Shift of {time}", "Schicht vom {time}"],
+  titleLot: ["Lot {lot}", "Los {lot}"],
+  titlePeriod: ["{from} to {to}", "{from} bis {to}"],
+  madeBy: ["{station} · made {time} by {who}", "{station} · erstellt {time} von {who}"],
+  inspected: ["inspected", "geprüft"],
+  afterReview: ["{n} after review", "{n} nach Prüfung"],
+  overruled: ["overruled", "überstimmt"],
+  ofDecided: ["of {n} decided", "von {n} entschiedenen"],
+  openDoubts: ["{n} not decided", "{n} nicht entschieden"],
+  share: ["{share} of all", "{share} von allen"],
+  scores: ["Scores", "Werte"],
+  scoresLine: [
+    "median {median}, 95 % below {p95}, highest {highest}",
+    "Median {median}, 95 % unter {p95}, höchster {highest}",
+  ],
+  time: ["Time a part", "Zeit je Teil"],
+  timeLine: ["median {median} ms, 99 % below {p99} ms", "Median {median} ms, 99 % unter {p99} ms"],
+  hours: ["Hour by hour", "Stunde für Stunde"],
+  hour: ["Hour", "Stunde"],
+  modelsUsed: ["Models", "Modelle"],
+  parts: ["Parts", "Teile"],
+  first: ["First", "Erstes"],
+  last: ["Last", "Letztes"],
+  modelChanges: ["Changes of the model", "Wechsel des Modells"],
+  actionUse: ["switched to {ref}", "gewechselt auf {ref}"],
+  actionBack: ["rolled back to {ref}", "zurück auf {ref}"],
+  actionAdd: ["added {ref}", "{ref} hinzugefügt"],
+  partsShown: ["Rejected, doubtful and overruled parts", "Fehlerhafte, unklare und überstimmte Teile"],
+  truncated: [
+    "These are the first {n}, the highest score first; the CSV has all.",
+    "Dies sind die ersten {n}, höchster Wert zuerst; die CSV hat alle.",
+  ],
+  noParts: ["No rejected, doubtful or overruled part.", "Kein fehlerhaftes, unklares oder überstimmtes Teil."],
+  original: ["photo", "Foto"],
+  overlay: ["overlay", "Überlagerung"],
+  chain: ["Records {first} to {last} of the chain, head {head}", "Einträge {first} bis {last} der Kette, Kopf {head}"],
+  noReport: ["No parts in this period.", "Keine Teile in diesem Zeitraum."],
+};
+
+const LANGUAGES = ["en", "de"];
+const LOCALES = { en: "en-GB", de: "de-DE" }; // of numbers and times; hours from 0 to 23 in both
+const KEPT = "flawmap.language";
+
+let chosen = LANGUAGES.indexOf(localStorage.getItem(KEPT) ?? (navigator.language.startsWith("de") ? "de" : "en"));
+if (chosen < 0) chosen = 0;
+
+export const languages = LANGUAGES;
+export const language = () => LANGUAGES[chosen];
+
+const locale = () => LOCALES[language()];
+
+export function speak(name) {
+  chosen = LANGUAGES.indexOf(name);
+  localStorage.setItem(KEPT, name);
+}
+
+export function t(key, values = {}) {
+  return STRINGS[key][chosen].replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+}
+
+/** A count or share in the language's way of writing. */
+export const number = (value, digits = 0) =>
+  value.toLocaleString(locale(), { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+export const score = (value, digits = 3) => (value === null || value === undefined ? "–" : number(value, digits));
+
+export const percent = (share, digits = 1) =>
+  share === null || share === undefined ? "–" : `${number(100 * share, digits)}\u00a0%`;
+
+export const clock = (time) =>
+  new Date(time).toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+export const hour = (time) => new Date(time).toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit" });
+
+export const day = (time) => new Date(time).toLocaleString(locale(), { dateStyle: "medium", timeStyle: "short" });
+
+/** 40 s, 12 min, 3 h. */
+export function span(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+
+/** What a part is called: its label, else the head of its id. */
+export const nameOf = (part) => part.label || `#${part.seq}`;

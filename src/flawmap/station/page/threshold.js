@@ -1,0 +1,175 @@
+// Where the line between good and defective lies, what moving it does, and the versions it lay in.
+
+import { get, post } from "./api.js";
+import { ask, busy, button, el, field, refill, still, tell } from "./dom.js";
+import { digitsOf, histogram } from "./histogram.js";
+import { look } from "./look.js";
+import { thumbnail } from "./parts.js";
+import { may, onEach } from "./store.js";
+import { number, percent, score, t } from "./strings.js";
+import { versions } from "./versions.js";
+
+const AROUND = 6;
+const SETTLED_MS = 200;
+
+export function threshold(root) {
+  const plot = el("section", { class: "card plot" });
+  const figures = el("section", { class: "figures" });
+  const around = el("section", { class: "around" });
+  const list = versions();
+  let graph = null;
+  let data = null;
+  let at = 0;
+
+  const written = (value) => score(value, digitsOf(data));
+
+  async function load() {
+    try {
+      data = await get("/api/threshold");
+    } catch (problem) {
+      return refill(
+        plot,
+        el("p", { class: "empty" }, problem.status === 404 || problem.status === 503 ? t("noModel") : problem.message),
+      );
+    }
+    at = data.threshold;
+    graph?.end();
+    graph = histogram(data, moved);
+    refill(
+      plot,
+      heading(),
+      graph.node,
+      legend(),
+      may("engineer") ? controls() : el("p", { class: "soft" }, t("engineersOnly")),
+    );
+    moved(at);
+  }
+
+  const heading = () => [
+    el("h1", {}, t("threshold")),
+    el("p", { class: "soft" }, t("lineHint"), " ", t("escapeLimits")),
+  ];
+
+  function moved(to) {
+    at = to;
+    drawFigures(nearest(data.curve, at));
+    const apply = plot.querySelector(".apply");
+    if (apply) apply.textContent = t("apply", { score: written(at) });
+    settle();
+  }
+
+  const settle = still(SETTLED_MS, async () => {
+    const asked = at;
+    const [exact, parts] = await Promise.all([
+      get("/api/threshold/at", { score: asked }),
+      get("/api/threshold/around", { score: asked, count: AROUND }),
+    ]).catch(() => []);
+    if (!exact || asked !== at) return;
+    drawFigures(exact);
+    refill(around, row("below", [...parts.below].reverse(), "pass"), row("above", parts.above, "reject"));
+  });
+
+  function drawFigures(point) {
+    const { held_out, decided_good, decided_bad, parts } = data.counts;
+    figures.replaceChildren(
+      figure("escape", percent(point.escape), t("escapeMeans", { n: number(decided_bad) }), "reject"),
+      figure("overkill", percent(point.overkill), t("overkillMeans", { n: number(held_out + decided_good) }), "pass"),
+      figure("rejectShare", percent(point.rejected), t("rejectShareMeans", { n: number(parts) }), "all"),
+    );
+  }
+
+  function controls() {
+    const note = el("input", { maxlength: 200 });
+    const suggested =
+      data.suggested &&
+      button(t("useSuggested", { score: written(data.suggested.score) }), () => go(data.suggested.score), {
+        title: t("suggestedBetween"),
+      });
+    return el(
+      "div",
+      { class: "row controls" },
+      suggested,
+      button(t("useCurrent", { score: written(data.threshold) }), () => go(data.threshold)),
+      field(t("note"), note),
+      button("", (event) => apply(note.value, event.currentTarget), { class: "primary apply" }),
+    );
+  }
+
+  function go(to) {
+    graph.move(to);
+    moved(to);
+  }
+
+  async function apply(note, control) {
+    const to = at;
+    const name = data.model.split("@")[0];
+    if (
+      !(await ask(
+        t("applyAsk", { score: written(to) }),
+        [t("fromTo", { from: written(data.threshold), to: written(to) }), t("applyDetail", { name })],
+        t("apply", { score: written(to) }),
+      ))
+    )
+      return;
+    const made = await busy(control, () => post("/api/threshold", { score: to, note, use: true }));
+    if (!made) return;
+    tell(t("applied", { ref: made.ref }));
+    refresh();
+  }
+
+  // Once, however many events a change brings.
+  const refresh = still(100, () => (load(), list.load()));
+
+  root.append(el("div", { class: "threshold" }, plot, figures, around, list.node));
+  load();
+  list.load();
+  const end = onEach({ model: refresh, lag: refresh });
+  return () => (end(), graph?.end());
+}
+
+const figure = (key, value, means, kind) =>
+  el(
+    "div",
+    { class: `figure ${kind}` },
+    el("small", { class: "label" }, t(key)),
+    el("b", {}, value),
+    el("small", { class: "soft" }, means),
+  );
+
+const row = (key, parts, verdict) =>
+  el(
+    "div",
+    { class: `row-of ${verdict}` },
+    el("h2", {}, t(key)),
+    el(
+      "div",
+      { class: "thumbs" },
+      parts.length
+        ? parts.map((part) =>
+            el(
+              "figure",
+              {},
+              thumbnail(part, () => look(part)),
+              el("figcaption", {}, score(part.score)),
+            ),
+          )
+        : el("p", { class: "soft" }, t("none")),
+    ),
+  );
+
+const nearest = (curve, at) =>
+  curve.reduce((best, point) => (Math.abs(point.score - at) < Math.abs(best.score - at) ? point : best));
+
+const legend = () =>
+  el(
+    "p",
+    { class: "legend soft" },
+    [
+      ["held_out", "heldOut"],
+      ["decided_good", "decidedGood"],
+      ["decided_bad", "decidedBad"],
+      ["parts", "allParts"],
+      ["band", "bandOfDoubt"],
+    ].map(([kind, key]) => el("span", {}, el("i", { class: kind }), t(key))),
+    el("span", {}, t("roots")),
+  );

@@ -1,0 +1,295 @@
+"""The record: a row for every verdict, decision, change of model and of tokens, chained by hashes, never edited.
+
+A row's hash is the SHA-256 of the canonical JSON of all its other columns, the hash of the row before among them. So a
+row that is edited, removed or inserted later shows (audit.py); the table `head` tells the last row, so that one cut off
+the end shows too. Rows are appended one transaction after the other, whoever writes: SQLite takes its write lock at
+the start (BEGIN IMMEDIATE), PostgreSQL locks the head's row. Entries that wait together share a transaction.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from flawmap.errors import StationError
+
+FORMAT = 1  # of the tables; raised when an older flawmap could no longer read what a newer one writes
+START = "0" * 64  # the hash before the first row
+TOGETHER = 64  # entries in one transaction, at most
+
+metadata = sa.MetaData()
+records = sa.Table(
+    "records",
+    metadata,
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(16), nullable=False),  # verdict, decision, model, token
+    sa.Column("time", sa.String(27), nullable=False),
+    sa.Column("part", sa.String(32)),
+    sa.Column("verdict", sa.String(8)),
+    sa.Column("score", sa.Double),
+    sa.Column("threshold", sa.Double),
+    sa.Column("model", sa.String(200)),
+    sa.Column("image_sha256", sa.String(64)),
+    sa.Column("who", sa.String(100)),
+    sa.Column("camera", sa.String(100)),
+    sa.Column("label", sa.String(100)),
+    sa.Column("lot", sa.String(100)),
+    sa.Column("once", sa.String(201), unique=True),  # a sender's key, by which a repeated request is known
+    sa.Column("body", sa.Text, nullable=False),  # the rest, as JSON
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Index("records_kind", "kind", "seq"),
+    sa.Index("records_part", "part", "kind", "seq"),
+    sa.Index("records_time", "kind", "time"),
+    sa.Index("records_verdict", "kind", "verdict", "seq"),
+    sa.Index("records_lot", "lot", "seq"),
+    sa.Index("records_label", "label", "seq"),
+    sa.Index("records_score", "kind", "score"),
+)
+head = sa.Table(
+    "head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("id", sa.String(8), primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("salt", sa.String(32), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("added", sa.String(27), nullable=False),
+    sa.Column("revoked", sa.String(27)),
+)
+COLUMNS = tuple(column.name for column in records.columns)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is to be recorded; time, place in the chain and hash are given to it when it is."""
+
+    kind: str
+    body: dict[str, Any]
+    part: str | None = None
+    verdict: str | None = None
+    score: float | None = None
+    threshold: float | None = None
+    model: str | None = None
+    image_sha256: str | None = None
+    who: str | None = None
+    camera: str | None = None
+    label: str | None = None
+    lot: str | None = None
+    once: str | None = None
+
+
+@dataclass
+class _Waiting:
+    entry: Entry
+    done: Future[Row] = field(default_factory=Future)
+
+
+def now() -> str:
+    """The time, UTC, as recorded: sorts as text."""
+    return stamp(datetime.datetime.now(datetime.UTC))
+
+
+def stamp(time: datetime.datetime) -> str:
+    """A time with a zone, as recorded."""
+    return time.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def canonical(row: Row) -> str:
+    """The JSON that a row's hash is taken of: all columns but the hash itself, names sorted, no white space."""
+    return json.dumps(
+        {name: row[name] for name in COLUMNS if name != "hash"},
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+    )
+
+
+def hash_of(row: Row) -> str:
+    """SHA-256 of the canonical JSON of a row."""
+    return hashlib.sha256(canonical(row).encode()).hexdigest()
+
+
+class Record:
+    """An open record. `url`: of SQLAlchemy; SQLite and PostgreSQL are tested. Raises StationError.
+
+    Threads may share it. `submit` appends from a thread of its own, several entries to a transaction.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._lock = threading.Lock()
+        try:
+            metadata.create_all(self.engine)
+            with self.writing() as connection:
+                known = connection.execute(sa.select(head.c.format)).scalar()
+                if known is None:
+                    connection.execute(head.insert().values(id=1, format=FORMAT, seq=0, hash=START))
+        except SQLAlchemyError as problem:
+            raise StationError(f"the database {place_of(self.engine)} cannot be used: {reason(problem)}") from problem
+        if known is not None and known > FORMAT:
+            raise StationError(f"the record is of format {known}, this flawmap knows up to {FORMAT}; update flawmap")
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state."""
+        with self.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that no other writer shares; committed at the end."""
+        with self.engine.connect() as connection:
+            connection = connection.execution_options(writes=True)
+            with connection.begin():
+                yield connection
+
+    def append(self, entries: Sequence[Entry]) -> list[Row]:
+        """Append entries in one transaction; on return they are on the disk."""
+        with self.writing() as connection:
+            return append_to(connection, entries)
+
+    def submit(self, entry: Entry) -> Future[Row]:
+        """Append soon, together with what else waits; the future has the row once it is on the disk."""
+        with self._lock:
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write, name="record", daemon=True)
+                self._writer.start()
+        waiting = _Waiting(entry)
+        self._waiting.put(waiting)
+        return waiting.done
+
+    def _write(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            group, ends = [first], False
+            while len(group) < TOGETHER and not self._waiting.empty():
+                more = self._waiting.get()
+                if more is None:
+                    ends = True
+                    break
+                group.append(more)
+            try:
+                rows = self.append([waiting.entry for waiting in group])
+            except Exception as problem:  # whatever it is, those who wait must be told
+                for waiting in group:
+                    waiting.done.set_exception(problem)
+            else:
+                for waiting, row in zip(group, rows, strict=True):
+                    waiting.done.set_result(row)
+            if ends:
+                return
+
+    def close(self) -> None:
+        """Finish what waits, and let go of the database."""
+        with self._lock:
+            if self._writer is not None:
+                self._waiting.put(None)
+                self._writer.join()
+                self._writer = None
+        self.engine.dispose()
+
+
+def append_to(connection: Connection, entries: Sequence[Entry]) -> list[Row]:
+    """Append entries within a transaction of `Record.writing`. One whose `once` is known gives the row it has."""
+    last = connection.execute(sa.select(head.c.seq, head.c.hash).with_for_update()).one()
+    seq, previous = int(last.seq), str(last.hash)
+    keys = [entry.once for entry in entries if entry.once is not None]
+    known: dict[str, Row] = {}
+    if keys:
+        found = connection.execute(sa.select(records).where(records.c.once.in_(keys))).mappings()
+        known = {str(row["once"]): dict(row) for row in found}
+    rows, added = [], []
+    for entry in entries:
+        if entry.once is not None and entry.once in known:
+            rows.append(known[entry.once])
+            continue
+        seq += 1
+        row: Row = dict(vars(entry)) | {"seq": seq, "time": now(), "previous": previous}
+        row["body"] = json.dumps(entry.body, sort_keys=True, allow_nan=False)
+        row["hash"] = previous = hash_of(row)
+        if entry.once is not None:
+            known[entry.once] = row
+        rows.append(row)
+        added.append(row)
+    if added:
+        connection.execute(records.insert(), added)
+        connection.execute(head.update().values(seq=seq, hash=previous))
+    return rows
+
+
+def url_of(data: Path, database: str | None) -> str:
+    """The database's URL: the one given, or SQLite in the folder `data`."""
+    return database or f"sqlite:///{(data / 'record.sqlite').absolute()}"
+
+
+def place_of(engine: Engine) -> str:
+    """The database in words, without its password."""
+    return engine.url.render_as_string(hide_password=True)
+
+
+def reason(problem: Exception) -> str:
+    """The one line of a database's complaint, without its statement and parameters."""
+    origin = getattr(problem, "orig", None) or problem
+    return (str(origin).strip().splitlines() or [type(origin).__name__])[0]
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.drivername == "postgresql":  # the driver that flawmap[postgresql] brings
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        lite = parsed.get_backend_name() == "sqlite"
+        options: dict[str, Any] = {"connect_args": {"timeout": 30}} if lite else {"pool_pre_ping": True}
+        engine = sa.create_engine(parsed, **options)
+    except ModuleNotFoundError as problem:
+        raise StationError(
+            f"the database needs the package {problem.name}; pip install 'flawmap[postgresql]'"
+        ) from problem
+    except (ArgumentError, NoSuchModuleError, ValueError) as problem:
+        raise StationError(
+            "--database is no URL of a database; expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+        ) from problem
+    if lite:
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    assert isinstance(connection, sqlite3.Connection)
+    connection.isolation_level = None  # we begin transactions ourselves
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # a commit is on the disk, also when the power fails
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

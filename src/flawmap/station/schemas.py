@@ -1,0 +1,162 @@
+"""What the API takes and gives, as OpenAPI tells it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["pass", "reject", "doubt"]
+
+
+class _Exact(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(_Exact):
+    """What went wrong, in one line."""
+
+    error: str
+
+
+class Note(_Exact):
+    """Why something is changed."""
+
+    note: str = Field("", max_length=1000)
+
+
+class DecisionAsked(Note):
+    """What an operator says a part is."""
+
+    verdict: Literal["pass", "reject"]
+
+
+class Session(_Exact):
+    """Who asks; access: whether the station asks for tokens."""
+
+    name: str
+    role: Literal["camera", "operator", "engineer"]
+    access: bool
+
+
+class Decision(_Exact):
+    """What an operator said of a part."""
+
+    seq: int
+    time: str
+    who: str
+    verdict: Literal["pass", "reject"]
+    decision: Literal["confirm", "overrule"]
+    note: str
+
+
+class ModelRef(_Exact):
+    """The version that inspected; sha256: of its bundle.json."""
+
+    ref: str
+    name: str
+    version: int
+    sha256: str
+
+
+class Region(_Exact):
+    """Where the map exceeds the pixel threshold; in pixels of the image."""
+
+    box: tuple[int, int, int, int]
+    polygon: list[tuple[int, int]]
+    area: int
+    peak: float
+    mean: float
+
+
+class ImageFacts(_Exact):
+    """The file that was inspected."""
+
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+    kind: str
+
+
+class Part(_Exact):
+    """A part and everything that is known of it."""
+
+    id: str
+    seq: int
+    time: str
+    verdict: Verdict
+    defective: bool
+    score: float
+    threshold: float
+    p_value: float | None
+    doubt: float
+    model: ModelRef
+    regions: list[Region]
+    image: ImageFacts
+    label: str | None
+    lot: str | None
+    camera: str | None
+    by: str
+    duration_ms: float
+    decision: Decision | None
+    decisions: list[Decision]
+    final: Verdict
+    links: dict[str, str]
+    kept: bool
+    hash: str
+
+
+class Parts(_Exact):
+    """A page of parts; `next` is to be given as `after`."""
+
+    parts: list[Part]
+    next: str | None
+
+
+class Model(_Exact):
+    """A version of a model."""
+
+    ref: str
+    name: str
+    version: int
+    sha256: str
+    current: bool
+    loaded: bool
+    usable: bool
+    why: str
+    threshold: dict[str, Any] | None
+    weights_sha256: str
+    created: str
+    trained_on: int | None
+    origin: str
+    by: str
+
+
+class Models(_Exact):
+    """All versions, and which is in use."""
+
+    current: str | None
+    previous: str | None
+    models: list[Model]
+
+
+class StationState(_Exact):
+    """Everything for the top of the page."""
+
+    flawmap: str
+    name: str
+    time: str
+    started: str
+    ready: bool
+    why: str
+    model: dict[str, Any] | None
+    queue: dict[str, int]
+    counts: dict[str, Any]
+    last_part: str | None
+    silent_s: float | None
+    silent: bool
+    drift: dict[str, Any]
+    limits: dict[str, float]
+    doubt: float
+    training: str | None

@@ -1,0 +1,98 @@
+"""`flawmap serve`: the station behind uvicorn, with its checks before it starts and a log without secrets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from flawmap.errors import StationError
+from flawmap.station.access import is_loopback
+from flawmap.station.settings import StationSettings
+from flawmap.station.station import Station
+from flawmap.station.web import create_app
+
+DROP_S = 5  # seconds beyond the drain in which connections end
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that ends the live views at once when it is told to stop: they would go on for ever."""
+
+    def __init__(self, config: uvicorn.Config, station: Station) -> None:
+        super().__init__(config)
+        self.station = station
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM or Ctrl-C; what was taken is finished."""
+        self.station.hub.close()
+        self.force_exit = self.should_exit and sig == signal.SIGINT  # asked a second time
+        self.should_exit = True  # the signal is not raised again when all is done: this is a good end
+
+
+def serve(
+    models: Path, data: Path, host: str, port: int, database: str | None, settings: StationSettings,
+    certificate: Path | None = None, key: Path | None = None,
+) -> None:  # fmt: skip
+    """Serve until SIGTERM or Ctrl-C. Raises StationError for what cannot be served."""
+    _log_to_stderr()
+    if not models.is_dir():
+        raise StationError(f"there is no folder {models}; make it, and copy bundles of `flawmap train` into it")
+    for file in (certificate, key):
+        if file is not None and not file.is_file():
+            raise StationError(f"there is no file {file}; expected a certificate and its key in PEM")
+    if (certificate is None) != (key is None):
+        raise StationError("--certificate and --key belong together; give both")
+    with _bind(host, port) as taken:
+        station = Station(models, data, database, settings)
+        if not is_loopback(host) and not station.access.needed:
+            station.close()
+            raise StationError(
+                f"without tokens the station serves this machine alone, not {host}; make one with: "
+                "flawmap token add NAME --role engineer --data DIR"
+            )
+        config = uvicorn.Config(
+            create_app(station),
+            log_config=None,
+            access_log=False,  # it would write queries; ours does not
+            server_header=False,
+            proxy_headers=False,  # anyone could claim an address
+            timeout_graceful_shutdown=int(settings.queue.drain_s) + DROP_S,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+        )
+        shown = f"[{host}]" if ":" in host else host
+        logging.getLogger("flawmap.station").info(
+            "%s://%s:%d, records in %s", "https" if certificate else "http", shown, taken.getsockname()[1], data
+        )
+        _Server(config, station).run(sockets=[taken])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """The listening socket, before anything is started. Raises StationError."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        taken = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as problem:
+        raise StationError(f"cannot listen on {host}: {problem.strerror}; choose another --host") from problem
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+    except OSError as problem:
+        taken.close()
+        why = problem.strerror
+        raise StationError(f"cannot listen on {host} port {port}: {why}; choose another --host or --port") from problem
+    taken.set_inheritable(False)
+    return taken
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=os.environ.get("FLAWMAP_LOG", "INFO").upper(), format="%(asctime)s %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)

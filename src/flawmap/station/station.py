@@ -1,0 +1,358 @@
+"""The station without its web side: from the bytes of an image to a recorded verdict, and everything that needs.
+
+The order of an inspection: the header is looked at, the image waits, a worker inspects it, pictures are written, the
+verdict is recorded, and only then is it answered. So a verdict that was answered is in the record, whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from flawmap import __version__
+from flawmap.data.images import header_of
+from flawmap.errors import FlawmapError, ImageError, StationError
+from flawmap.station.access import Access, Rate, Who
+from flawmap.station.datasets import DataSets
+from flawmap.station.drift import DriftWatch
+from flawmap.station.files import Pictures, new_id, thin
+from flawmap.station.inspecting import Outcome
+from flawmap.station.live import Hub
+from flawmap.station.metrics import Metrics
+from flawmap.station.models import Models, Version, change_of
+from flawmap.station.record import Entry, Record, Row, now, stamp, url_of
+from flawmap.station.results import Query, Results, decision_of
+from flawmap.station.settings import ShiftSettings, StationSettings
+from flawmap.station.training import Trainings
+from flawmap.station.workers import Pool
+
+log = logging.getLogger("flawmap.station")
+TELL_S = 5.0  # between two events `station`
+CHECK_S = 120.0  # for a photo that is checked, behind the line's parts
+GRACE_S = 1.0  # a worker's own word on a deadline is waited for so long
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a sender says of an image. key: by which a request sent again is known."""
+
+    model: str | None = None
+    label: str | None = None
+    lot: str | None = None
+    camera: str | None = None
+    deadline_s: float | None = None
+    key: str | None = None
+
+
+class Station:
+    """Everything a station is, but its web side. `start` before use, `close` after it."""
+
+    def __init__(self, models: Path, data: Path, database: str | None, settings: StationSettings) -> None:
+        self.settings = settings
+        self._lock = _locked(data)
+        try:
+            self.record = Record(url_of(data, database))
+        except BaseException:
+            self._lock.close()
+            raise
+        self.data = data
+        self.access = Access(self.record)
+        limits = settings.limits
+        self.rate = Rate(limits.rate, limits.burst)
+        self.failures = Rate(limits.failures / 60, limits.failures)
+        self.pictures = Pictures(data / "pictures")
+        self.results = Results(self.record, self.pictures)
+        self.hub = Hub()
+        self.drift = DriftWatch(settings.drift.parts)
+        self.pool = Pool(settings.workers, settings.queue, self.drift.add)
+        self.models = Models(models, self.record, self.pool)
+        self.models.told = self._tell_model
+        self.metrics = Metrics(self.pool.load_now, lambda: float(self.drift.last()["figure"]))
+        self.started, self.last_part = now(), self.results.last_time()
+        self.why = "the model is being loaded"
+        self.datasets = DataSets(data / "datasets", limits)
+        self.datasets.suspect = self._suspect
+        self.trainings = Trainings(data / "trainings", self.datasets, self.models, self.results)
+        self.trainings.doubt = settings.verdict.doubt
+        self.trainings.told = lambda training: self.hub.publish("training", training)
+        self._count = 0
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start the workers and what goes on by itself; the model is loaded meanwhile."""
+        self.hub.attach(asyncio.get_running_loop())
+        self.pool.start()
+        for part in (self._open_model, self._look_after):
+            threading.Thread(target=part, name=part.__name__, daemon=True).start()
+
+    def close(self) -> None:
+        """Finish what was taken, and stop."""
+        self._stopping.set()
+        self.trainings.close()
+        self.pool.close(self.settings.queue.drain_s)
+        self.record.close()
+        self._lock.close()
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether a part would be inspected now, and if not, why."""
+        current = self.models.current
+        if current is None:
+            return False, self.why
+        if not self.pool.holds(current.ref):
+            return False, "the workers are being started"
+        return True, ""
+
+    async def inspect(self, data: bytes, asked: Request, who: Who, patient: bool = False) -> dict[str, Any]:
+        """The recorded verdict on an image, a part as the API tells it. Raises StationError.
+
+        `patient`: where the queue is full, wait for a place in it up to the deadline.
+        """
+        try:
+            return await self._inspect(data, asked, who, patient)
+        except StationError as problem:
+            self.metrics.refused.labels(str(problem.status)).inc()
+            raise
+
+    async def _inspect(self, data: bytes, asked: Request, who: Who, patient: bool) -> dict[str, Any]:
+        began = time.monotonic()
+        kind = self._checked(data)
+        once = None if asked.key is None else f"{who.name}:{asked.key}"
+        if once is not None and (known := await asyncio.to_thread(self.results.by_key, once)) is not None:
+            return known
+        version = self.models.for_request(asked.model)
+        deadline = min(asked.deadline_s or self.settings.queue.deadline_s, self.settings.queue.max_deadline_s)
+        found = await self._found(version, data, deadline, began, patient)
+        if found.threshold is None or found.defective is None:
+            raise StationError(f"the model {version.ref} has no threshold", 409)
+        verdict = verdict_of(found.score, found.threshold, self.settings.verdict.doubt)
+        ident = new_id()
+
+        def keep() -> str:
+            self.pictures.write(ident, data, kind, found.map_png)
+            return hashlib.sha256(data).hexdigest()
+
+        digest = await asyncio.to_thread(keep)
+        milliseconds = round(1000 * (time.monotonic() - began), 1)
+        entry = Entry(
+            "verdict",
+            {
+                "defective": found.defective,
+                "p_value": found.p_value,
+                "doubt": self.settings.verdict.doubt,
+                "model": version.short(),
+                "regions": found.regions,
+                "image": {"width": found.width, "height": found.height, "bytes": len(data), "kind": kind.lower()},
+                "duration_ms": milliseconds,
+            },
+            part=ident,
+            verdict=verdict,
+            score=found.score,
+            threshold=found.threshold,
+            model=version.ref,
+            image_sha256=digest,
+            who=who.name,
+            camera=asked.camera or who.name,
+            label=asked.label,
+            lot=asked.lot,
+            once=once,
+        )
+        row = await asyncio.wrap_future(self.record.submit(entry))
+        if row["part"] != ident:  # the same request, sent twice at a time
+            self.pictures.remove(ident)
+            return await asyncio.to_thread(self.results.part, str(row["part"]))
+        part = self.results.fresh(row)
+        self.last_part = row["time"]
+        self.metrics.verdicts.labels(verdict, version.ref).inc()
+        self.metrics.seconds.observe(time.monotonic() - began)
+        self.metrics.computing.observe(found.seconds)
+        self.hub.publish("verdict", part, row["seq"])
+        return part
+
+    def _checked(self, data: bytes) -> str:
+        """The kind of an image by its content. Raises StationError for what is none, or is too large."""
+        if len(data) > self.settings.limits.bytes:
+            raise too_large(self.settings.limits.bytes)
+        if not data:
+            raise StationError("there is no image in the request; send its bytes, or a form with the field image", 400)
+        try:
+            header = header_of(data, "image")
+        except ImageError as problem:
+            raise StationError(str(problem), 415) from problem
+        if header.width * header.height > self.settings.limits.pixels:
+            most = self.settings.limits.pixels
+            raise StationError(f"the image has {header.width}x{header.height} pixels, the limit is {most}", 413)
+        return header.kind
+
+    async def _found(self, version: Version, data: bytes, deadline_s: float, began: float, patient: bool) -> Outcome:
+        ends = began + deadline_s
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self._count += 1
+                measure = self._count % self.settings.drift.every == 0
+                try:
+                    job = self.pool.submit(version.ref, data, ends - time.monotonic(), measure)
+                    break
+                except StationError as problem:
+                    if problem.status != 429 or not patient or time.monotonic() > ends:
+                        raise
+                await asyncio.sleep(0.02)
+            return await asyncio.wait_for(asyncio.wrap_future(job.done), ends - time.monotonic() + GRACE_S)
+        raise StationError(f"no verdict within {deadline_s:g} seconds; send fewer at a time, or allow more", 504)
+
+    def decide(self, ident: str, verdict: str, note: str, who: Who) -> dict[str, Any]:
+        """Record what an operator says of a part; the part as it then is. Raises StationError."""
+        part = self.results.part(ident)
+        decision = "confirm" if (verdict == "reject") == part["defective"] else "overrule"
+        body = {"decision": decision, "note": note, "of": part["hash"]}
+        entry = Entry("decision", body, part=ident, verdict=verdict, model=part["model"]["ref"], who=who.name)
+        (row,) = self.record.append([entry])
+        self.metrics.decisions.labels(decision).inc()
+        decided = self.results.part(ident)
+        self.hub.publish("decision", {"part": decided, "decision": decision_of(row)}, row["seq"])
+        return decided
+
+    def state(self) -> dict[str, Any]:
+        """What the top of the page shows."""
+        current, load, (ready, why) = self.models.current, self.pool.load_now(), self.ready()
+        since = shift_start(self.settings.shift)
+        counts = self.results.counts(Query(since=stamp(since)))
+        hours = max((datetime.datetime.now(datetime.UTC) - since).total_seconds() / 3600, 1 / 60)
+        silent = None if self.last_part is None else _seconds_since(self.last_part)
+        limits = self.settings.limits
+        return {
+            "flawmap": __version__,
+            "name": self.settings.name,
+            "time": now(),
+            "started": self.started,
+            "ready": ready,
+            "why": why,
+            "model": None
+            if current is None or current.threshold is None
+            else {
+                "ref": current.ref,
+                "name": current.name,
+                "version": current.version,
+                "threshold": current.threshold.score,
+            },
+            "queue": {
+                "waiting": load.waiting,
+                "running": load.running,
+                "limit": load.limit,
+                "workers": load.workers,
+                "workers_alive": load.alive,
+                "workers_replaced": load.replaced,
+            },
+            "counts": {"since": stamp(since), **counts, "per_hour": round(counts["inspected"] / hours, 1)},
+            "last_part": self.last_part,
+            "silent_s": None if silent is None else round(silent, 1),
+            "silent": silent is None or silent > self.settings.shift.silent_s,
+            "drift": self.drift.last(),
+            "limits": {
+                "bytes": limits.bytes,
+                "pixels": limits.pixels,
+                "batch": limits.batch,
+                "deadline_s": self.settings.queue.deadline_s,
+                "max_deadline_s": self.settings.queue.max_deadline_s,
+            },
+            "doubt": self.settings.verdict.doubt,
+            "training": self.trainings.running,
+        }
+
+    def _suspect(self, name: str, data: bytes) -> str:
+        """Why a photo taken for good looks defective to the model in use, "" where it does not, or is of other parts"""
+        current = self.models.current
+        if current is None or current.name != name:
+            return ""
+        found = self.pool.submit(current.ref, data, CHECK_S, later=True).done.result(CHECK_S)
+        if not found.defective:
+            return ""
+        return f"looks defective to {current.ref}: score {found.score:.3f}, threshold {found.threshold:.3f}"
+
+    def _tell_model(self, row: Row) -> None:
+        self.hub.publish("model", change_of(row), row["seq"])
+
+    def _open_model(self) -> None:
+        try:
+            self.models.start()
+            self.why = "there is no model in use; train one, or copy a bundle to the models folder"
+        except FlawmapError as problem:
+            self.why = str(problem)
+            log.error("no model: %s", problem)
+        except Exception:
+            self.why = "the model could not be loaded; the log says more"
+            log.exception("no model")
+
+    def _look_after(self) -> None:
+        """Tell the state every few seconds, watch the drift of the model in use, thin the pictures."""
+        thinned = time.monotonic()
+        while not self._stopping.wait(TELL_S):
+            try:
+                if (current := self.models.current) is not None:
+                    self.drift.watch(current.ref, current.path)
+                self.hub.publish("station", self.state())
+                if time.monotonic() - thinned > self.settings.keep.every_s:
+                    thinned = time.monotonic()
+                    self.thin()
+            except Exception:
+                log.exception("looking after the station")
+
+    def thin(self) -> int:
+        """Remove pictures that need not be kept; how many parts lost theirs."""
+        gone = thin(self.pictures, self.settings.keep, self.results.ranks)
+        if gone:
+            log.info("pictures of %d parts removed", len(gone))
+        return len(gone)
+
+
+def verdict_of(score: float, threshold: float, doubt: float) -> str:
+    """`doubt` within that of the threshold, else `reject` above it and `pass` up to it."""
+    if doubt > 0 and abs(score - threshold) <= doubt:
+        return "doubt"
+    return "reject" if score > threshold else "pass"
+
+
+def too_large(limit: int) -> StationError:
+    """What is answered to more than `limit` bytes."""
+    return StationError(f"the image has more than {limit} bytes, which is the limit", 413)
+
+
+def shift_start(settings: ShiftSettings, at: datetime.datetime | None = None) -> datetime.datetime:
+    """When the shift began that runs `at` a time."""
+    zone = ZoneInfo(settings.zone)
+    at = (at or datetime.datetime.now(datetime.UTC)).astimezone(zone)
+    starts = [
+        datetime.datetime.combine(at.date() - datetime.timedelta(days=days), datetime.time.fromisoformat(start), zone)
+        for days in (1, 0)
+        for start in settings.starts
+    ]
+    return max(start for start in starts if start <= at)
+
+
+def _seconds_since(time_: str) -> float:
+    then = datetime.datetime.strptime(time_, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=datetime.UTC)
+    return max(0.0, (datetime.datetime.now(datetime.UTC) - then).total_seconds())
+
+
+def _locked(data: Path) -> Any:
+    """The folder `data`, made, for this process alone. Raises StationError."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o750)
+        file = (data / "lock").open("w")
+    except OSError as problem:
+        raise StationError(f"cannot write to {data}: {problem.strerror}; choose another --data") from problem
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        file.close()
+        raise StationError(f"another station works with {data}; stop it, or choose another --data") from problem
+    return file

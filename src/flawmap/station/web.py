@@ -1,0 +1,207 @@
+"""The web side's frame: who asks, how much they may send, and how what goes wrong is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flawmap import __version__
+from flawmap.errors import FlawmapError, StationError
+from flawmap.station.access import LOCAL, Who, is_loopback
+from flawmap.station.record import reason
+from flawmap.station.station import Station, too_large
+
+COOKIE = "flawmap"
+BESIDE = 1 << 20  # bytes of a request beside its images
+SAFE = ("GET", "HEAD", "OPTIONS")
+PAGE = Path(__file__).with_name("page")
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # else a browser keeps the page of the version before
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'",
+}
+
+log = logging.getLogger("flawmap.station")
+
+
+def create_app(station: Station) -> FastAPI:
+    """The station's web application; it starts and closes the station."""
+    from flawmap.station import report, routes, thresholds, training_routes
+
+    @contextlib.asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        station.start()
+        yield
+        await asyncio.to_thread(station.close)
+
+    app = FastAPI(
+        title="flawmap station",
+        version=__version__,
+        description="Inspect parts, look at what was found, decide, and keep a record. See docs/station-api.md.",
+        docs_url=None,  # these pages would be loaded from elsewhere
+        redoc_url=None,
+        lifespan=life,
+    )
+    app.state.station = station
+    for router in (routes.router, thresholds.router, report.router, training_routes.router):
+        app.include_router(router)
+    for problem in (FlawmapError, RequestValidationError, HTTPException, SQLAlchemyError, Exception):
+        app.add_exception_handler(problem, _answer)
+    if PAGE.is_dir():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.add_middleware(Frame, station=station)
+    return app
+
+
+def station_of(request: Request) -> Station:
+    """The station that a request came to."""
+    found: Station = request.app.state.station
+    return found
+
+
+TheStation = Annotated[Station, Depends(station_of)]
+
+
+def token_of(request: Request) -> str:
+    """The token a request brings, in its header or its cookie; "" without one."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else request.cookies.get(COOKIE, "")
+
+
+def identify(station: Station, token: str, address: str) -> Who:
+    """Whose token it is. Raises StationError: 401, or 429 after many wrong ones from an address."""
+    if not station.access.needed:
+        return LOCAL
+    who = station.access.who(token) if token else None
+    if who is not None:
+        return who
+    if token and (wait := station.failures.take(address)):
+        raise StationError("too many wrong tokens; wait a while", 429, wait)
+    raise StationError("a valid token is needed; an engineer makes one with: flawmap token add", 401)
+
+
+def need(role: str) -> Callable[[Request], Who]:
+    """A dependency: somebody of this role or above."""
+
+    def check(request: Request) -> Who:
+        station = station_of(request)
+        _refuse_other_sites(request, station)
+        who = identify(station, token_of(request), request.client.host if request.client else "")
+        if not who.may(role):
+            raise StationError(f"this takes the role {role}, and the token's is {who.role}", 403)
+        return who
+
+    return check
+
+
+Camera = Annotated[Who, Depends(need("camera"))]
+Operator = Annotated[Who, Depends(need("operator"))]
+Engineer = Annotated[Who, Depends(need("engineer"))]
+
+
+def _refuse_other_sites(request: Request, station: Station) -> None:
+    """What another site has a browser send here: by its origin, or by a name of its own for this address."""
+    host = request.headers.get("host", "")
+    origin = request.headers.get("origin")
+    if request.method not in SAFE and origin is not None and origin.partition("://")[2] != host:
+        raise StationError("this request comes from another site", 403)
+    bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    if not station.access.needed and not is_loopback(bare):
+        raise StationError("without tokens the station is for this machine alone; use http://127.0.0.1", 403)
+
+
+async def _answer(request: Request, problem: Exception) -> JSONResponse:
+    """What went wrong as one line."""
+    headers = {}
+    if isinstance(problem, StationError):
+        status, text = problem.status or 400, str(problem)
+        if problem.retry_after:
+            headers["Retry-After"] = str(math.ceil(problem.retry_after))
+    elif isinstance(problem, FlawmapError):
+        status, text = 400, str(problem)
+    elif isinstance(problem, RequestValidationError):
+        first = problem.errors()[0]
+        status, text = 400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    elif isinstance(problem, HTTPException):
+        status, text = problem.status_code, str(problem.detail)
+    elif isinstance(problem, SQLAlchemyError):
+        log.error("the record: %s", reason(problem))
+        status, text = 503, f"the record cannot be read or written: {reason(problem)}"
+        headers["Retry-After"] = "5"
+    else:
+        log.error("a defect of flawmap", exc_info=problem)
+        status, text = 500, "a defect of flawmap; the station's log says more"
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"error": text}, status, headers)
+
+
+class Frame:
+    """Around every request: a limit on its bytes, headers for browsers, a line in the log without query and tokens."""
+
+    def __init__(self, app: ASGIApp, station: Station) -> None:
+        self.app, self.station = app, station
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, as ASGI has it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit, taken, began, status = self._limit(scope), 0, time.monotonic(), 0
+
+        async def receive_some() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise too_large(self.station.settings.limits.bytes)
+            return message
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if taken > limit:  # the rest of the body is not read
+                    headers["Connection"] = "close"
+            await send(message)
+
+        try:
+            await self.app(scope, receive_some, send_on)
+        finally:
+            if not scope["path"].endswith(("/healthz", "/readyz", "/metrics")) or status >= 400:
+                milliseconds = 1000 * (time.monotonic() - began)
+                path = scope["path"][:200].encode("unicode_escape").decode()
+                log.info("%s %s %d %.0f ms", scope["method"], path, status, milliseconds)
+
+    def _limit(self, scope: Scope) -> int:
+        """Bytes that a request may have."""
+        limits = self.station.settings.limits
+        if scope["path"] == "/api/parts":
+            return limits.bytes + BESIDE
+        if scope["path"] == "/api/parts/batch" or scope["path"].endswith("/photos"):
+            return limits.batch * limits.bytes + BESIDE
+        return BESIDE
+
+
+def json(data: Any, status: int = 200) -> JSONResponse:
+    """An answer as it is, which saves looking through it again."""
+    return JSONResponse(data, status)

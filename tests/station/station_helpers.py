@@ -1,0 +1,91 @@
+"""What the station's tests call: ports, waiting, drawn parts."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flawmap.station.client import Client
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def wait_until(fact: object, seconds: float = 60.0) -> None:
+    """Until the function `fact` gives something true; a test that waits in vain fails."""
+    ends = time.monotonic() + seconds
+    while not fact():  # type: ignore[operator]
+        assert time.monotonic() < ends, "it did not come about"
+        time.sleep(0.02)
+
+
+def picture(number: int, height: int = 64, width: int = 80) -> Any:
+    """A drawn part (H, W, 3) uint8, another for each number; those with odd hundreds are good."""
+    import numpy as np
+
+    rng = np.random.default_rng(number)
+    _rows, columns = np.mgrid[:height, :width]
+    grey = 120 + 60 * np.sin(columns / 5 + rng.uniform(0, 6)) + rng.normal(0, 6, (height, width))
+    if number // 100 % 2 == 0:
+        top, left = rng.integers(5, height - 25), rng.integers(5, width - 25)
+        grey[top : top + 20, left : left + 20] = 250
+    return np.repeat(grey.clip(0, 255).astype(np.uint8)[:, :, None], 3, 2)
+
+
+def png(number: int, height: int = 64, width: int = 80) -> bytes:
+    from flawmap.data.images import encode_png
+
+    return encode_png(picture(number, height, width))
+
+
+class Server:
+    """A real `flawmap serve` on loopback, its log in `log`."""
+
+    def __init__(self, models: Path, data: Path, *options: str, host: str = "127.0.0.1", wait: bool = True) -> None:
+        self.models, self.data, self.log = models, data, data.with_name(data.name + ".log")
+        usual = ["--set", "workers.threads=1", "--set", "verdict.doubt=0.0"]
+        words = ["serve", "--models", str(models), "--data", str(data), "--host", host, "--port", "0", *usual, *options]
+        with self.log.open("ab") as log:
+            start = log.tell()
+            self.process = subprocess.Popen([sys.executable, "-m", "flawmap", *words], stdout=log, stderr=log)
+        self.url = ""
+
+        def listens() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            with self.log.open("rb") as log:
+                log.seek(start)
+                found = re.search(rb"(http://\S+:\d+), records in", log.read())
+            self.url = "" if found is None else found[1].decode().replace("0.0.0.0", "127.0.0.1")
+            return found is not None
+
+        wait_until(listens)
+        if wait:
+            client = Client(self.url)
+            wait_until(client.ready)
+            client.close()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.terminate()
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+
+def workers_of(server: Server) -> list[int]:
+    """The ids of a server's worker processes."""
+    found = psutil.Process(server.process.pid).children(recursive=True)
+    return [each.pid for each in found if any("spawn_main" in word for word in each.cmdline())]

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from station_helpers import Server, png
+from typer.testing import CliRunner, Result
+
+from flawmap import cli
+from flawmap.errors import ConfigError
+from flawmap.station.client import Client
+from flawmap.station.settings import StationSettings, load_settings
+
+
+def run(*words: object) -> Result:
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def refused(*words: object) -> str:
+    """The one line on stderr with which a command refuses."""
+    result = run(*words)
+    assert result.exit_code == 2, result.output
+    line = result.stderr.splitlines()[-1]  # `serve` logs before it
+    assert [each.startswith("flawmap: ") for each in result.stderr.splitlines()].count(True) == 1
+    assert line.startswith("flawmap: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def station(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a station that inspected some parts, and was stopped: models and data."""
+    folder = tmp_path_factory.mktemp("stopped")
+    shutil.copytree(models, folder / "models")
+    server = Server(folder / "models", folder / "data")
+    with Client(server.url) as client:
+        for number in range(4):
+            part = client.inspect(png(number), label=f"part {number}")
+        client.decide(part["id"], "pass", "fine")
+        client.set_threshold(0.3)
+    assert server.stop() == 0
+    return folder
+
+
+@pytest.fixture
+def data(station: Path, tmp_path: Path) -> Path:
+    """A station's data that a test may change."""
+    return Path(shutil.copytree(station / "data", tmp_path / "data"))
+
+
+def test_tokens_are_added_listed_and_revoked(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    added = run("token", "add", "anna", "--role", "engineer", "--data", data)
+    assert added.exit_code == 0 and added.stdout.startswith("fm-") and len(added.stdout.split()) == 1
+    run("token", "add", "cam 1", "--role", "camera", "--data", data)
+    listed = run("token", "list", "--data", data).stdout
+    assert "anna" in listed and "engineer" in listed and added.stdout.strip() not in listed
+    assert run("token", "revoke", "anna", "--data", data).exit_code == 0
+    assert "revoked" in run("token", "list", "--data", data).stdout
+    assert "3 records, the chain is whole" in run("audit", "--data", data).stdout
+    assert "no token anna" in refused("token", "revoke", "anna", "--data", data)
+    assert "no role boss" in refused("token", "add", "x", "--role", "boss", "--data", data)
+    assert "no action" in refused("token", "steal", "--data", data)
+    assert "--role" in refused("token", "add", "x", "--data", data)
+    assert "takes no name" in refused("token", "list", "x", "--data", data)
+    assert "holds no record" in refused("token", "list", "--data", tmp_path / "none")
+
+
+def test_audit_ends_with_1_when_one_row_was_edited(data: Path) -> None:
+    whole = run("audit", "--data", data)
+    assert whole.exit_code == 0 and "the chain is whole" in whole.stdout
+    noted = whole.stdout.split("head ")[1].strip()
+    assert run("audit", "--data", data, "--head", noted).exit_code == 0
+    database = sqlite3.connect(data / "record.sqlite")
+    database.execute("UPDATE records SET verdict = 'pass' WHERE seq = 3")
+    database.commit()
+    database.close()
+    broken = run("audit", "--data", data)
+    assert broken.exit_code == 1
+    assert "record 3 was edited" in broken.stdout and "the chain is broken" in broken.stdout
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_a_backup_restored_elsewhere_is_the_same_station(
+    station: Path, data: Path, tmp_path: Path, database: str
+) -> None:
+    out = tmp_path / "backup.tar"
+    assert run("backup", out, "--data", data, "--models", station / "models").exit_code == 0
+    assert "exists" in refused("backup", out, "--data", data)
+    words: list[object] = ["restore", out, "--data", tmp_path / "again", "--models", tmp_path / "models"]
+    words += [] if "sqlite" in database else ["--database", database]
+    restored = run(*words)
+    assert restored.exit_code == 0, restored.output
+    head = restored.stdout.split("head ")[1].strip()
+    assert head == run("audit", "--data", data).stdout.split("head ")[1].strip()
+    assert "is not empty" in refused(*words)
+    server = Server(
+        tmp_path / "models", tmp_path / "again", *([] if "sqlite" in database else ["--database", database])
+    )
+    with Client(server.url) as client:
+        parts = list(client.parts(order="oldest"))
+        assert [part["label"] for part in parts] == [f"part {number}" for number in range(4)]
+        assert parts[-1]["final"] == "pass"
+        assert client.picture(parts[0]["id"], "original") == png(0)
+        assert client.models()["current"] == "part@2"
+        client.inspect(png(9))
+    assert server.stop() == 0
+
+
+def test_a_backup_is_made_while_the_station_runs(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    server = Server(tmp_path / "models", tmp_path / "data")
+    with Client(server.url) as client:
+        client.inspect(png(1))
+        assert run("backup", tmp_path / "backup.tar", "--data", tmp_path / "data").exit_code == 0
+        client.inspect(png(2))
+    assert server.stop() == 0
+    assert run("restore", tmp_path / "backup.tar", "--data", tmp_path / "again").exit_code == 0
+
+
+def test_a_broken_backup_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("no archive")
+    assert "not a whole backup" in refused("restore", tmp_path / "text.tar", "--data", tmp_path / "a")
+    run("backup", tmp_path / "whole.tar", "--data", data)
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:6000])
+    assert refused("restore", tmp_path / "cut.tar", "--data", tmp_path / "b")
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        with tarfile.open(tmp_path / "whole.tar") as whole:
+            for member in whole:
+                tar.addfile(member, whole.extractfile(member))
+        for name in ("pictures/aa/../../../" + "a" * 32 + ".png", "datasets/../../evil.txt"):
+            tar.addfile(tarfile.TarInfo(name))
+    refused("restore", tmp_path / "evil.tar", "--data", tmp_path / "c" / "d")
+    assert not list(tmp_path.glob("**/evil.txt")) and not list(tmp_path.glob("a" * 32 + "*"))
+
+
+def test_a_mistake_in_serve_is_one_line(models: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "bad.toml").write_text("[queue]\nsizes = 3\n")
+    usual = ["--models", models, "--data", data, "--port", "0"]
+    for words in (
+        ["--models", tmp_path / "none", "--data", data],
+        ["--models", models, "--data", tmp_path / "file" / "x", "--port", "0"],
+        [*usual, "--host", "203.0.113.1"],
+        [*usual, "--database", "nonsense"],
+        [*usual, "--config", tmp_path / "bad.toml"],
+        [*usual, "--set", "queue.size=0"],
+        [*usual, "--set", "shift.starts=[\"25:00\"]"],
+        [*usual, "--certificate", tmp_path / "none.pem"],
+    ):  # fmt: skip
+        assert refused("serve", *words)
+
+
+def test_settings_are_read_checked_and_all_in_the_docs(tmp_path: Path) -> None:
+    (tmp_path / "station.toml").write_text('name = "line 3"\n[shift]\nzone = "Europe/Berlin"\n')
+    settings = load_settings(tmp_path / "station.toml", ["queue.size=7", "name=line 4"])
+    assert (settings.name, settings.queue.size, settings.shift.zone) == ("line 4", 7, "Europe/Berlin")
+    for wrong in ("queue.sizes=1", "shift.zone=Mars/Base", "nonsense", "queue.deadline_s=100", "verdict.doubt=2"):
+        with pytest.raises(ConfigError) as raised:
+            load_settings(None, [wrong])
+        assert "\n" not in str(raised.value)
+    page = (Path(__file__).parents[2] / "docs" / "station.md").read_text(encoding="utf-8")
+    for section, field in StationSettings.model_fields.items():
+        inner = getattr(field.annotation, "model_fields", None)
+        for name in [section] if inner is None else [f"{section}.{each}" for each in inner]:
+            assert f"`{name}`" in page, name
+
+
+def test_help_of_the_stations_commands_needs_no_web_framework() -> None:
+    program = (
+        "import sys; sys.argv = ['flawmap', 'serve', '--help']\n"
+        "from flawmap.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([name for name in ('fastapi', 'torch', 'sqlalchemy', 'httpx', 'uvicorn') if name in sys.modules])"
+    )
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

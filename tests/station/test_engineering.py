@@ -1,0 +1,234 @@
+"""Thresholds, reports, data sets and trainings, at a real station."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from station_helpers import Server, picture, png, wait_until
+
+from flawmap.bundle import load_bundle
+from flawmap.data.images import decode_image, encode_png
+from flawmap.station.client import Client
+
+TINY = [
+    "image.height=64", "image.width=64", "detect.steps=3", "detect.batch=2", "refine.steps=0", "few.steps=3",
+    "detect.crop=64", "run.threads=1", "threshold.held_out_min=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("station")
+    shutil.copytree(models, folder / "models")
+    started = Server(folder / "models", folder / "data", "--set", "queue.deadline_s=60")
+    yield started
+    assert started.stop() == 0
+    assert "Traceback" not in started.log.read_text()
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def parts(server: Server) -> list[dict[str, Any]]:
+    """Twelve recorded parts, the first six decided as they are, of one lot."""
+    with Client(server.url) as client:
+        made = [
+            client.inspect(png(number), lot="lot 7", label=f"=part {number}")
+            for number in (*range(6), *range(100, 106))
+        ]
+        for number, part in enumerate(made):
+            if number in (0, 1, 2, 6, 7, 8):
+                client.decide(part["id"], "reject" if number < 6 else "pass", "seen")
+        return [client.part(part["id"]) for part in made]
+
+
+def test_the_histogram_counts_every_score_and_the_curve_tells_escape_and_overkill(
+    http: httpx.Client, server: Server, parts: list[dict[str, Any]]
+) -> None:
+    found = http.get("/api/threshold", params={"bins": 40}).json()
+    assert found["counts"] == {"held_out": 30, "parts": 12, "decided_good": 3, "decided_bad": 3}
+    for name, count in found["counts"].items():
+        assert sum(found[name]) == count
+    assert len(found["edges"]) == len(found["curve"]) == 41
+    held_out = np.array(load_bundle(server.models / "part.bundle").provenance["held_out_scores"])
+    good = [part["score"] for part in parts if part["decision"] and part["final"] == "pass"]
+    bad = [part["score"] for part in parts if part["decision"] and part["final"] == "reject"]
+    for entry in found["curve"]:
+        line = entry["score"]
+        assert entry["overkill_held_out"] == pytest.approx(float((held_out > line).mean()))
+        assert entry["overkill_decided"] == pytest.approx(float(np.mean(np.array(good) > line)))
+        assert entry["overkill"] == pytest.approx(float((np.append(held_out, good) > line).mean()))
+        assert entry["escape"] == pytest.approx(float(np.mean(np.array(bad) <= line)))
+        assert entry["rejected"] == pytest.approx(np.mean([part["score"] > line for part in parts]))
+    at = http.get("/api/threshold/at", params={"score": found["edges"][20]}).json()
+    assert at == found["curve"][20]
+    assert found["low"] <= found["suggested"]["score"] <= found["high"]
+
+
+def test_parts_around_a_line_are_the_nearest_on_either_side(http: httpx.Client, parts: list[dict[str, Any]]) -> None:
+    scores = [part["score"] for part in parts]
+    low, high = sorted(set(scores))[2:4]
+    found = http.get("/api/threshold/around", params={"score": (low + high) / 2, "count": 3}).json()
+    below, above = (sorted(score for score in scores if (score > low) is side) for side in (False, True))
+    assert [part["score"] for part in found["below"]] == below[::-1][:3]
+    assert [part["score"] for part in found["above"]] == above[:3]
+
+
+def test_a_threshold_is_a_new_version_of_the_same_weights_and_is_rolled_back(
+    http: httpx.Client, server: Server
+) -> None:
+    before = http.get("/api/models").json()["current"]
+    made = http.post("/api/threshold", json={"score": 0.123, "note": "trial"})
+    assert made.status_code == 201
+    assert (made.json()["threshold"]["score"], made.json()["current"]) == (0.123, True)
+    ref = made.json()["ref"]
+    changed = load_bundle(server.models / f"{ref}.bundle")
+    old = load_bundle(server.models / "part.bundle")
+    assert changed.threshold is not None and changed.threshold.score == 0.123
+    assert old.threshold is not None and old.threshold.score != 0.123
+    assert http.post("/api/parts", content=png(1)).json()["threshold"] == 0.123
+    assert http.post("/api/models/rollback").json()["ref"] == before
+    assert http.post("/api/threshold", json={"overkill": 0.5, "use": False}).json()["current"] is False
+    for wrong in ({}, {"score": 2}, {"score": 0.1, "overkill": 0.1}, {"overkill": 0}, {"score": 0.1, "model": "../x"}):
+        answer = http.post("/api/threshold", json=wrong)
+        assert answer.status_code in (400, 404) and "\n" not in answer.json()["error"]
+
+
+def test_a_report_of_a_lot_has_its_figures(http: httpx.Client, parts: list[dict[str, Any]]) -> None:
+    report = http.get("/api/report", params={"lot": "lot 7"}).json()
+    verdicts = [part["verdict"] for part in parts]
+    overruled = [part for part in parts if part["decision"] and part["decision"]["decision"] == "overrule"]
+    assert report["title"] == "Lot lot 7"
+    assert report["counts"]["inspected"] == 12 and report["counts"]["decided"] == 6
+    assert [report["counts"][name] for name in ("pass", "reject")] == [verdicts.count("pass"), verdicts.count("reject")]
+    assert report["counts"]["overruled"] == len(overruled)
+    assert report["scores"]["highest"] == max(part["score"] for part in parts)
+    assert sum(hour["pass"] + hour["reject"] + hour["doubt"] for hour in report["hours"]) == 12
+    assert [(model["ref"], model["parts"]) for model in report["models"]] == [("part@1", 12)]
+    shown = {part["id"] for part in report["parts"]}
+    assert shown == {part["id"] for part in parts if part["verdict"] == "reject"} | {part["id"] for part in overruled}
+    assert report["chain"]["first_seq"] == parts[0]["seq"]
+    assert http.get("/api/report").json()["counts"]["inspected"] >= 12
+    assert http.get("/api/report", params={"from": "2001-01-01T00:00Z", "to": "2001-01-02T00:00Z"}).json()[
+        "shares"
+    ] == {
+        "reject": None,
+        "overruled": None,
+    }
+
+
+def test_records_come_as_csv_that_a_spreadsheet_does_not_run(http: httpx.Client, parts: list[dict[str, Any]]) -> None:
+    answer = http.get("/api/records.csv", params={"lot": "lot 7"})
+    assert answer.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["id"] for row in rows] == [part["id"] for part in parts]
+    assert [float(row["score"]) for row in rows] == [part["score"] for part in parts]
+    assert rows[0]["label"] == "'=part 0" and rows[0]["decided_by"] == "local"
+
+
+def dataset(http: httpx.Client, numbers: range, name: str = "part") -> str:
+    ident = http.post("/api/datasets", json={"name": name}).json()["id"]
+    files = [("image", (f"{number}.png", png(number), "image/png")) for number in numbers]
+    for start in range(0, len(files), 32):
+        answer = http.post(f"/api/datasets/{ident}/photos", files=files[start : start + 32])
+        assert answer.status_code == 200, answer.text
+    return str(ident)
+
+
+def test_what_is_wrong_with_photos_is_found(http: httpx.Client) -> None:
+    ident = dataset(http, range(100, 124))
+    blurred = np.repeat(np.full((64, 80, 1), 120, np.uint8), 3, 2)
+    dark = (picture(130) // 8).astype(np.uint8)
+    odd = {
+        "twice.png": png(100), "small.png": png(131, 60, 70), "flat.png": encode_png(blurred),
+        "dark.png": encode_png(dark), "spot.png": png(3),
+    }  # fmt: skip
+    files = [("image", (name, data, "image/png")) for name, data in odd.items()]
+    files += [("image", ("../../text.txt", b"no image", "text/plain"))]
+    answer = http.post(f"/api/datasets/{ident}/photos", files=files).json()
+    assert [one["name"] for one in answer["added"]] == list(odd)
+    assert len(answer["refused"]) == 1 and "not an image" in answer["refused"][0]["error"]
+    assert http.post(f"/api/datasets/{ident}/check").status_code == 202
+    wait_until(lambda: http.get(f"/api/datasets/{ident}").json()["checked"], 120)
+    found = http.get(f"/api/datasets/{ident}").json()
+    faults = {photo["name"]: {one["kind"] for one in photo["problems"]} for photo in found["photos"]}
+    assert "duplicate" in faults["twice.png"] and "size" in faults["small.png"]
+    assert "exposure" in faults["dark.png"]
+    assert faults["flat.png"] & {"blurred", "outlier", "exposure"}
+    assert found["summary"] and found["good"] == 29
+    photo = found["photos"][0]
+    assert http.get(f"/api/datasets/{ident}/photos/{photo['id']}").content == png(100)
+    small = http.get(f"/api/datasets/{ident}/photos/{photo['id']}", params={"thumbnail": True}).content
+    assert decode_image(small, "small").shape == (64, 80, 3)
+    assert http.delete(f"/api/datasets/{ident}/photos/{photo['id']}").status_code == 204
+    assert http.get(f"/api/datasets/{ident}").json()["good"] == 28
+    assert http.delete(f"/api/datasets/{ident}").status_code == 204
+    for path in (ident, "..", "%2e%2e", "0" * 32):
+        assert http.get(f"/api/datasets/{path}").status_code in (404, 405)
+
+
+def test_a_training_is_watched_compared_and_promoted(
+    http: httpx.Client, server: Server, parts: list[dict[str, Any]]
+) -> None:
+    ident = dataset(http, range(100, 112))
+    files = [("image", ("bad.png", png(1), "image/png"))]
+    http.post(f"/api/datasets/{ident}/photos", files=files, params={"kind": "defective"})
+    asked = {"dataset": ident, "name": "part", "recipe": "fast", "settings": TINY}
+    training = http.post("/api/trainings", json=asked)
+    assert training.status_code == 202, training.text
+    path = f"/api/trainings/{training.json()['id']}"
+    assert http.post("/api/trainings", json=asked).status_code == 409
+    assert http.delete(f"/api/datasets/{ident}").status_code == 409
+    assert http.post(f"{path}/promote").status_code == 409
+    assert http.get("/api/station").json()["training"] == training.json()["id"]
+    wait_until(lambda: http.get(path).json()["state"] != "running", 300)
+    done = http.get(path).json()
+    assert (done["state"], done["why"]) == ("done", ""), done
+    assert done["progress"] == 1.0 and done["threshold"] is not None and done["metrics"]
+    assert done["first"] == 6
+    assert decode_image(http.get(f"{path}/first/0").content, "first").shape == (64, 80, 3)
+    assert http.post(f"{path}/compare", json={"parts": 12}).status_code == 202
+    wait_until(lambda: http.get(path).json()["comparison"]["state"] != "running", 120)
+    compared = http.get(path).json()["comparison"]
+    assert compared["state"] == "done", compared
+    assert compared["agree"] + compared["changed"] == compared["total"] == 12
+    assert compared["decided"] == 6 and compared["against"] == http.get("/api/models").json()["current"]
+    version = http.post(f"{path}/promote", json={"note": "better"}).json()
+    assert version["current"] and version["name"] == "part" and version["origin"].startswith("training ")
+    assert http.post("/api/parts", content=png(1)).json()["model"]["ref"] == version["ref"]
+    assert http.post("/api/models/rollback").status_code == 200
+
+
+def test_a_training_is_cancelled_and_what_it_may_not_do_is_refused(http: httpx.Client) -> None:
+    ident = dataset(http, range(100, 112))
+    asked: dict[str, Any] = {"dataset": ident, "name": "part", "recipe": "fast", "settings": []}
+    for wrong in (
+        {"recipe": "/etc/passwd"}, {"recipe": "../x"}, {"settings": ["image.ignore=x.png"]}, {"dataset": "../x"},
+        {"settings": ["model.prior=x"]}, {"settings": ["detect.steps=/etc/passwd"]}, {"settings": ["nonsense"]},
+        {"settings": ["detect.none=1"]}, {"name": "../x"}, {"name": "a@2"}, {"name": ".x"},
+    ):  # fmt: skip
+        answer = http.post("/api/trainings", json=asked | wrong)
+        assert answer.status_code in (400, 404), wrong
+        assert "\n" not in answer.json()["error"]
+    training = http.post("/api/trainings", json=asked | {"settings": ["run.threads=1"]}).json()
+    cancelled = http.post(f"/api/trainings/{training['id']}/cancel").json()
+    assert cancelled["state"] == "cancelled"
+    wait_until(lambda: http.get("/api/station").json()["training"] is None)
+    assert http.get(f"/api/trainings/{training['id']}").json()["state"] == "cancelled"
+    few = dataset(http, range(100, 101))
+    failed = http.post("/api/trainings", json=asked | {"dataset": few}).json()
+    wait_until(lambda: http.get(f"/api/trainings/{failed['id']}").json()["state"] == "failed", 120)
+    assert "too few" in http.get(f"/api/trainings/{failed['id']}").json()["why"]
+    assert {one["name"] for one in http.get("/api/recipes").json()["recipes"]} >= {"fast", "paper"}

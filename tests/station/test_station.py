@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import datetime
+
+import pytest
+
+from flawmap.errors import StationError
+from flawmap.station.report import _harmless
+from flawmap.station.results import recorded_time
+from flawmap.station.settings import ShiftSettings
+from flawmap.station.station import shift_start, verdict_of
+
+
+@pytest.mark.parametrize(
+    ("score", "doubt", "verdict"),
+    [
+        (0.5, 0.0, "pass"), (0.5001, 0.0, "reject"), (0.5, 0.1, "doubt"), (0.4, 0.125, "doubt"),
+        (0.625, 0.125, "doubt"), (0.37, 0.125, "pass"), (0.63, 0.125, "reject"), (0.0, 1.0, "doubt"),
+    ],
+)  # fmt: skip
+def test_a_score_near_the_threshold_is_a_doubt_and_elsewhere_above_is_a_reject(
+    score: float, doubt: float, verdict: str
+) -> None:
+    assert verdict_of(score, 0.5, doubt) == verdict
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "start"),
+    [
+        ("UTC", "2026-11-26T06:00:00+00:00", "2026-11-26T06:00:00+00:00"),
+        ("UTC", "2026-11-26T05:59:59+00:00", "2026-11-25T22:00:00+00:00"),
+        ("UTC", "2026-11-26T21:59:59+00:00", "2026-11-26T14:00:00+00:00"),
+        ("Europe/Berlin", "2026-11-26T05:30:00+00:00", "2026-11-26T05:00:00+00:00"),
+        ("Europe/Berlin", "2026-07-26T04:30:00+00:00", "2026-07-26T04:00:00+00:00"),
+        ("Europe/Berlin", "2026-07-26T03:30:00+00:00", "2026-07-25T20:00:00+00:00"),
+    ],
+)
+def test_a_shift_starts_at_the_last_of_its_times_on_the_clock_of_its_zone(zone: str, at: str, start: str) -> None:
+    found = shift_start(ShiftSettings(zone=zone), datetime.datetime.fromisoformat(at))
+    assert found == datetime.datetime.fromisoformat(start)
+
+
+@pytest.mark.parametrize(
+    ("text", "recorded"),
+    [
+        ("2026-11-26T06:00:00Z", "2026-11-26T06:00:00.000000Z"),
+        ("2026-11-26T07:00+01:00", "2026-11-26T06:00:00.000000Z"),
+        ("2026-11-26T07:00 01:00", "2026-11-26T06:00:00.000000Z"),  # a plus that was not encoded
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_time_of_a_query_becomes_the_recorded_form(text: str | None, recorded: str | None) -> None:
+    assert recorded_time(text) == recorded
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-11-26", "2026-11-26T06:00", "2026-13-01T00:00Z"])
+def test_a_time_that_is_none_or_has_no_zone_is_refused(text: str) -> None:
+    with pytest.raises(StationError) as raised:
+        recorded_time(text)
+    assert raised.value.status == 400
+
+
+def test_what_a_spreadsheet_would_run_is_quoted_and_numbers_are_not() -> None:
+    assert [_harmless(value) for value in ("=1+1", "@x", "+1", "-0.5", "part", None, 3)] == [
+        "'=1+1", "'@x", "'+1", "-0.5", "part", "", 3,
+    ]  # fmt: skip

@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from station_helpers import Server, free_port, png, wait_until
+
+import flawmap
+from flawmap.errors import ImageError, StationError
+from flawmap.station.client import Client
+from flawmap.station.seen import Arrived, Seen, Table
+from flawmap.station.watch import Watch, by_bundle, by_server
+
+MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+
+
+class Collect:
+    def __init__(self) -> None:
+        self.results: list[dict[str, Any]] = []
+
+    def give(self, result: dict[str, Any]) -> None:
+        self.results.append(result)
+
+    def close(self) -> None:
+        pass
+
+
+def by_size(arrived: Arrived, data: bytes) -> dict[str, Any]:
+    """Stands for a model where the model does not matter."""
+    if data == b"":
+        raise ImageError(f"{arrived.name}: the file is empty")
+    return {"verdict": "pass", "score": len(data) / 1e9, "threshold": 0.5, "model": "size", "regions": []}
+
+
+def watch(folder: Path, inspect: Any = by_size, **options: Any) -> tuple[Watch, Collect]:
+    collect = Collect()
+    options = {"say": lambda line: None, "settle_s": 0.02, **options}
+    return Watch(folder, inspect, [collect, *options.pop("sinks", [])], **options), collect
+
+
+def names(collect: Collect) -> list[str]:
+    return [result["file"] for result in collect.results]
+
+
+def write(folder: Path, name: str, number: int = 1, at: int | None = None) -> Path:
+    file = folder / name
+    file.write_bytes(png(number))
+    if at is not None:
+        os.utime(file, ns=(at, at))
+    return file
+
+
+def test_each_file_gets_the_verdict_of_the_inspector(models: Path, tmp_path: Path) -> None:
+    inspector = flawmap.load(models / "part.bundle", "cpu", 1)
+    for number in range(4):
+        write(tmp_path, f"{number}.png", number)
+    watching, collect = watch(tmp_path, by_bundle(models / "part.bundle", "torch", "cpu", 0.0, print))
+    assert watching.run(once=True) == 4
+    for number, result in enumerate(sorted(collect.results, key=lambda result: result["file"])):
+        expected = inspector.inspect(tmp_path / f"{number}.png")
+        assert result["score"] == pytest.approx(expected.score, abs=1e-6)
+        assert result["verdict"] == ("reject" if expected.defective else "pass")
+    watching.close()
+
+
+def test_a_burst_of_a_thousand_is_worked_off_in_the_order_of_time_then_name(tmp_path: Path) -> None:
+    data = png(101, 32, 32)
+    for number in range(1000):
+        file = tmp_path / f"{(number * 617) % 1000:04d}.png"
+        file.write_bytes(data)
+        time = 10**18 + (number * 617) % 1000 // 10 * 10**9  # ten of each time
+        os.utime(file, ns=(time, time))
+    watching, collect = watch(tmp_path)
+    assert watching.run(once=True) == 1000
+    assert names(collect) == [f"{number:04d}.png" for number in range(1000)]
+    watching.close()
+
+
+def test_a_half_written_file_is_waited_for(tmp_path: Path) -> None:
+    watching, collect = watch(tmp_path)
+    thread = threading.Thread(target=watching.run)
+    data = png(1)
+    half = tmp_path / "half.png"
+    half.write_bytes(data[: len(data) // 2])
+    write(tmp_path, "whole.png", 2)
+    thread.start()
+    wait_until(lambda: names(collect) == ["whole.png"])
+    write(tmp_path, "later.png", 3)
+    wait_until(lambda: names(collect) == ["whole.png", "later.png"])
+    with half.open("ab") as file:
+        file.write(data[len(data) // 2 :])
+    wait_until(lambda: names(collect)[2:] == ["half.png"])
+    watching.stopping.set()
+    thread.join()
+    watching.close()
+
+
+def test_a_file_that_stays_damaged_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "damaged.png").write_bytes(png(1)[:50])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "notes.txt").write_text("no image")
+
+    def inspect(arrived: Arrived, data: bytes) -> dict[str, Any]:
+        raise ImageError(f"{arrived.name}: not an image")
+
+    watching, collect = watch(tmp_path, inspect, damaged_s=0.1, out=tmp_path, move=True)
+    assert watching.run(once=True) == 2
+    assert [result["verdict"] for result in collect.results] == [None, None]
+    assert "not an image" in collect.results[0]["error"]
+    assert sorted(path.name for path in (tmp_path / "failed").iterdir()) == ["damaged.png", "empty.png"]
+    watching.close()
+
+
+def test_a_file_is_done_once_and_a_new_one_of_its_name_again(tmp_path: Path) -> None:
+    write(tmp_path, "part.png", 1, at=10**18)
+    for expected in (1, 0):
+        watching, _ = watch(tmp_path)
+        assert watching.run(once=True) == expected
+        watching.close()
+    write(tmp_path, "part.png", 2, at=2 * 10**18)
+    watching, _ = watch(tmp_path)
+    assert watching.run(once=True) == 1
+    watching.close()
+
+
+def test_files_are_moved_or_copied_to_the_folder_of_their_verdict(tmp_path: Path) -> None:
+    def inspect(arrived: Arrived, data: bytes) -> dict[str, Any]:
+        return {"verdict": arrived.path.stem.partition("-")[0], "score": 0.5, "threshold": 0.5}
+
+    for move in (True, False):
+        folder = tmp_path / str(move)
+        (folder / "camera 2").mkdir(parents=True)
+        for name in ("pass-1.png", "reject-1.png", "doubt-1.png", "camera 2/pass-1.png"):
+            write(folder, name)
+        for _ in range(2):  # nothing is done again, whatever lies in the folders of verdicts
+            watching, _ = watch(folder, inspect, out=folder, move=move)
+            watching.run(once=True)
+            watching.close()
+        sorted_ = sorted(
+            path.relative_to(folder).as_posix() for path in folder.rglob("*.png") if path.parts[-2:-1] != ("True",)
+        )
+        moved = ["doubt/doubt-1.png", "pass/camera 2/pass-1.png", "pass/pass-1.png", "reject/reject-1.png"]
+        stay = ["camera 2/pass-1.png", "doubt-1.png", "pass-1.png", "reject-1.png"]
+        assert sorted_ == sorted(moved if move else moved + stay)
+        write(folder, "pass-1.png", 9)  # nothing is replaced
+        watching, _ = watch(folder, inspect, out=folder, move=move)
+        watching.run(once=True)
+        watching.close()
+        assert len(list((folder / "pass").glob("pass-1*.png"))) == 2
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as table:
+        return list(csv.DictReader(table))
+
+
+@pytest.mark.parametrize("at", ["inspect", "give", "sort", "note"])
+def test_a_kill_at_any_step_leaves_each_file_done_once(tmp_path: Path, at: str) -> None:
+    """The table and the folders, after a stop at every step and another start."""
+
+    class Killed(Exception):
+        pass
+
+    def dies(*args: Any, **kwargs: Any) -> Any:
+        raise Killed
+
+    folder, table = tmp_path / "in", tmp_path / "results.csv"
+    folder.mkdir()
+    for number in range(3):
+        write(folder, f"{number}.png", number, at=10**18 + number)
+    watching, _ = watch(folder, sinks=[Table(table)], out=tmp_path / "out", move=False)
+    if at == "inspect":
+        watching.inspect = dies
+    elif at == "give":
+        give = watching.sinks[1].give
+        watching.sinks[1].give = lambda result: (give(result), dies())  # type: ignore[method-assign,func-returns-value]
+    elif at == "sort":
+        sort = watching._sort
+        watching._sort = lambda *given: (sort(*given), dies())  # type: ignore[method-assign,func-returns-value,assignment]
+    else:
+        note = watching.seen.note
+        watching.seen.note = lambda *given: (note(*given), dies() if given[1] == "found" else None)  # type: ignore[method-assign,func-returns-value]
+    with pytest.raises(Killed):
+        watching.run(once=True)
+    watching.close()
+    watching, _ = watch(folder, sinks=[Table(table)], out=tmp_path / "out", move=False)
+    assert watching.run(once=True) == 3
+    watching.close()
+    assert [row["file"] for row in rows(table)] == ["0.png", "1.png", "2.png"]
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 3
+
+
+def test_a_killed_watch_command_does_each_file_once_and_in_order(models: Path, tmp_path: Path) -> None:
+    folder, table = tmp_path / "in", tmp_path / "results.csv"
+    folder.mkdir()
+    total = 60
+    for number in range(total):
+        write(folder, f"{number:03d}.png", number, at=10**18 + number)
+    words = [sys.executable, "-m", "flawmap", "watch", str(folder), "--model", str(models / "part.bundle"), "--once"]
+    words += ["--csv", str(table), "--device", "cpu", "--move", "--out", str(tmp_path / "out"), "--doubt", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for kill_at in (10, 30):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment)
+        wait_until(lambda at=kill_at: table.exists() and len(rows(table)) >= at)  # type: ignore[misc]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(words, stdout=subprocess.DEVNULL, env=environment).returncode == 0
+    assert [row["file"] for row in rows(table)] == [f"{number:03d}.png" for number in range(total)]
+    assert len(list((tmp_path / "out").rglob("*.png"))) == total
+    assert list(folder.glob("*.png")) == []
+
+
+def test_a_line_that_a_loss_of_power_cut_is_written_again(tmp_path: Path) -> None:
+    table = Table(tmp_path / "results.csv")
+    result = {"file": "a, b.png", "key": "k1", "score": 0.1, "regions": [[1, 2, 3, 4]]}
+    table.give(result)
+    table.give(result)
+    table.give({"file": "c.png", "key": "k2"})
+    table.close()
+    text = (tmp_path / "results.csv").read_text()
+    (tmp_path / "results.csv").write_text(text[:-3])
+    table = Table(tmp_path / "results.csv")
+    for key in ("k1", "k2"):
+        table.give(result | {"key": key})
+    table.close()
+    assert [row["key"] for row in rows(tmp_path / "results.csv")] == ["k1", "k2"]
+    assert (rows(tmp_path / "results.csv")[0]["file"], rows(tmp_path / "results.csv")[0]["regions"]) == (
+        "a, b.png",
+        "1",
+    )
+
+
+def test_two_watches_do_not_share_a_state(tmp_path: Path) -> None:
+    first = Seen(tmp_path / "state.sqlite")
+    with pytest.raises(StationError, match="another watch"):
+        Seen(tmp_path / "state.sqlite")
+    first.close()
+    Seen(tmp_path / "state.sqlite").close()
+
+
+def test_mistakes_are_told_in_one_line(models: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from flawmap import cli
+
+    (tmp_path / "other.csv").write_text("a,b\n")
+    (tmp_path / "broken").write_bytes(b"no database, but long enough to be looked at" * 50)
+    bundle = ["--model", str(models / "part.bundle")]
+    for words in (
+        [str(tmp_path)],
+        [str(tmp_path / "none"), *bundle],
+        [str(tmp_path), *bundle, "--server", "http://127.0.0.1:1"],
+        [str(tmp_path), *bundle, "--move", "--copy"],
+        [str(tmp_path), *bundle, "--out", "x"],
+        [str(tmp_path), *bundle, "--csv", str(tmp_path / "other.csv")],
+        [str(tmp_path), *bundle, "--mqtt", "http://x"],
+        [str(tmp_path), *bundle, "--mqtt", "mqtt://127.0.0.1:1/x"],
+        [str(tmp_path), *bundle, "--mqtt", "mqtt://127.0.0.1/a/#"],
+        [str(tmp_path), *bundle, "--state", str(tmp_path / "broken")],
+        [str(tmp_path), "--model", str(tmp_path)],
+        [str(tmp_path), "--server", "nonsense"],
+    ):
+        result = CliRunner().invoke(cli.app, ["watch", *words, "--once"])
+        assert result.exit_code == 2, (words, result.output, result.exception)
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_the_service_records_each_file_once(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    server = Server(models, tmp_path / "data")
+    for number in range(5):
+        write(folder, f"part {number} ü.png", number, at=10**18 + number)
+    (folder / "large.bmp").write_bytes(b"BM" + b"x" * 100)
+    sender = Client(server.url)
+    watching, collect = watch(folder, by_server(sender, "lot 1"), damaged_s=0.1)
+    found = watching.seen.note
+    counted = 0
+
+    def dies_once(arrived: Arrived, state: str, result: Any = None) -> None:
+        nonlocal counted
+        counted += state == "found"
+        if counted == 3:
+            raise KeyboardInterrupt  # the service has recorded it, the watch does not know
+        found(arrived, state, result)
+
+    watching.seen.note = dies_once  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        watching.run(once=True)
+    watching.close()
+    watching, more = watch(folder, by_server(sender, "lot 1"), damaged_s=0.1)
+    watching.run(once=True)
+    watching.close()
+    sender.close()
+    with Client(server.url) as client:
+        parts = list(client.parts(lot="lot 1", order="oldest"))
+    assert [part["label"] for part in parts] == [f"part {number} ü.png" for number in range(5)]
+    told = [result for result in collect.results + more.results if result["id"]]
+    assert [result["id"] for result in told] == [part["id"] for part in parts]
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    """A real mosquitto on loopback."""
+    if MOSQUITTO is None:
+        pytest.skip("no mosquitto is installed (apt-get install mosquitto)")
+    pytest.importorskip("paho.mqtt")
+    port = free_port()
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n")
+    process = subprocess.Popen([MOSQUITTO, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        import socket
+
+        def answers() -> bool:
+            with socket.socket() as tried:
+                return tried.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(answers)
+        yield f"mqtt://127.0.0.1:{port}/line/3"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_results_reach_an_mqtt_broker(broker: str, tmp_path: Path) -> None:
+    from paho.mqtt import client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    from flawmap.station.mqtt import Broker
+
+    got: list[dict[str, Any]] = []
+    listening = threading.Event()
+    reader = paho.Client(CallbackAPIVersion.VERSION2)
+    reader.on_message = lambda client, data, message: got.append(json.loads(message.payload))
+    reader.on_subscribe = lambda *given: listening.set()
+    reader.connect("127.0.0.1", int(broker.split(":")[2].split("/")[0]))
+    reader.subscribe("line/3", 1)
+    reader.loop_start()
+    assert listening.wait(30)
+    for number in range(5):
+        write(tmp_path, f"{number}.png", number, at=10**18 + number)
+    sink = Broker(broker)
+    watching, collect = watch(tmp_path, sinks=[sink])
+    assert watching.run(once=True) == 5
+    wait_until(lambda: len(got) == 5)
+    assert got == collect.results
+    watching.close()
+    sink.close()
+    reader.disconnect()
+    reader.loop_stop()
