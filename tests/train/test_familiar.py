@@ -29,6 +29,11 @@ ALL = 'model.familiarity=["encoder", "local", "detection"]'
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def _few_painted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(familiar, "PAINTED", 24)
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parts") / "metal"
@@ -197,6 +202,7 @@ def test_the_map_that_is_shown_is_the_one_that_outlines_better(
 
     good = torch.cat([next(parts.pictures(index))[0] for parts, index in fit.places])
     good = torch.cat([good, *(next(good_parts(photos, fit.recipe).pictures(index))[0] for index in range(len(photos)))])
+    monkeypatch.setattr(familiar, "ADVANTAGE", 1.0)
     monkeypatch.setattr(DSR, "examine", examined)
     monkeypatch.setattr(familiar, "UNSTEADY", 100.0)
     monkeypatch.setattr(familiar, "with_defects", bright_square)
