@@ -115,7 +115,7 @@ const STRINGS = {
   overkillMeans: ["good parts that would be rejected, of {n}", "gute Teile, die abgewiesen würden, von {n}"],
   rejectShare: ["Rejected", "Abgewiesen"],
   rejectShareMeans: ["of all {n} recorded parts", "von allen {n} erfassten Teilen"],
-  heldOut: ["good, held out of training", "gut, vom Anlernen zurückgehalten"],
+  heldOut: ["good photos of the training", "gute Fotos des Anlernens"],
   decidedGood: ["decided good", "als gut entschieden"],
   decidedBad: ["decided defective", "als fehlerhaft entschieden"],
   allParts: ["all parts", "alle Teile"],
