@@ -2,14 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flawmap.errors import StationError
 from flawmap.station import access
-from flawmap.station.access import Access, Rate, Who, add_token, is_loopback, list_tokens, revoke_token
+from flawmap.station.access import LOCAL, Access, Rate, Who, add_token, is_loopback, list_tokens, revoke_token
 from flawmap.station.audit import audit
 from flawmap.station.record import Record
+from flawmap.station.web import identify
 
 
 @pytest.fixture
@@ -107,3 +109,15 @@ def test_a_rate_lets_a_burst_through_and_then_as_many_as_it_says() -> None:
 )  # fmt: skip
 def test_loopback_is_told_from_other_addresses(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_without_tokens_only_this_machine_is_let_in_even_after_the_last_was_revoked(record: Record) -> None:
+    token = add_token(record, "anna", "engineer")
+    station = SimpleNamespace(access=Access(record), failures=Rate(1.0, 5))
+    assert identify(station, token, "10.0.0.1").name == "anna"  # type: ignore[arg-type]
+    revoke_token(record, "anna")
+    station.access = Access(record)
+    assert identify(station, "", "127.0.0.1") == LOCAL  # type: ignore[arg-type]
+    for address in ("10.0.0.1", ""):
+        with pytest.raises(StationError, match="for this machine alone"):
+            identify(station, token, address)  # type: ignore[arg-type]

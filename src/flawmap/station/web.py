@@ -85,9 +85,14 @@ def token_of(request: Request) -> str:
 
 
 def identify(station: Station, token: str, address: str) -> Who:
-    """Whose token it is. Raises StationError: 401, or 429 after many wrong ones from an address."""
+    """Whose token it is. Raises StationError: 401, or 429 after many wrong ones from an address.
+
+    Without any token it is this machine's user, and nobody from elsewhere: the last one may have been revoked.
+    """
     if not station.access.needed:
-        return LOCAL
+        if address and is_loopback(address):
+            return LOCAL
+        raise StationError("without tokens the station is for this machine alone; use http://127.0.0.1", 401)
     who = station.access.who(token) if token else None
     if who is not None:
         return who
