@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from flawmap.config import DetectSettings
-from flawmap.train.detect import rate_at, turned
+from flawmap.bundle import build
+from flawmap.config import DetectSettings, load_recipe
+from flawmap.train.detect import rate_at, replay_for, turned
 from flawmap.train.replay import Replay
 
 
@@ -64,3 +67,11 @@ def test_the_drawings_rate_ends_where_they_settle() -> None:
     assert rate_at(55, settings, 100) == pytest.approx(5e-4)
     paper = DetectSettings(steps=100)
     assert rate_at(79, paper, 100) == 2e-4 and rate_at(80, paper, 100) == pytest.approx(2e-5)
+
+
+def test_a_crop_larger_than_the_image_keeps_batches_of_the_whole_image() -> None:
+    tiny = Path(__file__).parents[1] / "tiny.toml"
+    recipe = load_recipe(tiny, ["detect.crop=256", "detect.replay=2", "detect.views=2", "refine.steps=0"])
+    replay = replay_for(build(recipe.model, with_refinement=False), recipe, torch.device("cpu"))
+    assert replay is not None
+    assert replay.masks.shape[1:] == (recipe.image.height, recipe.image.width)

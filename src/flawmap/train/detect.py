@@ -203,7 +203,7 @@ def replay_for(model: DSR, recipe: Recipe, device: torch.device) -> Replay | Non
     settings = recipe.detect
     if not settings.replay or settings.views == 1:
         return None
-    height, width = (settings.crop or side for side in (recipe.image.height, recipe.image.width))
+    height, width = (min(settings.crop or side, side) for side in (recipe.image.height, recipe.image.width))
     scale = model.detection_scale
     channels = detection_channels(model.sees_image, scale, model.fold)
     pictures = settings.batch, channels, height // scale, width // scale
