@@ -388,9 +388,10 @@ def suspects_command(
         from flawmap.deploy.inspector import Inspector
 
         photos = find_photos(chosen, data)
-        for result in inspect_to_folder(Inspector(opened, device), photos, out, 0, overwrite):
-            if result.error:
-                _say(f"failed  {result.error}")
+        found = list(inspect_to_folder(Inspector(opened, device), photos, out, 0, overwrite))
+        failed = [result.error for result in found if result.error]
+        if failed:
+            _fail(f"{len(failed)} of {len(found)} photos could not be inspected: {failed[0]}")
         _say(f"wrote {out / 'report.html'}: scored with all photos known, so somewhat lower than here")
 
 

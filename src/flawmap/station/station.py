@@ -288,7 +288,7 @@ class Station:
         except FlawmapError as problem:
             self.why = str(problem)
             log.error("no model: %s", problem)
-        except Exception:
+        except Exception:  # the station serves its record and page without a model, and says why it is not ready
             self.why = "the model could not be loaded; the log says more"
             log.exception("no model")
 
@@ -303,7 +303,7 @@ class Station:
                 if time.monotonic() - thinned > self.settings.keep.every_s:
                     thinned = time.monotonic()
                     self.thin()
-            except Exception:
+            except Exception:  # a full disk, say, must not end this thread: it is tried again, and the log has it all
                 log.exception("looking after the station")
 
     def thin(self) -> int:
