@@ -15,7 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,35 +55,38 @@ def write_split(file: Path, samples: Sequence[Sample], split: str) -> None:
             writer.writerow([sample.image.resolve(), split, label, mask])
 
 
-def run(chosen: argparse.Namespace, name: str, count: int, seed: int) -> dict[str, Any]:
-    """Train with `count` real defects, evaluate, and collect what a result file holds."""
+def trained_and_tested(
+    chosen: argparse.Namespace,
+    name: str,
+    train: Sequence[Sample],
+    rest: Sequence[Sample],
+    seed: int,
+    defects: Sequence[Sample] = (),
+) -> tuple[Path, dict[str, Any]]:
+    """Train on `train`, and on real `defects` if any, evaluate on `rest`: the bundle, and what every result holds."""
     work = chosen.work / name
     work.mkdir(parents=True, exist_ok=True)
-    listing = read_layout(chosen.data)
-    bad = [sample for sample in listing.test if sample.defective]
-    taken = pool(bad, max(chosen.counts), seed)
-    rest = [sample for sample in listing.test if sample not in taken and sample.defective is not None]
-    write_split(work / "train.csv", listing.train_good, "train")
+    write_split(work / "train.csv", train, "train")
     write_split(work / "test.csv", rest, "test")
     bundle, report, spent = work / "part.bundle", work / "evaluation", work / "seconds"
     flawmap = [sys.executable, "-m", "flawmap"]
     how = ["--config", chosen.recipe, "--set", f"run.seed={seed}"]
     how += ["--set", f"detect.steps={chosen.steps}"] if chosen.steps else []
-    if count:
-        write_split(work / "defects.csv", taken[:count], "train")
-        how += ["--defects", str(work / "defects.csv")]
+    learnt = []
+    if defects:
+        write_split(work / "defects.csv", defects, "train")
+        learnt = ["--defects", str(work / "defects.csv")]
     if not bundle.exists():
-        timed([*flawmap, "train", str(work / "train.csv"), "--out", str(bundle), *how, "--resume"], spent)
+        out = ["--out", str(bundle), "--resume"]
+        timed([*flawmap, "train", str(work / "train.csv"), *how, *learnt, *out], spent)
     evaluate = [*flawmap, "evaluate", str(bundle), str(work / "test.csv"), "--out", str(report), "--overwrite"]
     subprocess.run(evaluate, check=True)
     metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
     provenance = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["provenance"]
-    result = {
+    return bundle, {
         "name": chosen.name,
         "recipe": chosen.recipe,
         "seed": seed,
-        "real_defects": count,
-        "pool": max(chosen.counts),
         "minutes": round(clock(spent) / 60, 2),
         "trained_on": provenance["trained_on"],
         "good": metrics["good"],
@@ -91,36 +94,61 @@ def run(chosen: argparse.Namespace, name: str, count: int, seed: int) -> dict[st
         "evidence": provenance["evidence"],
         "metrics": {part: metrics[part] for part in METRICS},
         "kinds": metrics["kinds"],
-        "command": " ".join(["flawmap train", chosen.name, *how[: 4 + 2 * bool(chosen.steps)]]),
+        "command": " ".join(["flawmap train", chosen.name, *how]),
     }
-    shutil.rmtree(work)
-    return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(chosen: argparse.Namespace, name: str, count: int, seed: int) -> dict[str, Any]:
+    """Train with `count` real defects, evaluate, and collect what a result file holds."""
+    listing = read_layout(chosen.data)
+    bad = [sample for sample in listing.test if sample.defective]
+    taken = pool(bad, max(chosen.counts), seed)
+    rest = [sample for sample in listing.test if sample not in taken and sample.defective is not None]
+    _, result = trained_and_tested(chosen, name, listing.train_good, rest, seed, taken[:count])
+    return {**result, "real_defects": count, "pool": max(chosen.counts)}
+
+
+def arguments(document: str | None, option: str, kind: type, values: Sequence[float]) -> argparse.Namespace:
+    """What the command line says; `option` names the values to run through."""
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--name", required=True, help="what the data set is called in the results")
     parser.add_argument("--recipe", default="fast")
-    counts = {"type": lambda text: [int(part) for part in text.split(",")], "default": [0, 1, 5, 10, 20]}
-    parser.add_argument("--counts", **counts)
-    parser.add_argument("--only", help="those of the counts to run now", **(counts | {"default": None}))
+    several: Any = {"type": lambda text: [kind(part) for part in text.split(",")]}
+    parser.add_argument(option, default=list(values), **several)
+    parser.add_argument("--only", help="those of them to run now", **several)
     parser.add_argument("--steps", type=int, default=0, help="instead of the recipe's")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "bench")
-    chosen = parser.parse_args()
+    return parser.parse_args()
+
+
+def run_all(
+    chosen: argparse.Namespace,
+    what: str,
+    values: Sequence[float],
+    label: Callable[[float], str],
+    one: Callable[..., Any],
+) -> None:
+    """Run `one` for each seed and value that has no result file yet, and write it."""
     for seed in (int(part) for part in chosen.seeds.split(",")):
-        for count in chosen.only or chosen.counts:
-            name = f"defects-{chosen.name}-{chosen.recipe}-{count}of{max(chosen.counts)}-seed{seed}"
+        for value in values:
+            name = f"{what}-{chosen.name}-{chosen.recipe}-{label(value)}-seed{seed}"
             if (chosen.out / f"{name}.json").exists():
                 print(f"{name} is done")
                 continue
             print(name, flush=True)
-            result = run(chosen, name, count, seed)
-            write_result(name, "defects", result, "cuda" if torch.cuda.is_available() else "cpu", chosen.out)
-            found = ", ".join(f"{part} {value['value']:.3f}" for part, value in result["metrics"].items())
+            result = one(chosen, name, value, seed)
+            write_result(name, what, result, "cuda" if torch.cuda.is_available() else "cpu", chosen.out)
+            shutil.rmtree(chosen.work / name)
+            found = ", ".join(f"{part} {figure['value']:.3f}" for part, figure in result["metrics"].items())
             print(f"{name}: {result['minutes']} min, {found}", flush=True)
+
+
+def main() -> None:
+    chosen = arguments(__doc__, "--counts", int, [0, 1, 5, 10, 20])
+    run_all(chosen, "defects", chosen.only or chosen.counts, lambda count: f"{count}of{max(chosen.counts)}", run)
 
 
 if __name__ == "__main__":

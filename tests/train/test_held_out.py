@@ -116,6 +116,12 @@ def test_photos_of_a_folder_are_left_out_together() -> None:
     assert np.array_equal(model.seen[0], model.seen[1]) and not np.array_equal(model.seen[0], model.seen[2])
 
 
+def test_photos_of_a_single_folder_are_left_out_one_by_one() -> None:
+    evidence = np.random.default_rng(0).normal(size=(9, 4))
+    fit = fitted(Evidence(), Parts(evidence[:3], list("aab")), Parts(evidence[3:], list("cccccc")), "held-out")
+    assert fit.folders == 1 and len(set(fit.told.groups.tolist())) == 6
+
+
 def test_groups_are_of_about_as_many_photos_and_the_same_again() -> None:
     units = [str(number // 3) for number in range(60)]
     groups = grouped(units, 8, 5)

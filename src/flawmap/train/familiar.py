@@ -70,8 +70,8 @@ class CrossFit:
         self.places = [*learnt, *told] if cross else told
         paths = [parts.paths[index] for parts, index in self.places]
         whole = in_whole_folders(trained.paths, held_out.paths)
-        units = [str(path.parent if whole else path) for path in paths]
-        self.folders = len(set(units)) if whole else 0
+        self.folders = len({path.parent for path in paths}) if whole else 0
+        units = [str(path.parent if self.folders > 1 else path) for path in paths]
         groups = grouped(units, FOLDS if cross else len(units), recipe.run.seed)
         self._fitted = [*zip(self.places, groups.tolist(), strict=True)] if cross else [(place, -1) for place in learnt]
         size = len(self.places), len(self.kinds)
