@@ -10,17 +10,20 @@ import json
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flawmap.errors import ConfigError
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Settings that belong together: none may be changed later, and unknown ones are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Settings = TypeVar("Settings", bound=BaseModel)
 Side = Annotated[int, Field(ge=32, le=4096, multiple_of=16)]
 
 
@@ -28,7 +31,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Polygon = tuple[tuple[Share, Share], ...]
 
 
-class ImageSettings(_Section):
+class ImageSettings(Section):
     """How an image file becomes the network's input, and which part of it counts."""
 
     policy: Literal["resize", "tile"] = Field(
@@ -83,7 +86,7 @@ class ImageSettings(_Section):
         return self
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """Sizes of the networks. The defaults are the paper's."""
 
     prior: str = Field(
@@ -187,7 +190,7 @@ class ModelSettings(_Section):
         return self
 
 
-class AnomalySettings(_Section):
+class AnomalySettings(Section):
     """Training defects: Perlin masks, and codes replaced under them (DSR §3.3)."""
 
     strength_min: float = Field(
@@ -304,7 +307,7 @@ class AnomalySettings(_Section):
         return self
 
 
-class FewSettings(_Section):
+class FewSettings(Section):
     """What differs in stage 2 where there are few good photos: more is kept of the prior, and photos are varied (beyond
     the paper)."""
 
@@ -331,7 +334,7 @@ class FewSettings(_Section):
     brightness: float = Field(0.2, ge=0, le=2, description="Times e^U(-this, this): darker or brighter.")
 
 
-class RealSettings(_Section):
+class RealSettings(Section):
     """Real defective photos, where some are given to learn from too (`flawmap train --defects`; beyond the paper).
     Detection alone learns from them, in place of one of its `views`."""
 
@@ -352,7 +355,7 @@ class RealSettings(_Section):
     )
 
 
-class DetectSettings(_Section):
+class DetectSettings(Section):
     """Anomaly detection training (stage 2)."""
 
     steps: int = Field(100_000, ge=1, description="Optimizer steps. Paper: 100 000.")
@@ -414,7 +417,7 @@ class DetectSettings(_Section):
     )
 
 
-class RefineSettings(_Section):
+class RefineSettings(Section):
     """Upsampling module training (stage 3)."""
 
     steps: int = Field(
@@ -432,7 +435,7 @@ class RefineSettings(_Section):
     )
 
 
-class PretrainSettings(_Section):
+class PretrainSettings(Section):
     """Training of the general discrete model (stage 1)."""
 
     steps: int = Field(100_000, ge=1, description="Optimizer steps.")
@@ -469,7 +472,7 @@ class PretrainSettings(_Section):
     check_every: int = Field(500, ge=1, description="Steps between two measurements on the held-out images.")
 
 
-class ThresholdSettings(_Section):
+class ThresholdSettings(Section):
     """Where good ends and defective begins."""
 
     held_out: float = Field(
@@ -497,7 +500,7 @@ class ThresholdSettings(_Section):
     overkill: float = Field(0.01, gt=0, lt=1, description="Share of good parts one accepts to reject.")
 
 
-class RunSettings(_Section):
+class RunSettings(Section):
     """The machine's side of a run; the learned weights depend on it only through rounding."""
 
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
@@ -515,7 +518,7 @@ class RunSettings(_Section):
     checkpoint_seconds: float = Field(120.0, ge=0, description="Seconds between two checkpoints of a training.")
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """All settings of a run."""
 
     image: ImageSettings = ImageSettings()
@@ -554,13 +557,13 @@ def load_recipe(source: str | Path | None = None, overrides: list[str] | None = 
         raise ConfigError(f"{source} is not valid TOML: {problem}") from problem
     for override in overrides or []:
         apply_override(values, override)
-    return _checked(values, str(source or "settings"))
+    return checked(Recipe, values, str(source or "settings"))
 
 
 def recipe_from_text(text: str, name: str = "recipe") -> Recipe:
     """Check a recipe given as TOML text. Raises ConfigError."""
     try:
-        return _checked(tomllib.loads(text), name)
+        return checked(Recipe, tomllib.loads(text), name)
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"{name} is not valid TOML: {problem}") from problem
 
@@ -605,11 +608,13 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     section[keys[1]] = value
 
 
-def _checked(values: dict[str, Any], name: str) -> Recipe:
+def checked(kind: type[Settings], values: dict[str, Any], name: str, page: str = "docs/settings.md") -> Settings:
+    """`values`, which came from `name`, as settings of a kind that `page` lists. Raises ConfigError."""
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        hint = f"there is no setting {where}" if first["type"] == "extra_forbidden" else f"{where}: {first['msg']}"
-        raise ConfigError(f"{name}: {hint}; see docs/settings.md") from problem
+        message = first["msg"].removeprefix("Value error, ")
+        hint = f"there is no setting {where}" if first["type"] == "extra_forbidden" else f"{where}: {message}"
+        raise ConfigError(f"{name}: {hint.removeprefix(': ')}; see {page}") from problem

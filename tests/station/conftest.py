@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from station_helpers import free_port, picture, wait_until
+from station_helpers import Server, free_port, picture, wait_until
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
@@ -103,3 +104,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save_bundle(bundle, folder / "part.bundle")
     return folder
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    """Asks the module's own server."""
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+        yield client

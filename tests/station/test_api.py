@@ -36,12 +36,6 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 @pytest.fixture
-def http(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
-        yield client
-
-
-@pytest.fixture
 def client(server: Server) -> Iterator[Client]:
     with Client(server.url) as opened:
         yield opened

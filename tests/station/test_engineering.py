@@ -34,12 +34,6 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     assert "Traceback" not in started.log.read_text()
 
 
-@pytest.fixture
-def http(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def parts(server: Server) -> list[dict[str, Any]]:
     """Twelve recorded parts, the first six decided as they are, of one lot."""

@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from flawmap.config import apply_override
+from flawmap.config import Section, apply_override, checked
 from flawmap.errors import ConfigError
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class VerdictSettings(_Section):
+class VerdictSettings(Section):
     """How a score becomes a verdict."""
 
     doubt: float = Field(
@@ -25,7 +21,7 @@ class VerdictSettings(_Section):
     )
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """What a request may ask for."""
 
     bytes: int = Field(32 << 20, ge=1024, description="Of one image file.")
@@ -36,7 +32,7 @@ class LimitSettings(_Section):
     failures: int = Field(20, ge=1, description="Wrong tokens a minute from one address before it has to wait.")
 
 
-class QueueSettings(_Section):
+class QueueSettings(Section):
     """How long work may wait."""
 
     size: int = Field(64, ge=1, le=100_000, description="Images that wait; one more is answered 429.")
@@ -46,7 +42,7 @@ class QueueSettings(_Section):
     drain_s: float = Field(30.0, ge=0, description="After SIGTERM, seconds in which accepted work is finished.")
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """The processes that inspect."""
 
     count: int = Field(1, ge=1, le=64, description="Processes; each holds the loaded models.")
@@ -56,7 +52,7 @@ class WorkerSettings(_Section):
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, ….")
 
 
-class KeepSettings(_Section):
+class KeepSettings(Section):
     """How long pictures are kept. Records are kept for ever."""
 
     good_days: float = Field(30.0, ge=0, description="Pictures of parts that passed.")
@@ -65,7 +61,7 @@ class KeepSettings(_Section):
     every_s: float = Field(300.0, gt=0, description="Seconds between two looks at it.")
 
 
-class ShiftSettings(_Section):
+class ShiftSettings(Section):
     """When counters start anew."""
 
     starts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
@@ -95,14 +91,14 @@ class ShiftSettings(_Section):
         return zone
 
 
-class DriftSettings(_Section):
+class DriftSettings(Section):
     """Whether parts look unlike those trained on."""
 
     parts: int = Field(50, ge=5, le=1000, description="The last so many measured parts are compared.")
     every: int = Field(10, ge=1, description="Of so many parts one is measured; it takes a moment of a worker's time.")
 
 
-class StationSettings(_Section):
+class StationSettings(Section):
     """All settings of a station."""
 
     name: str = Field("station", max_length=100, description="Shown on the page and in reports.")
@@ -136,11 +132,4 @@ def load_settings(file: Path | None = None, overrides: list[str] | None = None) 
             values["name"] = override.partition("=")[2].strip().strip('"')
         else:
             apply_override(values, override)
-    try:
-        return StationSettings.model_validate(values)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        hint = f"there is no setting {where}" if first["type"] == "extra_forbidden" else f"{where}: {message}"
-        raise ConfigError(f"{file or 'settings'}: {hint.removeprefix(': ')}; see docs/station.md") from problem
+    return checked(StationSettings, values, str(file or "settings"), "docs/station.md")
