@@ -53,7 +53,7 @@ class Server:
 
     def __init__(self, models: Path, data: Path, *options: str, host: str = "127.0.0.1", wait: bool = True) -> None:
         self.models, self.data, self.log = models, data, data.with_name(data.name + ".log")
-        usual = ["--set", "workers.threads=1", "--set", "verdict.doubt=0.0"]
+        usual = ["--set", "workers.count=1", "--set", "workers.threads=1", "--set", "verdict.doubt=0.0"]
         words = ["serve", "--models", str(models), "--data", str(data), "--host", host, "--port", "0", *usual, *options]
         with self.log.open("ab") as log:
             start = log.tell()

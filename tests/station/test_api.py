@@ -204,7 +204,10 @@ def test_a_full_queue_is_told_at_once_and_a_passed_deadline_too(http: httpx.Clie
     answers: list[httpx.Response] = []
     threads = [threading.Thread(target=lambda: answers.append(post(http, png(5), deadline=20))) for _ in range(8 + 2)]
     try:
-        for thread in threads:
+        for thread in threads[:2]:
+            thread.start()
+        wait_until(lambda: http.get("/api/station").json()["queue"]["running"] == 2)  # the worker holds them
+        for thread in threads[2:]:
             thread.start()
         wait_until(lambda: http.get("/api/station").json()["queue"]["waiting"] == 8)
         full = post(http, png(6))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from station_helpers import picture, png, wait_until
 
 import flawmap
@@ -160,3 +161,14 @@ def test_closing_finishes_what_was_taken_and_takes_no_more(models: Path) -> None
     with pytest.raises(StationError) as raised:
         opened.submit("part@1", png(1), 60)
     assert raised.value.status == 503
+
+
+def test_unasked_a_worker_is_started_for_each_core_but_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, count, threads in ((1, 1, 1), (2, 2, 1), (8, 4, 2), (64, 4, 16)):
+        monkeypatch.setattr("flawmap.station.workers._cores", lambda cores=cores: cores)
+        opened = Pool(WorkerSettings(device="cpu"), QueueSettings())
+        assert (opened.count, opened.orders.threads) == (count, threads)
+    monkeypatch.setattr("flawmap.devices.pick_device", lambda name: torch.device("cuda"))
+    assert Pool(WorkerSettings(), QueueSettings()).count == 1
+    assert Pool(WorkerSettings(runtime="onnx"), QueueSettings()).count == 4  # which computes on the CPU
+    assert Pool(WorkerSettings(count=3), QueueSettings()).count == 3

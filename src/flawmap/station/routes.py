@@ -171,7 +171,7 @@ async def inspect_batch(
         if not 0 < len(files) <= most:
             raise StationError(f"a batch has 1 to {most} files in the field image; this one has {len(files)}", 400)
         _within_rate(station, who, request, len(files))
-        room = asyncio.Semaphore(AT_ONCE * station.settings.workers.count)
+        room = asyncio.Semaphore(AT_ONCE * station.pool.count)
 
         async def one(file: UploadFile) -> dict[str, Any]:
             async with room:

@@ -45,7 +45,9 @@ class QueueSettings(Section):
 class WorkerSettings(Section):
     """The processes that inspect."""
 
-    count: int = Field(1, ge=1, le=64, description="Processes; each holds the loaded models.")
+    count: int = Field(
+        0, ge=0, le=64, description="Processes; each holds the loaded models. 0: one a core up to 4, one on a GPU."
+    )
     threads: int = Field(0, ge=0, description="CPU threads of each; 0 shares the cores among them.")
     batch: int = Field(0, ge=0, le=256, description="Waiting images inspected at once; 0: 1 on a CPU, 8 on a GPU.")
     runtime: Literal["torch", "onnx", "openvino", "auto"] = Field("torch", description="As of `flawmap inspect`.")

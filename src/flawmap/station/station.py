@@ -283,6 +283,7 @@ class Station:
 
     def _open_model(self) -> None:
         try:
+            self.drift.prepare()
             self.models.start()
             self.why = "there is no model in use; train one, or copy a bundle to the models folder"
         except FlawmapError as problem:
@@ -299,6 +300,7 @@ class Station:
             try:
                 if (current := self.models.current) is not None:
                     self.drift.watch(current.ref, current.path)
+                    self.drift.look()
                 self.hub.publish("station", self.state())
                 if time.monotonic() - thinned > self.settings.keep.every_s:
                     thinned = time.monotonic()
