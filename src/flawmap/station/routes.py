@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Body, Header, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import UploadFile
 
 from flawmap.errors import FlawmapError, StationError
@@ -24,7 +25,7 @@ from flawmap.station.results import VERDICTS, decision_of, recorded_time
 from flawmap.station.schemas import DecisionAsked, Models, Note, Part, Parts, Problem, Session, StationState
 from flawmap.station.station import Request as Asked
 from flawmap.station.station import Station
-from flawmap.station.web import COOKIE, Camera, Engineer, Operator, TheStation, identify, json, token_of
+from flawmap.station.web import COOKIE, Camera, Engineer, Operator, TheStation, identify, json, token_of, told
 
 MISSED = 500  # events that a reader gets who comes back
 SESSION_S = 30 * 24 * 60 * 60  # a cookie's life; the token in it can be revoked at any time
@@ -178,9 +179,9 @@ async def inspect_batch(
                 try:
                     asked = Asked(model=model, lot=lot, camera=camera, deadline_s=deadline)
                     return await station.inspect(await file.read(), asked, who, patient=True)
-                except FlawmapError as problem:
-                    status = problem.status if isinstance(problem, StationError) else 422
-                    return {"error": str(problem), "status": status, "name": file.filename or ""}
+                except (FlawmapError, SQLAlchemyError) as problem:  # the others are recorded all the same
+                    status, text = told(problem)
+                    return {"error": text, "status": status, "name": file.filename or ""}
 
         return json({"parts": await asyncio.gather(*(one(file) for file in files))})
 
@@ -302,16 +303,16 @@ def _missed(station: Station, seq: int) -> list[str]:
     with station.record.reading() as connection:
         found = connection.execute(chosen.order_by(records.c.seq.desc()).limit(MISSED + 1)).mappings()
         rows = [dict(row) for row in found][::-1]
-    told = [event("lag", {})] if len(rows) > MISSED else []
+    happened = [event("lag", {})] if len(rows) > MISSED else []
     for row in rows[-MISSED:]:
         if row["kind"] == "verdict":
-            told.append(event("verdict", station.results.parts([row])[0], row["seq"]))
+            happened.append(event("verdict", station.results.parts([row])[0], row["seq"]))
         elif row["kind"] == "decision":
             data = {"part": station.results.part(row["part"]), "decision": decision_of(row)}
-            told.append(event("decision", data, row["seq"]))
+            happened.append(event("decision", data, row["seq"]))
         else:
-            told.append(event("model", change_of(row), row["seq"]))
-    return told
+            happened.append(event("model", change_of(row), row["seq"]))
+    return happened
 
 
 @router.get("/api/models", response_model=Models)
