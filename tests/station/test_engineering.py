@@ -12,16 +12,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from station_helpers import Server, picture, png, wait_until
+from station_helpers import TINY, Server, dataset, picture, png, wait_until
 
 from flawmap.bundle import load_bundle
 from flawmap.data.images import decode_image, encode_png
 from flawmap.station.client import Client
-
-TINY = [
-    "image.height=64", "image.width=64", "detect.steps=3", "detect.batch=2", "refine.steps=0", "few.steps=3",
-    "detect.crop=64", "run.threads=1", "threshold.held_out_min=2",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -130,15 +125,6 @@ def test_records_come_as_csv_that_a_spreadsheet_does_not_run(http: httpx.Client,
     assert [row["id"] for row in rows] == [part["id"] for part in parts]
     assert [float(row["score"]) for row in rows] == [part["score"] for part in parts]
     assert rows[0]["label"] == "'=part 0" and rows[0]["decided_by"] == "local"
-
-
-def dataset(http: httpx.Client, numbers: range, name: str = "part") -> str:
-    ident = http.post("/api/datasets", json={"name": name}).json()["id"]
-    files = [("image", (f"{number}.png", png(number), "image/png")) for number in numbers]
-    for start in range(0, len(files), 32):
-        answer = http.post(f"/api/datasets/{ident}/photos", files=files[start : start + 32])
-        assert answer.status_code == 200, answer.text
-    return str(ident)
 
 
 def test_what_is_wrong_with_photos_is_found(http: httpx.Client) -> None:

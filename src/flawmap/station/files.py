@@ -84,10 +84,11 @@ class Pictures:
                 f"cannot keep pictures in {self.folder}: {problem.strerror}; make room or change its permissions", 503
             ) from problem
 
-    def original(self, ident: str) -> Path | None:
-        """The file of an original, None when it is not kept."""
+    def original(self, ident: str, kind: str | None = None) -> Path | None:
+        """The file of an original, None when it is not kept. `kind`: of the image, in SUFFIXES, if it is known."""
         place = self._place(ident)
-        return next((file for suffix in MEDIA if (file := place / f"{ident}{suffix}").is_file()), None)
+        suffixes = MEDIA if kind is None else (SUFFIXES[kind.upper()],)
+        return next((file for suffix in suffixes if (file := place / f"{ident}{suffix}").is_file()), None)
 
     def map(self, ident: str) -> Path | None:
         """The file of a map at the network's size, None when it is not kept."""
@@ -179,6 +180,14 @@ def write_whole(file: Path, data: bytes, sync: bool = True) -> None:
         raise
 
 
+def link(file: Path, place: Path) -> None:
+    """The same file under another name, or a copy where the disk will not; for files that are never written to again"""
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until what is in a folder, by name, is so on the disk too."""
     opened = os.open(folder, os.O_RDONLY)
@@ -186,8 +195,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes free where the folder is."""
-    return shutil.disk_usage(folder).free

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import threading
@@ -22,6 +21,7 @@ import sqlalchemy as sa
 
 from flawmap.errors import BundleError, StationError
 from flawmap.measure.threshold import Threshold, choose_threshold
+from flawmap.station.files import link
 from flawmap.station.record import Entry, Record, Row, now, records
 from flawmap.station.workers import Pool
 
@@ -204,7 +204,7 @@ class Models:
             saving.mkdir()
             for file in bundle.iterdir():
                 if file.is_file() and file.name not in (NOTE, ABOUT):
-                    _link(file, saving / file.name)
+                    link(file, saving / file.name)
             shutil.copyfile(bundle / NOTE, saving / NOTE)
             if threshold is not None:
                 from flawmap.bundle import update_threshold
@@ -299,11 +299,3 @@ def _read(path: Path) -> Version | None:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-
-
-def _link(file: Path, place: Path) -> None:
-    """The same file under another name, or a copy where the disk will not; weights are never written to again."""
-    try:
-        os.link(file, place)
-    except OSError:
-        shutil.copyfile(file, place)

@@ -58,7 +58,7 @@ class Station:
     """Everything a station is, but its web side. `start` before use, `close` after it."""
 
     def __init__(self, models: Path, data: Path, database: str | None, settings: StationSettings) -> None:
-        self.settings = settings
+        self.settings, data = settings, data.absolute()  # a training has a working folder of its own
         self._lock = _locked(data)
         try:
             self.record = Record(url_of(data, database))
@@ -83,7 +83,7 @@ class Station:
         self.datasets = DataSets(data / "datasets", limits)
         self.datasets.suspect = self._suspect
         self.trainings = Trainings(data / "trainings", self.datasets, self.models, self.results)
-        self.trainings.doubt = settings.verdict.doubt
+        self.trainings.verdict = lambda score, limit: verdict_of(score, limit, settings.verdict.doubt)
         self.trainings.told = lambda training: self.hub.publish("training", training)
         self._count = 0
         self._stopping = threading.Event()
@@ -92,6 +92,7 @@ class Station:
         """Start the workers and what goes on by itself; the model is loaded meanwhile."""
         self.hub.attach(asyncio.get_running_loop())
         self.pool.start()
+        self.trainings.go_on()
         for part in (self._open_model, self._look_after):
             threading.Thread(target=part, name=part.__name__, daemon=True).start()
 
