@@ -77,18 +77,21 @@ class Pictures:
             if not place.is_dir():
                 place.mkdir(exist_ok=True)
                 if self.sync:
-                    sync_folder(self.folder)
+                    to_disk(self.folder)
             write_whole(place / f"{ident}{ending}", data, self.sync)
         except OSError as problem:
             raise StationError(
                 f"cannot keep pictures in {self.folder}: {problem.strerror}; make room or change its permissions", 503
             ) from problem
 
-    def original(self, ident: str, kind: str | None = None) -> Path | None:
-        """The file of an original, None when it is not kept. `kind`: of the image, in SUFFIXES, if it is known."""
+    def original(self, ident: str) -> Path | None:
+        """The file of an original, None when it is not kept."""
         place = self._place(ident)
-        suffixes = MEDIA if kind is None else (SUFFIXES[kind.upper()],)
-        return next((file for suffix in suffixes if (file := place / f"{ident}{suffix}").is_file()), None)
+        return next((file for suffix in MEDIA if (file := place / f"{ident}{suffix}").is_file()), None)
+
+    def keeps(self, ident: str, kind: str) -> bool:
+        """Whether an original of a kind in SUFFIXES is kept; asked for every part of a report, and so quick."""
+        return os.path.isfile(f"{self.folder}/{ident[:2]}/{ident}{SUFFIXES[kind]}")
 
     def map(self, ident: str) -> Path | None:
         """The file of a map at the network's size, None when it is not kept."""
@@ -173,7 +176,7 @@ def write_whole(file: Path, data: bytes, sync: bool = True) -> None:
                 os.fsync(stream.fileno())
         saving.replace(file)
         if sync:
-            sync_folder(file.parent)
+            to_disk(file.parent)
     except OSError:
         with contextlib.suppress(OSError):
             saving.unlink()
@@ -188,9 +191,9 @@ def link(file: Path, place: Path) -> None:
         shutil.copyfile(file, place)
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until what is in a folder, by name, is so on the disk too."""
-    opened = os.open(folder, os.O_RDONLY)
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk as they are here."""
+    opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:
