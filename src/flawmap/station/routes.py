@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Body, Header, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import UploadFile
 
-from flawmap.errors import FlawmapError, StationError
+from flawmap.errors import FlawmapError, ImageError, StationError
 from flawmap.station import drawing, results
 from flawmap.station.access import Who
 from flawmap.station.audit import audit
@@ -29,6 +29,7 @@ from flawmap.station.web import COOKIE, Camera, Engineer, Operator, TheStation, 
 
 MISSED = 500  # events that a reader gets who comes back
 SESSION_S = 30 * 24 * 60 * 60  # a cookie's life; the token in it can be revoked at any time
+LAST = (1 << 63) - 1  # seq there can be: a database's integers end there
 AT_ONCE = 8  # images of a batch that wait in the queue at a time, for each worker
 
 router = APIRouter(responses={400: {"model": Problem}, 401: {"model": Problem}, 403: {"model": Problem}})
@@ -208,7 +209,7 @@ def parts(
     max_score: float | None = None,
     order: Literal["newest", "oldest"] = "newest",
     limit: Annotated[int, Query(ge=1, le=results.MOST)] = 50,
-    after: Annotated[int | None, Query(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, le=LAST)] = None,
 ) -> JSONResponse:
     """Parts by verdict, time, model, lot, …, a page at a time."""
     verdicts = tuple(word for word in (verdict or "").split(",") if word)
@@ -248,20 +249,30 @@ def picture(
     found = own_part(station, who, ident)
     original, map_file = station.pictures.original(ident), station.pictures.map(ident)
     if original is None or map_file is None:
-        raise StationError("the pictures of this part were removed to make room; its record is kept", 410)
+        raise gone()
     headers = {"Cache-Control": "private, max-age=86400, immutable"}
-    if picture == "original":
-        return FileResponse(original, media_type=MEDIA[original.suffix], headers=headers)
     height, width = found["image"]["height"], found["image"]["width"]
-    if picture == "map":
-        return Response(drawing.map_png(map_file, height, width), media_type="image/png", headers=headers)
-    if picture == "heat":
-        return Response(drawing.heat_png(map_file, height, width), media_type="image/png", headers=headers)
-    if picture == "overlay":
-        data = drawing.overlay_jpeg(original, map_file, found["regions"], outlines)
-    else:
-        data = drawing.thumbnail_jpeg(original.read_bytes())
-    return Response(data, media_type="image/jpeg", headers=headers)
+    try:
+        if picture == "original":
+            data, kind = original.read_bytes(), MEDIA[original.suffix]
+        elif picture == "map":
+            data, kind = drawing.map_png(map_file, height, width), "image/png"
+        elif picture == "heat":
+            data, kind = drawing.heat_png(map_file, height, width), "image/png"
+        elif picture == "overlay":
+            data, kind = drawing.overlay_jpeg(original, map_file, found["regions"], outlines), "image/jpeg"
+        else:
+            data, kind = drawing.thumbnail_jpeg(original.read_bytes()), "image/jpeg"
+    except (ImageError, OSError):
+        if original.is_file() and map_file.is_file():
+            raise
+        raise gone() from None  # in this very moment
+    return Response(data, media_type=kind, headers=headers)
+
+
+def gone() -> StationError:
+    """What is answered to who asks for pictures that were thinned out."""
+    return StationError("the pictures of this part were removed to make room; its record is kept", 410)
 
 
 @router.post("/api/parts/{ident}/decisions", status_code=201, response_model=Part)
@@ -277,7 +288,7 @@ async def events(
     who: Operator,
     request: Request,
     last: Annotated[str | None, Header(alias="Last-Event-ID", pattern=r"^\d{1,18}$")] = None,
-    after: Annotated[int | None, Query(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, le=LAST)] = None,
 ) -> StreamingResponse:
     """Server-sent events: every verdict, decision and change of model, and the station's state."""
     seq, token = int(last) if last is not None else after, token_of(request)

@@ -337,7 +337,9 @@ def shift_start(settings: ShiftSettings, at: datetime.datetime | None = None) ->
         for days in (1, 0)
         for start in settings.starts
     ]
-    return max(start for start in starts if start <= at)
+    # In UTC: times of one zone are compared by the clock on the wall, which an hour is shown twice by in autumn.
+    known = [start.astimezone(datetime.UTC) for start in starts]
+    return max(start for start in known if start <= at).astimezone(zone)
 
 
 def _seconds_since(time_: str) -> float:
