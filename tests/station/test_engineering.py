@@ -127,6 +127,38 @@ def test_records_come_as_csv_that_a_spreadsheet_does_not_run(http: httpx.Client,
     assert rows[0]["label"] == "'=part 0" and rows[0]["decided_by"] == "local"
 
 
+def test_report_and_csv_of_a_period_begin_with_its_first_moment_and_end_before_its_last(
+    http: httpx.Client, parts: list[dict[str, Any]]
+) -> None:
+    period = {"from": parts[2]["time"], "to": parts[9]["time"]}
+    chosen = parts[2:9]
+    report = http.get("/api/report", params=period).json()
+    assert (report["from"], report["to"], report["lot"]) == (period["from"], period["to"], None)
+    minutes = [time[:16].replace("T", " ") for time in period.values()]
+    assert report["title"] == f"{minutes[0]} to {minutes[1]} UTC"
+    assert (report["chain"]["first_seq"], report["chain"]["last_seq"]) == (chosen[0]["seq"], chosen[-1]["seq"])
+    counts = report["counts"]
+    assert counts["inspected"] == 7
+    for verdict in ("pass", "reject"):
+        assert counts[verdict] == sum(part["verdict"] == verdict for part in chosen)
+        assert counts[f"final_{verdict}"] == sum(part["final"] == verdict for part in chosen)
+    assert counts["decided"] == sum(part["decision"] is not None for part in chosen)
+    assert report["shares"]["reject"] == pytest.approx(counts["reject"] / 7)
+    scores = [part["score"] for part in chosen]
+    assert (report["scores"]["median"], report["scores"]["highest"]) == (pytest.approx(np.median(scores)), max(scores))
+    rows = list(csv.DictReader(io.StringIO(http.get("/api/records.csv", params=period).text)))
+    assert [row["id"] for row in rows] == [part["id"] for part in chosen]
+    assert [row["final"] for row in rows] == [part["final"] for part in chosen]
+    both = period | {"lot": "lot 8"}
+    assert http.get("/api/report", params=both).json()["counts"]["inspected"] == 0
+    assert len(http.get("/api/records.csv", params=both).text.splitlines()) == 1
+    open_end = http.get("/api/report", params={"from": parts[9]["time"], "lot": "lot 7"}).json()
+    assert open_end["counts"]["inspected"] == 3
+    for path in ("/api/report", "/api/records.csv"):
+        for wrong in ({"from": "yesterday"}, {"to": "2026-11-26"}, {"lot": "x" * 101}):
+            assert http.get(path, params=wrong).status_code == 400
+
+
 def test_what_is_wrong_with_photos_is_found(http: httpx.Client) -> None:
     ident = dataset(http, range(100, 124))
     blurred = np.repeat(np.full((64, 80, 1), 120, np.uint8), 3, 2)
