@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -142,6 +143,19 @@ def test_a_bundle_that_cannot_be_loaded_is_refused_with_its_reason(pool: Pool, t
     with pytest.raises(StationError, match="is not a bundle"):
         pool.load("none@1", tmp_path).result(60)
     assert "none@1" not in pool.models
+
+
+def test_a_bundle_that_breaks_the_loading_is_refused_and_the_next_one_is_loaded(
+    pool: Pool, models: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.bundle"
+    shutil.copytree(models / "part.bundle", broken)
+    note = json.loads((broken / "bundle.json").read_text())
+    (broken / "bundle.json").write_text(json.dumps(note | {"provenance": {"held_out_scores": 1}}))
+    with pytest.raises(StationError, match="cannot be loaded: TypeError"):
+        pool.load("broken@1", broken).result(60)
+    pool.load("after@1", models / "part.bundle").result(60)
+    pool.unload("after@1")
 
 
 def test_measured_photos_have_figures(pool: Pool) -> None:

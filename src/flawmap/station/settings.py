@@ -61,6 +61,7 @@ class KeepSettings(Section):
     rejected_days: float = Field(365.0, ge=0, description="Pictures of parts rejected, doubtful or overruled.")
     gigabytes: float = Field(50.0, gt=0, description="Of all pictures; beyond it good parts go first, oldest first.")
     every_s: float = Field(300.0, gt=0, description="Seconds between two looks at it.")
+    sync: bool = Field(True, description="Pictures are on the disk before the verdict is recorded, as records are.")
 
 
 class ShiftSettings(Section):
