@@ -24,7 +24,7 @@ from flawmap.station.results import VERDICTS, decision_of, recorded_time
 from flawmap.station.schemas import DecisionAsked, Models, Note, Part, Parts, Problem, Session, StationState
 from flawmap.station.station import Request as Asked
 from flawmap.station.station import Station
-from flawmap.station.web import COOKIE, Camera, Engineer, Operator, TheStation, identify, json, token_of
+from flawmap.station.web import COOKIE, Camera, Engineer, Operator, TheStation, error_of, identify, json, token_of
 
 MISSED = 500  # events that a reader gets who comes back
 SESSION_S = 30 * 24 * 60 * 60  # a cookie's life; the token in it can be revoked at any time
@@ -73,8 +73,8 @@ async def healthz() -> dict[str, bool]:
 @router.get("/readyz")
 async def readyz(station: TheStation) -> JSONResponse:
     """Whether a part would be inspected."""
-    ready, why = station.ready()
-    return JSONResponse({"ready": ready, "why": why}, 200 if ready else 503)
+    ready, (why, code) = station.ready()
+    return JSONResponse({"ready": ready, "why": why, "why_code": code}, 200 if ready else 503)
 
 
 @router.get("/metrics")
@@ -147,7 +147,7 @@ async def inspect(
         async with request.form(max_files=1, max_fields=10) as form:
             file = form.get("image")
             if not isinstance(file, UploadFile):
-                raise StationError("the form has no file in the field image", 400)
+                raise StationError("the form has no file in the field image", 400, code="no-image")
             data = await file.read()
     else:
         data = await request.body()
@@ -180,14 +180,15 @@ async def inspect_batch(
                     return await station.inspect(await file.read(), asked, who, patient=True)
                 except FlawmapError as problem:
                     status = problem.status if isinstance(problem, StationError) else 422
-                    return {"error": str(problem), "status": status, "name": file.filename or ""}
+                    return {**error_of(problem), "status": status, "name": file.filename or ""}
 
         return json({"parts": await asyncio.gather(*(one(file) for file in files))})
 
 
 def _within_rate(station: Station, who: Who, request: Request, count: int) -> None:
     if who.token and (wait := station.rate.take(who.token, count)):
-        raise StationError(f"more than {station.rate.rate:g} images a second; send more slowly", 429, wait)
+        text = f"more than {station.rate.rate:g} images a second; send more slowly"
+        raise StationError(text, 429, wait, "too-fast", rate=station.rate.rate)
 
 
 @router.get("/api/parts", response_model=Parts)
@@ -225,7 +226,7 @@ def own_part(station: Station, who: Who, ident: str) -> dict[str, Any]:
     """A part that somebody may see: a camera its own. Raises StationError (404)."""
     part = station.results.part(ident) if is_id(ident) else None
     if part is None or (not who.may("operator") and part["by"] != who.name):
-        raise StationError("there is no such part", 404)
+        raise StationError("there is no such part", 404, code="gone")
     return part
 
 
@@ -247,7 +248,8 @@ def picture(
     found = own_part(station, who, ident)
     original, map_file = station.pictures.original(ident), station.pictures.map(ident)
     if original is None or map_file is None:
-        raise StationError("the pictures of this part were removed to make room; its record is kept", 410)
+        text = "the pictures of this part were removed to make room; its record is kept"
+        raise StationError(text, 410, code="thinned")
     headers = {"Cache-Control": "private, max-age=86400, immutable"}
     if picture == "original":
         return FileResponse(original, media_type=MEDIA[original.suffix], headers=headers)

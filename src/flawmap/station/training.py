@@ -21,7 +21,7 @@ from flawmap.errors import FlawmapError, StationError
 from flawmap.station.datasets import GENTLY, DataSets
 from flawmap.station.files import is_id, new_id, write_whole
 from flawmap.station.inspecting import Outcome
-from flawmap.station.models import FOLDER, LOAD_S, Models, Version
+from flawmap.station.models import FOLDER, LOAD_S, NAMED, Models, Version
 from flawmap.station.record import now
 from flawmap.station.results import Query, Results
 
@@ -29,6 +29,7 @@ NOTE, LOG = "training.json", "log.txt"
 LOOK_S = 0.5
 FIRST = 6  # photos shown with the new model's maps
 SHOWN = 60  # parts of a comparison
+STOPPED = {"state": "failed", "why": "the station stopped while it trained", "why_code": "station-stopped"}
 DEADLINE_S = 600.0  # of an inspection that waits behind the line's
 SETTING = re.compile(r"(?P<key>[a-z]+\.[a-z_0-9]+)=(?P<value>[A-Za-z0-9_.,\[\]\" -]{0,200})")
 PATHS = ("image.ignore", "model.prior")  # settings that name files: none comes from a request
@@ -49,7 +50,7 @@ class Trainings:
         for training in self.all():  # what a killed station left
             if training["state"] == "running":
                 _end_left(training.get("pid"), training["id"])
-                self._note(training, state="failed", why="the station stopped while it trained", ended=now())
+                self._note(training, **STOPPED, ended=now())
 
     @property
     def running(self) -> str | None:
@@ -71,7 +72,7 @@ class Trainings:
                 raise FileNotFoundError
             training: Training = json.loads((self.folder / ident / NOTE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
-            raise StationError("there is no such training", 404) from problem
+            raise StationError("there is no such training", 404, code="gone") from problem
         lines = self._metrics(training)
         return {**training, **self._progress(training, lines), **({"metrics": lines} if metrics else {})}
 
@@ -83,24 +84,25 @@ class Trainings:
             raise StationError(f"no recipe {recipe[:40]!r}; there are: {', '.join(shipped_recipes())}", 400)
         match = FOLDER.fullmatch(name)
         if match is None or match["version"] is not None or name.startswith("."):
-            raise StationError("a model's name is 1 to 100 letters without @ and /, and does not begin with a dot", 400)
+            raise StationError(NAMED, 400, code="name")
         for setting in settings:
             found = SETTING.fullmatch(setting)
             if found is None or found["key"] in PATHS:
-                raise StationError(f"{setting[:60]!r} cannot be set here; expected section.name=value, no file", 400)
+                text = f"{setting[:60]!r} cannot be set here; expected section.name=value, no file"
+                raise StationError(text, 400, code="setting", setting=setting[:60])
         load_recipe(recipe, settings)
         known = self.datasets.get(dataset)
         if known["good"] == 0:
-            raise StationError("the data set has no good photos; add some first", 409)
+            raise StationError("the data set has no good photos; add some first", 409, code="no-good-photos")
         with self._lock:
             if self._running is not None:
-                raise StationError("a training runs already; wait for it, or cancel it", 409)
+                raise StationError("a training runs already; wait for it, or cancel it", 409, code="training-runs")
             ident = new_id()
             (self.folder / ident).mkdir(parents=True)
             training: Training = {
                 "id": ident, "name": name, "dataset": dataset, "recipe": recipe, "settings": settings, "by": who,
-                "state": "running", "why": "", "created": now(), "started": now(), "ended": None, "first": 0,
-                "model": None, "threshold": None, "comparison": None, "pid": None,
+                "state": "running", "why": "", "why_code": "", "created": now(), "started": now(), "ended": None,
+                "first": 0, "model": None, "threshold": None, "comparison": None, "pid": None,
             }  # fmt: skip
             words = [*GENTLY, sys.executable, "-m", "flawmap", "train", str(self.datasets.place(dataset, "good"))]
             words += ["--out", str(self.bundle(ident)), "--config", recipe, "--quiet"]
@@ -123,7 +125,8 @@ class Trainings:
             training = self.get(ident)
             if self._running != ident or self._process is None:
                 raise StationError("this training does not run", 409)
-            self._note(training, state="cancelled", why=f"cancelled at step {training['step']}", ended=now())
+            why = f"cancelled at step {training['step']}"
+            self._note(training, state="cancelled", why=why, why_code="cancelled", ended=now())
             self._process.terminate()
         return self.get(ident)
 
@@ -131,7 +134,7 @@ class Trainings:
         """Stop what runs."""
         with contextlib.suppress(StationError):
             if (ident := self._running) is not None:
-                self._note(self.get(ident), state="failed", why="the station stopped while it trained", ended=now())
+                self._note(self.get(ident), **STOPPED, ended=now())
                 if self._process is not None:
                     self._process.terminate()
                     self._process.wait()
@@ -170,7 +173,7 @@ class Trainings:
             raise StationError("the comparison runs already", 409)
         chosen = list(self._recorded(parts, decided_only))
         if not chosen:
-            raise StationError("there are no recorded parts whose pictures are kept", 409)
+            raise StationError("there are no recorded parts whose pictures are kept", 409, code="no-parts")
         begun = {
             "state": "running", "why": "", "done": 0, "total": len(chosen), "against": current.ref, "agree": 0,
             "changed": 0, "decided": 0, "right_new": 0, "right_current": 0, "new_rejects": 0, "new_passes": 0,

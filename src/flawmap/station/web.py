@@ -97,8 +97,8 @@ def identify(station: Station, token: str, address: str) -> Who:
     if who is not None:
         return who
     if token and (wait := station.failures.take(address)):
-        raise StationError("too many wrong tokens; wait a while", 429, wait)
-    raise StationError("a valid token is needed; an engineer makes one with: flawmap token add", 401)
+        raise StationError("too many wrong tokens; wait a while", 429, wait, "wrong-tokens")
+    raise StationError("a valid token is needed; an engineer makes one with: flawmap token add", 401, code="token")
 
 
 def need(role: str) -> Callable[[Request], Who]:
@@ -109,7 +109,8 @@ def need(role: str) -> Callable[[Request], Who]:
         _refuse_other_sites(request, station)
         who = identify(station, token_of(request), request.client.host if request.client else "")
         if not who.may(role):
-            raise StationError(f"this takes the role {role}, and the token's is {who.role}", 403)
+            text = f"this takes the role {role}, and the token's is {who.role}"
+            raise StationError(text, 403, code="role", needed=role, role=who.role)
         return who
 
     return check
@@ -133,28 +134,36 @@ def _refuse_other_sites(request: Request, station: Station) -> None:
 
 async def _answer(request: Request, problem: Exception) -> JSONResponse:
     """What went wrong as one line."""
-    headers = {}
+    headers, told = {}, error_of(problem)
     if isinstance(problem, StationError):
-        status, text = problem.status or 400, str(problem)
+        status = problem.status or 400
         if problem.retry_after:
             headers["Retry-After"] = str(math.ceil(problem.retry_after))
     elif isinstance(problem, FlawmapError):
-        status, text = 400, str(problem)
+        status = 400
     elif isinstance(problem, RequestValidationError):
         first = problem.errors()[0]
-        status, text = 400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        status, told["error"] = 400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
     elif isinstance(problem, HTTPException):
-        status, text = problem.status_code, str(problem.detail)
+        status, told["error"] = problem.status_code, str(problem.detail)
     elif isinstance(problem, SQLAlchemyError):
         log.error("the record: %s", reason(problem))
-        status, text = 503, f"the record cannot be read or written: {reason(problem)}"
+        status, told = 503, {"error": f"the record cannot be read or written: {reason(problem)}", "code": "record"}
         headers["Retry-After"] = "5"
     else:
         log.error("a defect of flawmap", exc_info=problem)
-        status, text = 500, "a defect of flawmap; the station's log says more"
+        status, told = 500, {"error": "a defect of flawmap; the station's log says more", "code": "defect"}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": text}, status, headers)
+    return JSONResponse(told, status, headers)
+
+
+def error_of(problem: Exception) -> dict[str, Any]:
+    """What went wrong as it is answered: `error`, and where an operator may meet it `code` and its `values`."""
+    told: dict[str, Any] = {"error": str(problem)}
+    if isinstance(problem, StationError) and problem.code:
+        told |= {"code": problem.code, "values": problem.values}
+    return told
 
 
 class Frame:
