@@ -56,7 +56,8 @@ def looked_at(page: Any, where: str) -> dict[str, float]:
         page.emulate_media(color_scheme=scheme)
         for what in ("texts", "edges", "targets"):
             found = looks(page, what)
-            assert [one for one in found if one["value"] < one["least"] - 0.005] == [], where
+            low = [one for one in found if one["value"] < one["least"] - 0.005]
+            assert not low, (where, low)
             if found:
                 lowest[what] = min(one["value"] for one in found)
     assert lowest["texts"], where

@@ -58,6 +58,10 @@ def test_every_code_of_the_station_has_its_words() -> None:
     table = (STATION / "page/words.js").read_text(encoding="utf-8").partition("const UNITS")[0]
     known = {plain or quoted for plain, quoted in re.findall(r"^  (?:(\w+)|\"([\w-]+)\"): \[", table, re.M)}
     assert sent - known == set()
+    rows = re.findall(r"^  (\S+): \[\s*\"(.*?)\",\s*\"(.*?)\",?\s*\],$", table, re.M)
+    assert len(rows) == len(known)
+    for code, english, german in rows:
+        assert sorted(re.findall(r"\{(\w+)\}", english)) == sorted(re.findall(r"\{(\w+)\}", german)), code
     figures = {f"{kind.replace(' ', '-')}-{way}" for kind in KINDS for way in ("more", "less")}
     harmless = {f"{kind.replace(' ', '-')}-{'more' if kind == 'likeness' else 'less'}" for kind in HARMLESS}
     assert figures - harmless - known == set()
@@ -86,12 +90,14 @@ def test_no_model_is_told_and_what_is_sent_then(page: Any, tmp_path: Path) -> No
     server.stop()
 
 
-def test_while_a_model_is_loaded_nobody_is_told_to_train_one(models: Path, tmp_path: Path) -> None:
+def test_while_a_model_is_loaded_nobody_is_told_to_train_one(page: Any, models: Path, tmp_path: Path) -> None:
     server = Server(models, tmp_path / "station", wait=False)
     with httpx.Client(base_url=server.url, trust_env=False) as http:
         answer = http.post("/api/parts", content=png(1), headers={"Content-Type": "image/png"})
         assert (answer.status_code, answer.json()["code"]) == (503, "loading"), answer.text
         assert answer.json()["error"] == "the model is being loaded"
+    open_view(page, server, "threshold")  # most likely before the model is there; it appears by itself
+    expect(page.locator(".handle")).to_be_visible()
     server.stop()
 
 

@@ -102,7 +102,7 @@ function drawNotices() {
         el("p", { class: `notice ${kind}` }, el("b", {}, text), detail && el("span", {}, detail)),
       ),
     );
-  document.body.classList.toggle("offline", found[0]?.[0] === "lost");
+  document.body.classList.toggle("offline", !store.online);
 }
 
 const READ = {

@@ -2,7 +2,8 @@
 
 import { pictureOf } from "./api.js";
 import { button, el, symbol } from "./dom.js";
-import { clock, nameOf, percent, score, t, whoOf } from "./strings.js";
+import { clock, nameOf, percent, score, t } from "./strings.js";
+import { whoOf } from "./words.js";
 
 /** The huge word, its sign and colour. */
 export const verdictPanel = (part) =>

@@ -3,7 +3,8 @@
 import { pictureOf } from "./api.js";
 import { el, svg, symbol } from "./dom.js";
 import { decisionLine, scale } from "./parts.js";
-import { clock, day, hour, nameOf, number, percent, score, t, whoOf } from "./strings.js";
+import { clock, day, hour, nameOf, number, percent, score, t } from "./strings.js";
+import { whoOf } from "./words.js";
 
 /** kind: `shift`, `lot` or `period`. */
 export function sheet(report, kind) {

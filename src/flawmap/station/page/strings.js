@@ -150,7 +150,7 @@ const STRINGS = {
   thresholdOf: ["threshold of {ref}", "Schwelle von {ref}"],
   fromTraining: ["training", "Anlernen"],
   fromFolder: ["models folder", "Modellordner"],
-  thisMachine: ["this machine", "dieser Rechner"],
+  someoneHere: ["someone here", "jemand hier"],
   rollBack: ["Roll back to {ref}", "Zurück auf {ref}"],
   rollBackAsk: ["Roll back to {ref}?", "Zurück auf {ref}?"],
   rollBackDetail: [
@@ -345,6 +345,3 @@ export function span(seconds) {
 
 /** What a part is called: its label, else the head of its id. */
 export const nameOf = (part) => part.label || `#${part.seq}`;
-
-/** Where the station asks for no tokens, everyone is `local`. */
-export const whoOf = (name) => (name === "local" ? t("thisMachine") : name);

@@ -128,7 +128,9 @@ export function threshold(root) {
   root.append(el("div", { class: "threshold" }, plot, figures, around, list.node));
   load();
   list.load();
-  const end = onEach({ model: refresh, lag: refresh });
+  // A model that was still being loaded is in use without having been switched to.
+  const came = (station) => !data && station.model && refresh();
+  const end = onEach({ model: refresh, lag: refresh, station: came });
   return () => (end(), graph?.end());
 }
 

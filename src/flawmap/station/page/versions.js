@@ -3,7 +3,8 @@
 import { get, post } from "./api.js";
 import { ask, busy, button, el, refill, tell } from "./dom.js";
 import { may } from "./store.js";
-import { day, score, t, whoOf } from "./strings.js";
+import { day, score, t } from "./strings.js";
+import { whoOf } from "./words.js";
 
 // How the station writes down where a version comes from (docs/station-api.md, Models).
 const ORIGINS = [

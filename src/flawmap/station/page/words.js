@@ -110,3 +110,6 @@ export function words(code, values, text) {
 
 const written = ([name, value]) => [name, typeof value === "number" ? short(value) : value];
 const short = (value) => number(value, Number.isInteger(value) ? 0 : 3);
+
+/** Where the station asks for no tokens, everyone is `local`. */
+export const whoOf = (name) => (name === "local" ? t("someoneHere") : name);
