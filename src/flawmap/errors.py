@@ -61,8 +61,12 @@ class StationError(FlawmapError):
     """What an inspection station refuses, or why it cannot be reached; `status` is of HTTP, 0 where there is none.
 
     retry_after: seconds after which to try again, 0 where trying again is of no use
+    code, values: what an operator may meet has a name that stays, and its figures, so that a page tells it in the
+    reader's language (docs/station-api.md, Codes)
     """
 
-    def __init__(self, message: str, status: int = 0, retry_after: float = 0.0) -> None:
+    def __init__(
+        self, message: str, status: int = 0, retry_after: float = 0.0, code: str = "", **values: str | float
+    ) -> None:  # fmt: skip
         super().__init__(message)
-        self.status, self.retry_after = status, retry_after
+        self.status, self.retry_after, self.code, self.values = status, retry_after, code, values

@@ -9,9 +9,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from page_helpers import EXPECTED, PANEL, PATIENCE_MS
 from station_helpers import Server, free_port, picture, wait_until
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
@@ -102,7 +104,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.set_num_threads(usual)
     folder = tmp_path_factory.mktemp("models")
-    save_bundle(bundle, folder / "part.bundle")
+    # In half precision an untrained model finds other codes: good parts would look unlike those it knows.
+    save_bundle(bundle, folder / "part.bundle", dtype="float32")
     return folder
 
 
@@ -111,3 +114,57 @@ def http(server: Server) -> Iterator[httpx.Client]:
     """Asks the module's own server."""
     with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Debian's browser, without a window."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium is installed (apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def station(models: Path, tmp_path: Path) -> Iterator[Server]:
+    """A station with a tiny model in a folder of its own, so that a test may make versions."""
+    own = tmp_path / "models"
+    shutil.copytree(models, own)
+    server = Server(own, tmp_path / "station", "--set", "name=line 3")
+    yield server
+    if server.process.poll() is None:
+        server.stop()
+
+
+@pytest.fixture
+def page(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A page at the panel's size, in English; no error in its console goes unnoticed. Parameters: of the context."""
+    context = chromium.new_context(**{"viewport": PANEL, "locale": "en-GB", **getattr(request, "param", {})})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+    assert [fault for fault in faults if not EXPECTED.search(fault)] == []
+
+
+@pytest.fixture
+def guarded(models: Path, tmp_path: Path) -> Iterator[tuple[Server, dict[str, str]]]:
+    """A station that asks for tokens, and one of each role."""
+    from flawmap.station.access import add_token
+    from flawmap.station.record import Record
+
+    data = tmp_path / "station"
+    data.mkdir()
+    record = Record(f"sqlite:///{data / 'record.sqlite'}")
+    made = {role: add_token(record, f"{role}-1", role) for role in ("camera", "operator", "engineer")}
+    record.close()
+    server = Server(models, data)
+    yield server, made
+    server.stop()

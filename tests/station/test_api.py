@@ -49,7 +49,7 @@ def post(http: httpx.Client, data: bytes, path: str = "/api/parts", **query: Any
 def refused(answer: httpx.Response, status: int) -> str:
     """The one line with which a request is refused."""
     assert answer.status_code == status, answer.text
-    assert set(answer.json()) == {"error"}
+    assert set(answer.json()) - {"code", "values"} == {"error"}
     assert "\n" not in answer.json()["error"]
     return str(answer.json()["error"])
 
@@ -366,7 +366,7 @@ def test_a_model_is_loaded_named_in_a_request_and_let_go(client: Client, http: h
 
 def test_health_metrics_and_drift(http: httpx.Client) -> None:
     assert http.get("/healthz").json() == {"alive": True}
-    assert http.get("/readyz").json() == {"ready": True, "why": ""}
+    assert http.get("/readyz").json() == {"ready": True, "why": "", "why_code": ""}
     post(http, png(100))
     text = http.get("/metrics").text
     for name in ("flawmap_verdicts_total{", "flawmap_inspection_seconds_bucket{", "flawmap_waiting ", "flawmap_drift "):

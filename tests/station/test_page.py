@@ -3,87 +3,22 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from page_helpers import DEFECTIVE, GOOD, PANEL, TABS, expect, looked_at, open_view, send
 from station_helpers import Server, png, wait_until
 
-from flawmap.station.access import add_token
 from flawmap.station.client import Client
-from flawmap.station.record import Record
 
 PAGE = Path(__file__).parents[2] / "src/flawmap/station/page"
-PANEL = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-DEFECTIVE, GOOD = 7, 107  # numbers of drawn parts
-PATIENCE_MS = 30_000  # the machine may have other work
-TABS = ["live", "review", "threshold", "train", "report"]
-
-# A refused session and a stopped station are what some tests are about; the browser logs both.
-EXPECTED = re.compile(r"Failed to load resource: (the server responded with a status of 401|net::ERR_)|ERR_CONNECTION")
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """Debian's browser, without a window."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("no chromium is installed (apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def station(models: Path, tmp_path: Path) -> Iterator[Server]:
-    """A station with a tiny model in a folder of its own, so that a test may make versions."""
-    own = tmp_path / "models"
-    shutil.copytree(models, own)
-    server = Server(own, tmp_path / "station", "--set", "name=line 3")
-    yield server
-    if server.process.poll() is None:
-        server.stop()
-
-
-@pytest.fixture
-def page(chromium: Any) -> Iterator[Any]:
-    """A page at the panel's size, in English; no error in its console goes unnoticed."""
-    context = chromium.new_context(viewport=PANEL, locale="en-GB")
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    yield page
-    context.close()
-    assert [fault for fault in faults if not EXPECTED.search(fault)] == []
-
-
-def send(server: Server, *numbers: int, label: str = "") -> list[dict[str, Any]]:
-    with Client(server.url) as client:
-        return [client.inspect(png(number), label=f"{label}{number}") for number in numbers]
 
 
 def parts(server: Server, **query: Any) -> list[dict[str, Any]]:
     with Client(server.url) as client:
         return list(client.parts(**query))
-
-
-def expect(locator: Any) -> Any:
-    from playwright.sync_api import expect as expected
-
-    expected.set_options(timeout=PATIENCE_MS)
-    return expected(locator)
-
-
-def open_view(page: Any, server: Server, view: str) -> None:
-    page.goto(f"{server.url}/#{view}")
-    expect(page.locator("nav a[aria-current]")).to_have_attribute("href", f"#{view}")
 
 
 def test_an_uploaded_part_appears_live(page: Any, station: Server) -> None:
@@ -207,25 +142,13 @@ def test_a_dragged_threshold_is_applied_and_rolled_back(page: Any, station: Serv
         assert client.station()["model"]["ref"] == before["ref"]
 
 
-@pytest.fixture
-def guarded(models: Path, tmp_path: Path) -> Iterator[tuple[Server, dict[str, str]]]:
-    """A station that asks for tokens, and one of each role."""
-    data = tmp_path / "station"
-    data.mkdir()
-    record = Record(f"sqlite:///{data / 'record.sqlite'}")
-    made = {role: add_token(record, f"{role}-1", role) for role in ("camera", "operator", "engineer")}
-    record.close()
-    server = Server(models, data)
-    yield server, made
-    server.stop()
-
-
 def test_a_wrong_token_gives_one_clear_line(page: Any, guarded: tuple[Server, dict[str, str]]) -> None:
     server, known = guarded
     page.goto(server.url)
     page.get_by_label("Token").fill("fm-nobody-nothing")
     page.get_by_role("button", name="Log in").click()
     expect(page.locator(".wrong")).to_have_text("This token is not valid.")
+    looked_at(page, "login")
     page.get_by_label("Token").fill(known["operator"])
     page.get_by_role("button", name="Log in").click()
     expect(page.locator("nav a")).to_have_text(["Live", "Review", "Threshold", "Report"])
@@ -233,6 +156,7 @@ def test_a_wrong_token_gives_one_clear_line(page: Any, guarded: tuple[Server, di
     page.get_by_label("Token").fill(known["camera"])
     page.get_by_role("button", name="Log in").click()
     expect(page.locator("main")).to_contain_text("This token is for a camera")
+    looked_at(page, "a camera's token")
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_label("Token")).to_be_visible()
 
@@ -244,7 +168,8 @@ def test_a_lost_connection_shows_and_recovers_by_itself(page: Any, station: Serv
     expect(page.locator(".facts h1")).to_contain_text(str(GOOD))
     station.stop()
     expect(page.locator(".notice.lost")).to_contain_text("Connection lost")
-    expect(page.locator(".verdict")).to_have_css("filter", "grayscale(1) opacity(0.55)")
+    expect(page.locator(".verdict")).to_have_css("border-style", "dashed")
+    looked_at(page, "connection lost")
     again = Server(station.models, station.data, "--port", port)
     try:
         send(again, DEFECTIVE)
@@ -385,8 +310,10 @@ def test_training_to_promotion(page: Any, station: Server) -> None:
     expect(page.locator(".progress")).to_contain_text("done", timeout=120_000)
     page.get_by_role("button", name="Compare on recorded parts").click()
     expect(page.locator(".train")).to_contain_text("Against part@", timeout=60_000)
+    looked_at(page, "train, compared")
     page.get_by_role("button", name="Promote bracket").click()
     page.locator("dialog button[value=yes]").click()
     expect(page.locator(".train")).to_contain_text("Became bracket@1", timeout=60_000)
+    looked_at(page, "train, promoted")
     with Client(station.url) as client:
         assert client.station()["model"]["ref"] == "bracket@1"

@@ -10,6 +10,8 @@ import json
 import sys
 from pathlib import Path
 
+from flawmap.station.datasets import Problem, problem
+
 SHARE = {"sharpness": "blurred"}  # every other figure but these and those of light makes an outlier
 LIGHT = ("brightness", "contrast", "dark", "bright", "blue", "red")
 FEWEST = 8  # photos from which on one can be unlike the others
@@ -17,7 +19,7 @@ SIDE = 256  # pixels a side at which photos are compared
 
 
 def check(folder: Path) -> None:
-    """Print a line for each fault of a photo: photo, its file's stem, kind and text."""
+    """Print a line for each fault of a photo: photo, its file's stem, and what `datasets.problem` gives."""
     import torch
 
     from flawmap.bundle import load_general
@@ -35,8 +37,9 @@ def check(folder: Path) -> None:
         try:
             raws.append(take(pictures_of(path, settings, scope), general, device))
             names.append(path.stem)
-        except ImageError as problem:
-            _say(path.stem, "unreadable", str(problem).removeprefix(f"{path}: "))
+        except ImageError as unusable:
+            text = str(unusable).removeprefix(f"{path}: ")
+            _say(path.stem, problem("unreadable", text, "unreadable"))
     if len(raws) < FEWEST:
         return
     known = learn(raws)
@@ -50,12 +53,15 @@ def check(folder: Path) -> None:
             if kind == "sharpness" and far > 0:
                 continue
             fault = "exposure" if kind in LIGHT else SHARE.get(kind, "outlier")
-            text = f"{words.more if far > 0 else words.less} ({words.label} {figures[number]:.3g}, "
-            _say(name, fault, f"{text}most {low[number]:.3g} to {high[number]:.3g})")
+            value, least, most = (float(each[number]) for each in (figures, low, high))
+            text = f"{words.more if far > 0 else words.less} ({words.label} {value:.3g}, "
+            text += f"most {least:.3g} to {most:.3g})"
+            code = f"{kind.replace(' ', '-')}-{'more' if far > 0 else 'less'}"
+            _say(name, problem(fault, text, code, value=value, low=least, high=most))
 
 
-def _say(photo: str, kind: str, text: str) -> None:
-    print(json.dumps({"photo": photo, "kind": kind, "text": text}), flush=True)
+def _say(photo: str, found: Problem) -> None:
+    print(json.dumps({"photo": photo, **found}), flush=True)
 
 
 if __name__ == "__main__":

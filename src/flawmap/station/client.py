@@ -199,15 +199,17 @@ class _Errors:
 
 
 def _problem(answer: httpx.Response) -> StationError:
+    code = ""
     try:
-        text = str(answer.json()["error"])
-    except (ValueError, KeyError, TypeError):
+        told = answer.json()
+        text, code = str(told["error"]), str(told.get("code", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
         text = f"the station answered {answer.status_code}"
     try:
         wait = float(answer.headers.get("retry-after", 0))
     except ValueError:
         wait = 0.0
-    return StationError(text, answer.status_code, wait)
+    return StationError(text, answer.status_code, wait, code)
 
 
 def _given(query: dict[str, Any]) -> dict[str, Any]:

@@ -34,16 +34,22 @@ WORDS = {  # of a summary: one, several
 }
 
 DataSet = dict[str, Any]
-Suspect = Callable[[str, bytes], str]
+Problem = dict[str, Any]
+Suspect = Callable[[str, bytes], Problem | None]
+
+
+def problem(kind: str, text: str, code: str, **values: str | float) -> Problem:
+    """What is wrong with a photo: in words, and as a code with its figures for a page in another language."""
+    return {"kind": kind, "text": text, "code": code, "values": values}
 
 
 class DataSets:
-    """Data sets in one folder. Threads may share it. `suspect` says why a good photo of a
-    part, by the data set's name, looks defective, or ""."""
+    """Data sets in one folder. Threads may share it. `suspect` says of a good photo of a
+    part, by the data set's name, that it looks defective, or None."""
 
     def __init__(self, folder: Path, limits: LimitSettings) -> None:
         self.folder, self.limits = folder, limits
-        self.suspect: Suspect = lambda name, data: ""
+        self.suspect: Suspect = lambda name, data: None
         self._lock = threading.RLock()
         self._checking: set[str] = set()
 
@@ -83,13 +89,13 @@ class DataSets:
     def add(self, ident: str, kind: str, name: str, data: bytes) -> dict[str, Any]:
         """Keep a photo. Raises StationError for what is none."""
         if len(data) > self.limits.bytes:
-            raise StationError(f"more than {self.limits.bytes} bytes", 413)
+            raise StationError(f"more than {self.limits.bytes} bytes", 413, code="bytes", limit=self.limits.bytes)
         try:
             header = header_of(data, "the file")
         except ImageError as problem:
-            raise StationError(str(problem), 415) from problem
+            raise StationError(str(problem), 415, code="no-image") from problem
         if header.width * header.height > self.limits.pixels:
-            raise StationError(f"{header.width}x{header.height} pixels, the limit is {self.limits.pixels}", 413)
+            raise too_many_pixels(header.width, header.height, self.limits.pixels)
         photo = {
             "id": new_id(), "kind": kind, "name": name[-200:], "width": header.width, "height": header.height,
             "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "problems": [],
@@ -105,7 +111,7 @@ class DataSets:
         """The file of a photo. Raises StationError (404)."""
         found = next((one for one in self._read(ident)["photos"] if one["id"] == photo), None)
         if found is None:
-            raise StationError("there is no such photo", 404)
+            raise StationError("there is no such photo", 404, code="gone")
         return self._file(ident, found)
 
     def remove_photo(self, ident: str, photo: str) -> None:
@@ -129,23 +135,23 @@ class DataSets:
         with self._lock:
             self._read(ident)
             if ident in self._checking:
-                raise StationError("the photos are being checked already", 409)
+                raise StationError("the photos are being checked already", 409, code="checking")
             self._checking.add(ident)
         threading.Thread(target=self._check, args=(ident,), daemon=True).start()
 
     def _check(self, ident: str) -> None:
         try:
             note = self._read(ident)
-            found: dict[str, list[dict[str, str]]] = {photo["id"]: [] for photo in note["photos"]}
+            found: dict[str, list[Problem]] = {photo["id"]: [] for photo in note["photos"]}
             _alike(note["photos"], found)
             for line in self._figures(ident):
                 if line["photo"] in found:
-                    found[line["photo"]].append({"kind": line["kind"], "text": line["text"]})
+                    found[line.pop("photo")].append(line)
             for photo in note["photos"]:
                 if photo["kind"] == "good" and not any(one["kind"] == "unreadable" for one in found[photo["id"]]):
                     with contextlib.suppress(StationError, OSError):
-                        if text := self.suspect(note["name"], self._file(ident, photo).read_bytes()):
-                            found[photo["id"]].append({"kind": "outlier", "text": text})
+                        if one := self.suspect(note["name"], self._file(ident, photo).read_bytes()):
+                            found[photo["id"]].append(one)
             with self._lock:
                 note = self._read(ident)  # photos may have come or gone
                 photos = [{**photo, "problems": found.get(photo["id"], [])} for photo in note["photos"]]
@@ -156,7 +162,7 @@ class DataSets:
         finally:
             self._checking.discard(ident)
 
-    def _figures(self, ident: str) -> list[dict[str, str]]:
+    def _figures(self, ident: str) -> list[Problem]:
         """What `flawmap.station.checking` says of the good photos, in a process of its own."""
         words = [*GENTLY, sys.executable, "-m", "flawmap.station.checking", str(self.folder / ident / "good")]
         done = subprocess.run(words, capture_output=True, text=True)
@@ -172,22 +178,29 @@ class DataSets:
             note: DataSet = json.loads((self.folder / ident / NOTE).read_text(encoding="utf-8"))
             return note
         except (OSError, ValueError) as problem:
-            raise StationError("there is no such data set", 404) from problem
+            raise StationError("there is no such data set", 404, code="gone") from problem
 
     def _write(self, note: DataSet) -> None:
         write_whole(self.folder / note["id"] / NOTE, json.dumps(note).encode())
 
 
-def _alike(photos: list[dict[str, Any]], found: dict[str, list[dict[str, str]]]) -> None:
+def too_many_pixels(width: int, height: int, limit: int) -> StationError:
+    """What is answered to an image of more than `limit` pixels."""
+    text = f"the image has {width}x{height} pixels, the limit is {limit}"
+    return StationError(text, 413, code="pixels", width=width, height=height, limit=limit)
+
+
+def _alike(photos: list[dict[str, Any]], found: dict[str, list[Problem]]) -> None:
     """Photos that are there twice, and those of another size than most."""
     first: dict[str, str] = {}
     sizes = Counter((photo["width"], photo["height"]) for photo in photos)
     usual = sizes.most_common(1)[0][0] if sizes else (0, 0)
     for photo in photos:
         if photo["sha256"] in first:
-            text = f"the same file as {first[photo['sha256']]}"
-            found[photo["id"]].append({"kind": "duplicate", "text": text})
+            other = first[photo["sha256"]]
+            found[photo["id"]].append(problem("duplicate", f"the same file as {other}", "duplicate", other=other))
         first.setdefault(photo["sha256"], photo["name"] or photo["id"])
         if (photo["width"], photo["height"]) != usual:
-            text = f"{photo['width']}x{photo['height']} pixels, most have {usual[0]}x{usual[1]}"
-            found[photo["id"]].append({"kind": "size", "text": text})
+            size, most = f"{photo['width']}x{photo['height']}", f"{usual[0]}x{usual[1]}"
+            text = f"{size} pixels, most have {most}"
+            found[photo["id"]].append(problem("size", text, "size", size=size, most=most))

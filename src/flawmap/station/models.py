@@ -28,6 +28,7 @@ from flawmap.station.workers import Pool
 
 log = logging.getLogger("flawmap.station")
 NOTE, ABOUT = "bundle.json", "station.json"
+NAMED = "a model's name is 1 to 100 letters without @ and /, and does not begin with a dot"
 FOLDER = re.compile(r"(?P<name>[^@/\x00-\x1f]{1,100}?)(@(?P<version>[1-9]\d{0,8}))?(\.bundle)?")
 LOAD_S = 900.0  # an export on first use takes minutes
 
@@ -96,7 +97,8 @@ class Models:
         """The version that inspects: the one in use, or a loaded one by its name or ref. Raises StationError."""
         if wanted is None:
             if self.current is None:
-                raise StationError("there is no model in use; train one, or copy a bundle to the models folder", 503)
+                text = "there is no model in use; train one, or copy a bundle to the models folder"
+                raise StationError(text, 503, code="no-model")
             return self.current
         if self.current is not None and wanted in (self.current.ref, self.current.name):
             return self.current
@@ -151,7 +153,7 @@ class Models:
         """Switch to what was used before. Raises StationError (409) where that is nothing."""
         with self._changing:
             if self.previous is None:
-                raise StationError("no other model was used before this one", 409)
+                raise StationError("no other model was used before this one", 409, code="no-previous")
             version = self.load(self.previous)
             self._switch("roll back", version, who, note)
             return version
@@ -200,7 +202,7 @@ class Models:
     ) -> Version:  # fmt: skip
         match = FOLDER.fullmatch(name)
         if match is None or match["version"] is not None or name.startswith("."):
-            raise StationError("a model's name is 1 to 100 letters without @ and /, and does not begin with a dot", 400)
+            raise StationError(NAMED, 400, code="name")
         number = 1 + max((one.version for one in self.versions() if one.name == name), default=0)
         place = self.folder / (f"{name}.bundle" if number == 1 else f"{name}@{number}.bundle")
         saving = self.folder / f".{place.name}.saving"

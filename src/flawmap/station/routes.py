@@ -75,8 +75,8 @@ async def healthz() -> dict[str, bool]:
 @router.get("/readyz")
 async def readyz(station: TheStation) -> JSONResponse:
     """Whether a part would be inspected."""
-    ready, why = station.ready()
-    return JSONResponse({"ready": ready, "why": why}, 200 if ready else 503)
+    ready, (why, code) = station.ready()
+    return JSONResponse({"ready": ready, "why": why, "why_code": code}, 200 if ready else 503)
 
 
 @router.get("/metrics")
@@ -149,7 +149,7 @@ async def inspect(
         async with request.form(max_files=1, max_fields=10) as form:
             file = form.get("image")
             if not isinstance(file, UploadFile):
-                raise StationError("the form has no file in the field image", 400)
+                raise StationError("the form has no file in the field image", 400, code="no-image")
             data = await file.read()
     else:
         data = await request.body()
@@ -181,15 +181,16 @@ async def inspect_batch(
                     asked = Asked(model=model, lot=lot, camera=camera, deadline_s=deadline)
                     return await station.inspect(await file.read(), asked, who, patient=True)
                 except (FlawmapError, SQLAlchemyError) as problem:  # the others are recorded all the same
-                    status, text = told(problem)
-                    return {"error": text, "status": status, "name": file.filename or ""}
+                    status, error = told(problem)
+                    return {**error, "status": status, "name": file.filename or ""}
 
         return json({"parts": await asyncio.gather(*(one(file) for file in files))})
 
 
 def _within_rate(station: Station, who: Who, request: Request, count: int) -> None:
     if who.token and (wait := station.rate.take(who.token, count)):
-        raise StationError(f"more than {station.rate.rate:g} images a second; send more slowly", 429, wait)
+        text = f"more than {station.rate.rate:g} images a second; send more slowly"
+        raise StationError(text, 429, wait, "too-fast", rate=station.rate.rate)
 
 
 @router.get("/api/parts", response_model=Parts)
@@ -227,7 +228,7 @@ def own_part(station: Station, who: Who, ident: str) -> dict[str, Any]:
     """A part that somebody may see: a camera its own. Raises StationError (404)."""
     part = station.results.part(ident) if is_id(ident) else None
     if part is None or (not who.may("operator") and part["by"] != who.name):
-        raise StationError("there is no such part", 404)
+        raise StationError("there is no such part", 404, code="gone")
     return part
 
 
@@ -272,7 +273,8 @@ def picture(
 
 def gone() -> StationError:
     """What is answered to who asks for pictures that were thinned out."""
-    return StationError("the pictures of this part were removed to make room; its record is kept", 410)
+    text = "the pictures of this part were removed to make room; its record is kept"
+    return StationError(text, 410, code="thinned")
 
 
 @router.post("/api/parts/{ident}/decisions", status_code=201, response_model=Part)

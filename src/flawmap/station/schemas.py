@@ -14,9 +14,11 @@ class _Exact(BaseModel):
 
 
 class Problem(_Exact):
-    """What went wrong, in one line."""
+    """What went wrong, in one line. code, values: the same for a page in another language, where it has a code."""
 
     error: str
+    code: str = ""
+    values: dict[str, str | float] = Field(default_factory=dict)
 
 
 class Note(_Exact):
@@ -150,6 +152,7 @@ class StationState(_Exact):
     started: str
     ready: bool
     why: str
+    why_code: str
     model: dict[str, Any] | None
     queue: dict[str, int]
     counts: dict[str, Any]

@@ -23,7 +23,7 @@ from flawmap import __version__
 from flawmap.data.images import header_of
 from flawmap.errors import FlawmapError, ImageError, StationError
 from flawmap.station.access import Access, Rate, Who
-from flawmap.station.datasets import DataSets
+from flawmap.station.datasets import DataSets, Problem, problem, too_many_pixels
 from flawmap.station.drift import DriftWatch
 from flawmap.station.files import Pictures, new_id, thin
 from flawmap.station.inspecting import Outcome
@@ -40,6 +40,8 @@ log = logging.getLogger("flawmap.station")
 TELL_S = 5.0  # between two events `station`
 CHECK_S = 120.0  # for a photo that is checked, behind the line's parts
 GRACE_S = 1.0  # a worker's own word on a deadline is waited for so long
+LOADING_S = 5.0  # until a sender may try again while there is no model
+LOADING = ("the model is being loaded", "loading")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Station:
         self.models.told = self._tell_model
         self.metrics = Metrics(self.pool.load_now, lambda: float(self.drift.last()["figure"]))
         self.started, self.last_part = now(), self.results.last_time()
-        self.why = "the model is being loaded"
+        self.why = LOADING
         self.datasets = DataSets(data / "datasets", limits)
         self.datasets.suspect = self._suspect
         self.trainings = Trainings(data / "trainings", self.datasets, self.models, self.results)
@@ -104,14 +106,14 @@ class Station:
         self.record.close()
         self._lock.close()
 
-    def ready(self) -> tuple[bool, str]:
-        """Whether a part would be inspected now, and if not, why."""
+    def ready(self) -> tuple[bool, tuple[str, str]]:
+        """Whether a part would be inspected now, and if not, why: in words, and the code of these words."""
         current = self.models.current
         if current is None:
             return False, self.why
         if not self.pool.holds(current.ref):
-            return False, "the workers are being started"
-        return True, ""
+            return False, ("the workers are being started", "workers-starting")
+        return True, ("", "")
 
     async def inspect(self, data: bytes, asked: Request, who: Who, patient: bool = False) -> dict[str, Any]:
         """The recorded verdict on an image, a part as the API tells it. Raises StationError.
@@ -130,6 +132,9 @@ class Station:
         once = None if asked.key is None else f"{who.name}:{asked.key}"
         if once is not None and (known := await asyncio.to_thread(self.results.by_key, once)) is not None:
             return known
+        if asked.model is None and self.models.current is None:  # it may be on its way: then nobody is to train one
+            why, code = self.why
+            raise StationError(why, 503, LOADING_S, code)
         version = self.models.for_request(asked.model)
         deadline = min(asked.deadline_s or self.settings.queue.deadline_s, self.settings.queue.max_deadline_s)
         ident = new_id()
@@ -178,14 +183,14 @@ class Station:
         if len(data) > self.settings.limits.bytes:
             raise too_large(self.settings.limits.bytes)
         if not data:
-            raise StationError("there is no image in the request; send its bytes, or a form with the field image", 400)
+            text = "there is no image in the request; send its bytes, or a form with the field image"
+            raise StationError(text, 400, code="no-image")
         try:
             header = header_of(data, "image")
         except ImageError as problem:
-            raise StationError(str(problem), 415) from problem
+            raise StationError(str(problem), 415, code="no-image") from problem
         if header.width * header.height > self.settings.limits.pixels:
-            most = self.settings.limits.pixels
-            raise StationError(f"the image has {header.width}x{header.height} pixels, the limit is {most}", 413)
+            raise too_many_pixels(header.width, header.height, self.settings.limits.pixels)
         return header.kind
 
     def _keep(self, ident: str, data: bytes, kind: str) -> str:
@@ -208,8 +213,8 @@ class Station:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(job.done), ends - time.monotonic() + GRACE_S)
         except TimeoutError:
-            problem = f"no verdict within {deadline_s:g} seconds; send fewer at a time, or allow more"
-            raise StationError(problem, 504) from None
+            text = f"no verdict within {deadline_s:g} seconds; send fewer at a time, or allow more"
+            raise StationError(text, 504, code="deadline") from None
 
     def decide(self, ident: str, verdict: str, note: str, who: Who) -> dict[str, Any]:
         """Record what an operator says of a part; the part as it then is. Raises StationError."""
@@ -225,7 +230,7 @@ class Station:
 
     def state(self) -> dict[str, Any]:
         """What the top of the page shows."""
-        current, load, (ready, why) = self.models.current, self.pool.load_now(), self.ready()
+        current, load, (ready, (why, code)) = self.models.current, self.pool.load_now(), self.ready()
         since = shift_start(self.settings.shift)
         counts = self.results.counts(Query(since=stamp(since)))
         hours = max((datetime.datetime.now(datetime.UTC) - since).total_seconds() / 3600, 1 / 60)
@@ -238,6 +243,7 @@ class Station:
             "started": self.started,
             "ready": ready,
             "why": why,
+            "why_code": code,
             "model": None
             if current is None or current.threshold is None
             else {
@@ -270,15 +276,16 @@ class Station:
             "training": self.trainings.running,
         }
 
-    def _suspect(self, name: str, data: bytes) -> str:
-        """Why a photo taken for good looks defective to the model in use, "" where it does not, or is of other parts"""
+    def _suspect(self, name: str, data: bytes) -> Problem | None:
+        """That a photo taken for good looks defective to the model in use; None where it does not, or is of others."""
         current = self.models.current
         if current is None or current.name != name:
-            return ""
+            return None
         found = self.pool.submit(current.ref, data, CHECK_S, later=True).done.result(CHECK_S)
-        if not found.defective:
-            return ""
-        return f"looks defective to {current.ref}: score {found.score:.3f}, threshold {found.threshold:.3f}"
+        if not found.defective or found.threshold is None:
+            return None
+        text = f"looks defective to {current.ref}: score {found.score:.3f}, threshold {found.threshold:.3f}"
+        return problem("outlier", text, "defective", ref=current.ref, score=found.score, threshold=found.threshold)
 
     def _tell_model(self, row: Row) -> None:
         self.hub.publish("model", change_of(row), row["seq"])
@@ -286,12 +293,12 @@ class Station:
     def _open_model(self) -> None:
         try:
             self.models.start()
-            self.why = "there is no model in use; train one, or copy a bundle to the models folder"
+            self.why = ("there is no model in use; train one, or copy a bundle to the models folder", "no-model")
         except FlawmapError as problem:
-            self.why = str(problem)
+            self.why = (str(problem), "model-failed")
             log.error("no model: %s", problem)
         except Exception:  # the station serves its record and page without a model, and says why it is not ready
-            self.why = "the model could not be loaded; the log says more"
+            self.why = ("the model could not be loaded; the log says more", "model-failed")
             log.exception("no model")
 
     def _look_after(self) -> None:
@@ -325,7 +332,7 @@ def verdict_of(score: float, threshold: float, doubt: float) -> str:
 
 def too_large(limit: int) -> StationError:
     """What is answered to more than `limit` bytes."""
-    return StationError(f"the image has more than {limit} bytes, which is the limit", 413)
+    return StationError(f"the image has more than {limit} bytes, which is the limit", 413, code="bytes", limit=limit)
 
 
 def shift_start(settings: ShiftSettings, at: datetime.datetime | None = None) -> datetime.datetime:

@@ -27,7 +27,7 @@ from flawmap.errors import FlawmapError, StationError
 from flawmap.station import comparing, course
 from flawmap.station.datasets import GENTLY, DataSets
 from flawmap.station.files import is_id, link, new_id, write_whole
-from flawmap.station.models import FOLDER, LOAD_S, Models, Version
+from flawmap.station.models import FOLDER, LOAD_S, NAMED, Models, Version
 from flawmap.station.record import now
 from flawmap.station.results import Results
 
@@ -97,25 +97,26 @@ class Trainings:
             raise StationError(f"no recipe {recipe[:40]!r}; there are: {', '.join(shipped_recipes())}", 400)
         match = FOLDER.fullmatch(name)
         if match is None or match["version"] is not None or name.startswith("."):
-            raise StationError("a model's name is 1 to 100 letters without @ and /, and does not begin with a dot", 400)
+            raise StationError(NAMED, 400, code="name")
         for setting in settings:
             found = SETTING.fullmatch(setting)
             if found is None or found["key"] in PATHS:
-                raise StationError(f"{setting[:60]!r} cannot be set here; expected section.name=value, no file", 400)
+                text = f"{setting[:60]!r} cannot be set here; expected section.name=value, no file"
+                raise StationError(text, 400, code="setting", setting=setting[:60])
         load_recipe(recipe, settings)
         known = self.datasets.get(dataset)
         if known["good"] == 0:
-            raise StationError("the data set has no good photos; add some first", 409)
+            raise StationError("the data set has no good photos; add some first", 409, code="no-good-photos")
         with self._lock:
             if self._running is not None:
-                raise StationError("a training runs already; wait for it, or cancel it", 409)
+                raise StationError("a training runs already; wait for it, or cancel it", 409, code="training-runs")
             ident = new_id()
             (self.folder / ident).mkdir(parents=True)
             training: Training = {
                 "id": ident, "name": name, "dataset": dataset, "recipe": recipe, "settings": settings, "by": who,
-                "state": "running", "why": "", "created": now(), "started": now(), "ended": None, "resumed": 0,
-                "first": 0, "model": None, "threshold": None, "comparison": None, "stops": 0, "furthest": -1,
-                "paused": False,
+                "state": "running", "why": "", "why_code": "", "created": now(), "started": now(), "ended": None,
+                "resumed": 0, "first": 0, "model": None, "threshold": None, "comparison": None, "stops": 0,
+                "furthest": -1, "paused": False,
             }  # fmt: skip
             for kind, files in self.datasets.files(dataset).items():
                 (self.folder / ident / PHOTOS / kind).mkdir(parents=True)
@@ -141,7 +142,8 @@ class Trainings:
             training = self.get(ident)
             if self._running != ident or self._process is None or training["state"] != "running":
                 raise StationError("this training does not run", 409)
-            self._note(ident, state="cancelled", why=f"cancelled at step {training['step']}", ended=now())
+            why = f"cancelled at step {training['step']}"
+            self._note(ident, state="cancelled", why=why, why_code="cancelled", ended=now())
             self._process.terminate()
         return self.get(ident)
 
@@ -192,7 +194,7 @@ class Trainings:
             raise StationError("only a training that is done can be compared", 409)
         chosen = list(comparing.recorded(self.results, parts, decided_only))
         if not chosen:
-            raise StationError("there are no recorded parts whose pictures are kept", 409)
+            raise StationError("there are no recorded parts whose pictures are kept", 409, code="no-parts")
         sums = comparing.begun(len(chosen), current.ref)
         with self._lock:
             if (self.get(ident, metrics=False)["comparison"] or {}).get("state") == "running":
@@ -242,7 +244,8 @@ class Trainings:
             self._note(ident, stops=stops, furthest=max(step, training["furthest"]))
             if stops >= TRIES:
                 why = f"it was killed {stops} times and got no further than step {training['furthest']}"
-                self._end(ident, "failed", f"{why}; start it anew, with fewer or smaller photos if memory was short")
+                text = f"{why}; start it anew, with fewer or smaller photos if memory was short"
+                self._end(ident, "failed", text, code="killed")
                 return
         self._note(ident, paused=False, resumed=training["resumed"] + 1)
         log.info("the training %s goes on at step %d", ident, step)
@@ -324,8 +327,14 @@ class Trainings:
                 raise FileNotFoundError
             found: Training = json.loads((self.folder / ident / NOTE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
-            raise StationError("there is no such training", 404) from problem
-        usual = {"resumed": 0, "stops": 0, "furthest": -1, "paused": False}  # a note of before there was this
+            raise StationError("there is no such training", 404, code="gone") from problem
+        usual = {
+            "why_code": "",
+            "resumed": 0,
+            "stops": 0,
+            "furthest": -1,
+            "paused": False,
+        }  # a note of before there was this
         return usual | found
 
     def _write(self, training: Training) -> None:
@@ -338,8 +347,8 @@ class Trainings:
             self._write(self._read(ident) | changes)
         self.told(self.get(ident, metrics=False))
 
-    def _end(self, ident: str, state: str, why: str) -> None:
-        self._note(ident, state=state, why=why, ended=now())
+    def _end(self, ident: str, state: str, why: str, code: str = "") -> None:
+        self._note(ident, state=state, why=why, why_code=code, ended=now())
         self._tidy(ident)
 
     def _tidy(self, ident: str) -> None:

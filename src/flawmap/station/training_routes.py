@@ -14,7 +14,7 @@ from flawmap.errors import StationError
 from flawmap.station.files import MEDIA
 from flawmap.station.schemas import Note
 from flawmap.station.training import FIRST
-from flawmap.station.web import Engineer, TheStation, json
+from flawmap.station.web import Engineer, TheStation, error_of, json
 
 router = APIRouter()
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f/@]+$")]
@@ -75,7 +75,7 @@ def remove(station: TheStation, who: Engineer, ident: str) -> Response:
     """Forget a data set."""
     running = station.trainings.running
     if running is not None and station.trainings.get(running)["dataset"] == ident:
-        raise StationError("a training uses these photos; wait for it, or cancel it", 409)
+        raise StationError("a training uses these photos; wait for it, or cancel it", 409, code="photos-in-use")
     station.datasets.remove(ident)
     return Response(status_code=204)
 
@@ -88,7 +88,7 @@ async def add(
     from starlette.concurrency import run_in_threadpool
 
     added: list[dict[str, Any]] = []
-    refused: list[dict[str, str]] = []
+    refused: list[dict[str, Any]] = []
     await run_in_threadpool(station.datasets.get, ident)
     async with request.form(max_files=station.settings.limits.batch + 1, max_fields=10) as form:
         files = [file for file in form.getlist("image") if isinstance(file, UploadFile)]
@@ -99,7 +99,7 @@ async def add(
             try:
                 added.append(await run_in_threadpool(station.datasets.add, ident, kind, name, await file.read()))
             except StationError as problem:
-                refused.append({"name": name, "error": str(problem)})
+                refused.append({"name": name, **error_of(problem)})
     return json({"added": added, "refused": refused})
 
 

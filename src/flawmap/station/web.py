@@ -99,8 +99,8 @@ def identify(station: Station, token: str, address: str) -> Who:
     if who is not None:
         return who
     if token and (wait := station.failures.take(address)):
-        raise StationError("too many wrong tokens; wait a while", 429, wait)
-    raise StationError("a valid token is needed; an engineer makes one with: flawmap token add", 401)
+        raise StationError("too many wrong tokens; wait a while", 429, wait, "wrong-tokens")
+    raise StationError("a valid token is needed; an engineer makes one with: flawmap token add", 401, code="token")
 
 
 def need(role: str) -> Callable[[Request], Who]:
@@ -111,7 +111,8 @@ def need(role: str) -> Callable[[Request], Who]:
         _refuse_other_sites(request, station)
         who = identify(station, token_of(request), request.client.host if request.client else "")
         if not who.may(role):
-            raise StationError(f"this takes the role {role}, and the token's is {who.role}", 403)
+            text = f"this takes the role {role}, and the token's is {who.role}"
+            raise StationError(text, 403, code="role", needed=role, role=who.role)
         return who
 
     return check
@@ -136,7 +137,7 @@ def _refuse_other_sites(request: Request, station: Station) -> None:
 async def _answer(request: Request, problem: Exception) -> JSONResponse:
     """What went wrong as one line."""
     headers = {}
-    status, text = told(problem)
+    status, error = told(problem)
     if isinstance(problem, StationError) and problem.retry_after:
         headers["Retry-After"] = str(math.ceil(problem.retry_after))
     elif isinstance(problem, SQLAlchemyError):
@@ -145,29 +146,36 @@ async def _answer(request: Request, problem: Exception) -> JSONResponse:
         log.error("a defect of flawmap", exc_info=problem)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": text}, status, headers)
+    return JSONResponse(error, status, headers)
 
 
-def told(problem: Exception) -> tuple[int, str]:
-    """The status and the one line with which a problem is answered."""
+def told(problem: Exception) -> tuple[int, dict[str, Any]]:
+    """The status with which a problem is answered, and what: its one line, and where there is one its code."""
     if isinstance(problem, StationError):
-        return problem.status or 400, str(problem)
-    if isinstance(problem, ImageError):
-        return 422, str(problem)
+        return problem.status or 400, error_of(problem)
     if isinstance(problem, FlawmapError):
-        return 400, str(problem)
+        return 422 if isinstance(problem, ImageError) else 400, error_of(problem)
     if isinstance(problem, RequestValidationError):
         first = problem.errors()[0]
-        return 400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        return 400, {"error": f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"}
     if isinstance(problem, HTTPException):
-        return problem.status_code, str(problem.detail)
+        return problem.status_code, {"error": str(problem.detail)}
     if isinstance(problem, SQLAlchemyError):
         log.error("the record: %s", reason(problem))
-        return 503, f"the record cannot be read or written: {reason(problem)}"
+        return 503, {"error": f"the record cannot be read or written: {reason(problem)}", "code": "record"}
     if isinstance(problem, OSError) and problem.errno in DISK:
         log.error("the disk: %s", problem)
-        return 503, f"the station cannot write to its disk: {problem.strerror}; make room or change its permissions"
-    return 500, "a defect of flawmap; the station's log says more"
+        text = f"the station cannot write to its disk: {problem.strerror}; make room or change its permissions"
+        return 503, {"error": text, "code": "disk"}
+    return 500, {"error": "a defect of flawmap; the station's log says more", "code": "defect"}
+
+
+def error_of(problem: Exception) -> dict[str, Any]:
+    """What went wrong as it is answered: `error`, and where an operator may meet it `code` and its `values`."""
+    error: dict[str, Any] = {"error": str(problem)}
+    if isinstance(problem, StationError) and problem.code:
+        error |= {"code": problem.code, "values": problem.values}
+    return error
 
 
 class Frame:

@@ -27,6 +27,7 @@ from flawmap.station.settings import QueueSettings, WorkerSettings
 AHEAD = 2  # batches that a worker holds: one inspected, one decoded
 LOOK_S = 0.5  # between two looks whether a worker is stuck
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a worker that died while it started is started again, doubling
+CODES = {422: "unreadable", 504: "deadline"}  # of what a worker refuses, by its status (errors.py, StationError)
 
 Figures = Callable[[str, list[float] | None], object]
 
@@ -125,7 +126,7 @@ class Pool:
             self._queue = deque(job for job in self._queue if not job.done.cancelled())
         if len(self._queue) >= self.limits.size:
             wait = max(1, math.ceil(len(self._queue) * self._usual_s / len(self._slots)))
-            raise StationError("the queue is full; send images more slowly", 429, float(wait))
+            raise StationError("the queue is full; send images more slowly", 429, float(wait), "queue-full")
 
     def holds(self, ref: str) -> bool:
         """Whether some worker can inspect by this model now."""
@@ -139,7 +140,7 @@ class Pool:
         """
         with self._changed:
             if self._closing:
-                raise StationError("the station is stopping; try again when it is back", 503, 5.0)
+                raise StationError("the station is stopping; try again when it is back", 503, 5.0, "stopping")
             if ref not in self.models:
                 raise StationError(f"the model {ref} is not loaded; load it first", 409)
             if not later:
@@ -191,7 +192,7 @@ class Pool:
                 if not loading.done():
                     loading.set_exception(StationError("the station stopped", 503))
         for job in left:
-            job.finish(StationError("the station stopped before the image was inspected", 503, 5.0))
+            job.finish(StationError("the station stopped before the image was inspected", 503, 5.0, "stopping"))
         for slot in self._slots:
             slot.send(("stop",))
         for thread in self._threads:
@@ -220,7 +221,8 @@ class Pool:
                     self._changed.notify_all()
                     continue
                 if time.monotonic() > job.task.deadline:
-                    job.finish(StationError("the deadline passed while the image waited; send fewer at a time", 504))
+                    text = "the deadline passed while the image waited; send fewer at a time"
+                    job.finish(StationError(text, 504, code="deadline"))
                     self._changed.notify_all()
                     continue
                 if not slot.sent:
@@ -283,7 +285,8 @@ class Pool:
             lost, slot.sent = list(slot.sent.values()), {}
             self._changed.notify_all()
         for job in lost:
-            job.finish(StationError("the worker stopped while it inspected this image; send it again", 503, 1.0))
+            text = "the worker stopped while it inspected this image; send it again"
+            job.finish(StationError(text, 503, 1.0, "worker-stopped"))
 
     def _answer(self, slot: _Slot, message: tuple[Any, ...]) -> None:
         kind = message[0]
@@ -295,7 +298,7 @@ class Pool:
                 if kind == "done":
                     self._usual_s += 0.1 * (message[2].seconds - self._usual_s)
                 else:
-                    outcome = StationError(message[2], message[3])
+                    outcome = StationError(message[2], message[3], code=CODES.get(message[3], ""))
                 self._changed.notify_all()
             if job is not None:
                 job.finish(outcome)

@@ -2,6 +2,7 @@
 
 import { emit } from "./store.js";
 import { t } from "./strings.js";
+import { words } from "./words.js";
 
 export class ApiError extends Error {
   constructor(message, status) {
@@ -24,7 +25,8 @@ async function request(method, path, { json, form, signal } = {}) {
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;
   if (response.status === 401 && path !== "/api/session") emit("session ended");
-  throw new ApiError(answer.error ?? t("failed", { status: response.status }), response.status);
+  const said = words(answer.code, answer.values, answer.error);
+  throw new ApiError(said ?? t("failed", { status: response.status }), response.status);
 }
 
 export const get = (path, query, options) => request("GET", path + queryOf(query), options);

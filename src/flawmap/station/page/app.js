@@ -11,6 +11,7 @@ import { listen } from "./stream.js";
 import { language, languages, nameOf, span, speak, t } from "./strings.js";
 import { threshold } from "./threshold.js";
 import { train } from "./train.js";
+import { words } from "./words.js";
 
 const VIEWS = { live, review, threshold, train, report };
 const NEEDS = { train: "engineer" };
@@ -35,7 +36,7 @@ function drawTop() {
   document
     .getElementById("top")
     .replaceChildren(
-      el("div", { class: "brand" }, el("b", {}, "flawmap"), el("span", {}, store.station?.name ?? "")),
+      el("div", { class: "brand", title: store.station?.name }, el("b", {}, "flawmap"), el("span", {}, store.station?.name ?? "")),
       el("nav", { "aria-label": t("views") }, store.session ? tabs().map(tab) : []),
       el(
         "div",
@@ -77,10 +78,10 @@ function view() {
 function notices() {
   if (!store.session) return [];
   if (!store.online) return [["lost", t("lost")]];
-  const { ready, why, silent, silent_s: seconds, drift } = store.station ?? { ready: true };
+  const { ready, why, why_code: code, silent, silent_s: seconds, drift } = store.station ?? { ready: true };
   const found = [];
-  if (!ready) found.push(["lost", t("notReady", { why })]);
-  if (silent) found.push(["silent", seconds === null ? t("silentEver") : t("silent", { time: span(seconds) })]);
+  if (!ready) found.push(["lost", t("notReady", { why: words(code, {}, why) })]);
+  if (ready && silent) found.push(["silent", seconds === null ? t("silentEver") : t("silent", { time: span(seconds) })]);
   if (drift?.verdict === "drifted") found.push(["drift", t("drifted"), t("driftDetail", { parts: drift.parts })]);
   if (drift?.verdict === "on the way") found.push(["drift", t("drifting"), t("driftDetail", { parts: drift.parts })]);
   return found;
@@ -101,7 +102,7 @@ function drawNotices() {
         el("p", { class: `notice ${kind}` }, el("b", {}, text), detail && el("span", {}, detail)),
       ),
     );
-  document.body.classList.toggle("offline", found[0]?.[0] === "lost");
+  document.body.classList.toggle("offline", !store.online);
 }
 
 const READ = {

@@ -81,7 +81,7 @@ const change = (part) =>
     "figure",
     {},
     el("img", { src: pictureOf(part, "thumbnail"), alt: "", loading: "lazy" }),
-    el("figcaption", {}, side(part.current), " → ", side(part.new)),
+    el("figcaption", {}, side(part.current), el("span", { class: "then" }, "→"), side(part.new)),
   );
 
-const side = ({ verdict, score: value }) => el("span", { title: t(verdict) }, symbol(verdict), score(value));
+const side = ({ verdict, score: value }) => el("span", {}, symbol(verdict), `${t(verdict)} ${score(value)}`);

@@ -4,6 +4,7 @@ import { get, post, remove, send } from "./api.js";
 import { ask, busy, button, el, field, refill, select, tell } from "./dom.js";
 import { filesOf } from "./files.js";
 import { number, t } from "./strings.js";
+import { words } from "./words.js";
 
 const AT_ONCE = 8; // photos a request
 const POLL_MS = 1000;
@@ -129,7 +130,7 @@ export function datasets(changed) {
         el(
           "ul",
           {},
-          bad.map(({ name, error }) => el("li", {}, `${name}: ${error}`)),
+          bad.map(({ name, error, code, values }) => el("li", {}, `${name}: ${words(code, values, error)}`)),
         ),
       ],
     );
@@ -149,7 +150,7 @@ export function datasets(changed) {
       el(
         "ul",
         { class: "summary" },
-        set.summary.map((line) => el("li", {}, line)),
+        summary(odd),
       ),
       el(
         "div",
@@ -166,6 +167,15 @@ export function datasets(changed) {
     );
   }
 
+  const problemOf = (kind) => (PROBLEMS.includes(kind) ? t(kind) : kind);
+
+  function summary(odd) {
+    const kinds = odd.flatMap((photo) => [...new Set(photo.problems.map(({ kind }) => kind))]);
+    return [...new Set(kinds)].map((kind) =>
+      el("li", {}, t("problemCount", { problem: problemOf(kind), n: number(kinds.filter((one) => one === kind).length) })),
+    );
+  }
+
   const oddPhoto = (photo) =>
     el(
       "figure",
@@ -175,8 +185,8 @@ export function datasets(changed) {
         "figcaption",
         {},
         el("b", {}, photo.name),
-        photo.problems.map(({ kind, text }) =>
-          el("p", {}, el("span", { class: "tag" }, PROBLEMS.includes(kind) ? t(kind) : kind), ` ${text}`),
+        photo.problems.map(({ kind, text, code, values }) =>
+          el("p", {}, el("span", { class: "tag" }, problemOf(kind)), ` ${words(code, values, text)}`),
         ),
       ),
       button("×", (event) => removePhotos([photo], event.currentTarget), {

@@ -7,6 +7,7 @@ const HEIGHT = 220;
 const TOP = 34; // room for what is written at the lines
 const FOOT = 26;
 const TICK = 80; // pixels between two ticks at least
+const EDGE = 9; // pixels from an end within which a number is written to one side
 const STEPS = 200; // presses of an arrow key from one end to the other
 
 /** `{node, move, end}`; moved(score) is called as the user moves the line. */
@@ -60,6 +61,7 @@ export function histogram(data, moved) {
       },
       svg("rect", { x: -22, width: 44, y: -TOP, height: HEIGHT + TOP, class: "reach" }),
       svg("line", { y1: 0, y2: HEIGHT }),
+      svg("rect", { x: -20, width: 40, y: HEIGHT / 2 - 32, height: 64, rx: 10, class: "ring" }),
       svg("rect", { x: -14, width: 28, y: HEIGHT / 2 - 26, height: 52, rx: 6, class: "grip" }),
       svg("path", { d: `M-4 ${HEIGHT / 2 - 10}v20M4 ${HEIGHT / 2 - 10}v20`, class: "ridges" }),
       svg("text", { y: -10, "text-anchor": "middle" }),
@@ -169,7 +171,7 @@ function axis({ low, high }, x) {
   const ticks = [];
   for (let n = Math.ceil(low / step); n * step <= high; n += 1) ticks.push(n * step);
   const digits = Math.max(1, -Math.floor(Math.log10(step * 1.001)));
-  const anchor = (value) => (value - low < step / 3 ? "start" : high - value < step / 3 ? "end" : "middle");
+  const anchor = (value) => (x(value) < EDGE ? "start" : x(high) - x(value) < EDGE ? "end" : "middle");
   return svg(
     "g",
     { class: "axis", "aria-hidden": "true" },

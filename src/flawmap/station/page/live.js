@@ -25,7 +25,7 @@ export function live(root) {
     for (let part = null; chosen() && chosen() !== part;) {
       part = chosen();
       await shown.show(part);
-      drawFacts(part);
+      if (!held || held === part.id) drawFacts(part);
     }
     drawing = false;
   }
@@ -62,7 +62,10 @@ export function live(root) {
 
   function holdAt(id) {
     held = id;
-    if (chosen()) drawFacts(chosen());
+    if (chosen()) {
+      drawFacts(chosen());
+      shown.expect(chosen());
+    }
     drawPart();
     drawStrip();
   }

@@ -22,7 +22,7 @@ export function login(root, begin) {
       const session = await post("/api/session", { token: token.value.trim() });
       await begin(session);
     } catch (problem) {
-      wrong.textContent = problem.status === 401 ? t("wrongToken") : problem.message;
+      wrong.textContent = problem.message;
       token.select();
     } finally {
       go.disabled = false;

@@ -6,6 +6,9 @@ import { number, t } from "./strings.js";
 const WIDTH = 300;
 const HEIGHT = 70;
 const NO_LOSS = ["step", "samples_a_second"];
+const STAGES = { detect: "stageDetect", refine: "stageRefine" };
+
+export const stageName = (stage) => (STAGES[stage] ? t(STAGES[stage]) : stage);
 
 export function losses(metrics) {
   const stages = [...new Set(metrics.map((row) => row.stage))];
@@ -41,6 +44,6 @@ function stageOf(stage, rows) {
       { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" },
       svg("polyline", { points }),
     ),
-    el("figcaption", {}, `${t("loss")} · ${stage} · ${number(sums.at(-1), 4)}`),
+    el("figcaption", {}, `${t("loss")} · ${stageName(stage)} · ${number(sums.at(-1), 4)}`),
   );
 }

@@ -2,7 +2,8 @@
 
 import { pictureOf } from "./api.js";
 import { button, el, symbol } from "./dom.js";
-import { clock, nameOf, number, score, t } from "./strings.js";
+import { clock, nameOf, percent, score, t } from "./strings.js";
+import { whoOf } from "./words.js";
 
 /** The huge word, its sign and colour. */
 export const verdictPanel = (part) =>
@@ -28,22 +29,27 @@ export function facts(part) {
     part.camera,
     part.model.ref,
     places && t(places === 1 ? "region" : "regions", { n: places }),
-    part.p_value !== null && t("pValue", { p: number(part.p_value, 3) }),
+    part.p_value !== null && t("asRare", { share: percent(part.p_value) }),
   ];
   return el(
     "div",
     { class: "facts" },
-    el("h1", {}, t("part", { label: nameOf(part) }), el("time", { datetime: part.time }, clock(part.time))),
+    el(
+      "h1",
+      {},
+      el("span", {}, t("part", { label: nameOf(part) })),
+      el("time", { datetime: part.time }, clock(part.time)),
+    ),
     el("p", {}, t("scoreOf", { score: score(part.score), threshold: score(part.threshold) })),
     scale(part),
-    el("p", { class: "soft" }, rest.filter(Boolean).join(" · ")),
+    el("p", { class: "soft rest" }, rest.filter(Boolean).join(" · ")),
     part.decision &&
       el("p", { class: `decision ${part.decision.verdict}` }, symbol(part.decision.verdict), decisionLine(part)),
   );
 }
 
 export const decisionLine = ({ decision }) =>
-  t(decision.verdict === "pass" ? "decidedPass" : "decidedReject", { who: decision.who }) +
+  t(decision.verdict === "pass" ? "decidedPass" : "decidedReject", { who: whoOf(decision.who) }) +
   (decision.note ? ` – ${decision.note}` : "");
 
 /** A row of small pictures; `{node, show}`. What is there already stays as it is, so that nothing flickers. */

@@ -5,15 +5,18 @@ import { el, field, refill, svg } from "./dom.js";
 import { nameOf, t } from "./strings.js";
 
 const PATIENCE_MS = 1500; // a verdict does not wait longer than this for its picture
+const BLINK_MS = 120; // a picture that comes sooner takes the old one's place without a word between them
 
 let strength = 60; // % and the same in every view
 
-/** `{node, slider, show}`; show(part) resolves when the picture is there, or will not be. */
+/** `{node, slider, show, expect}`; show(part) resolves when the picture is there, or will not be; expect(part) takes away
+ * the picture of any other part, for a view that tells of this one already. */
 export function picture() {
   const layers = el("div", { class: "layers" });
   const range = el("input", { type: "range", min: 0, max: 100, value: strength, oninput: fade });
   const percent = el("output", {});
   let latest = null;
+  let there = null;
 
   function fade() {
     strength = Number(range.value);
@@ -21,32 +24,41 @@ export function picture() {
     for (const over of layers.querySelectorAll(".over")) over.style.opacity = strength / 100;
   }
 
+  function expect(part) {
+    latest = part.id;
+    setTimeout(() => {
+      if (latest !== part.id || there === part.id) return;
+      there = null;
+      refill(layers, el("p", { class: "gone" }, t("loading")));
+    }, BLINK_MS);
+  }
+
   async function show(part) {
     latest = part.id;
     const drawn = part.kept === false ? [el("p", { class: "gone" }, t("thinned"))] : await layersOf(part);
     if (latest !== part.id) return;
+    there = part.id;
     refill(layers, drawn);
     fade();
   }
 
   fade();
-  return { node: layers, slider: el("div", { class: "slider" }, field(t("heat"), range), percent), show };
+  return { node: layers, slider: el("div", { class: "slider" }, field(t("heat"), range), percent), show, expect };
 }
 
 async function layersOf(part) {
   const original = el("img", { src: pictureOf(part, "original"), alt: t("partPicture", { label: nameOf(part) }) });
   const heat = el("img", { src: pictureOf(part, "heat"), alt: "", class: "over" });
-  if (await there(original, heat)) return [original, heat, outlines(part)];
+  if (await decoded(original, heat)) return [original, heat, outlines(part)];
   // A browser cannot show every file that can be inspected, TIFF for one; the overlay is always a JPEG.
   const overlay = el("img", { src: pictureOf(part, "overlay"), alt: original.alt });
-  return (await there(overlay)) ? [overlay] : [el("p", { class: "gone" }, t("noPicture"))];
+  return (await decoded(overlay)) ? [overlay] : [el("p", { class: "gone" }, t("noPicture"))];
 }
 
-function there(...images) {
+function decoded(...images) {
   const patience = new Promise((wake) => setTimeout(wake, PATIENCE_MS, true));
-  const decoded = Promise.all(images.map((image) => image.decode()));
   return Promise.race([
-    decoded.then(
+    Promise.all(images.map((image) => image.decode())).then(
       () => true,
       () => false,
     ),

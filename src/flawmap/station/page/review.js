@@ -44,6 +44,7 @@ export function review(root) {
     pane.hidden = !part;
     all.hidden = Boolean(part);
     if (!part) return refill(all, el("b", {}, t("allReviewed")), el("span", {}, t("allReviewedHint")), takeBack());
+    shown.expect(part);
     shown.show(part);
     refill(side, head(part), facts(part), choices(part), takeBack());
     drawQueue();

@@ -4,13 +4,14 @@ import { pictureOf } from "./api.js";
 import { el, svg, symbol } from "./dom.js";
 import { decisionLine, scale } from "./parts.js";
 import { clock, day, hour, nameOf, number, percent, score, t } from "./strings.js";
+import { whoOf } from "./words.js";
 
 /** kind: `shift`, `lot` or `period`. */
 export function sheet(report, kind) {
   const { counts } = report;
   const head = [
     el("h1", {}, titleOf(report, kind)),
-    el("p", { class: "soft" }, t("madeBy", { station: report.station, time: day(report.made), who: report.by })),
+    el("p", { class: "soft" }, t("madeBy", { station: report.station, time: day(report.made), who: whoOf(report.by) })),
   ];
   if (!counts.inspected) return [...head, el("p", { class: "empty" }, t("noReport"))];
   return [
@@ -147,7 +148,7 @@ const models = (rows) =>
 const ACTIONS = { use: "actionUse", "roll back": "actionBack", add: "actionAdd" };
 
 const changeLine = ({ time, who, action, ref }) =>
-  el("tr", {}, el("td", {}, day(time)), el("td", {}, who), el("td", {}, t(ACTIONS[action], { ref })));
+  el("tr", {}, el("td", {}, day(time)), el("td", {}, whoOf(who)), el("td", {}, t(ACTIONS[action], { ref })));
 
 const partOf = (part) =>
   el(

@@ -27,7 +27,7 @@ const STRINGS = {
   ],
   notReady: ["The station is not ready: {why}", "Die Station ist nicht bereit: {why}"],
   silent: ["Camera silent: no part for {time}", "Kamera still: kein Teil seit {time}"],
-  silentEver: ["Camera silent: no part since the start", "Kamera still: kein Teil seit dem Start"],
+  silentEver: ["Camera silent: no part has come yet", "Kamera still: noch kein Teil gekommen"],
   drifted: ["Parts look unlike the good ones trained on", "Teile sehen anders aus als die angelernten"],
   drifting: [
     "Parts begin to look unlike the good ones trained on",
@@ -45,7 +45,6 @@ const STRINGS = {
     "It begins with fm- and comes from whoever keeps the station.",
     "Er beginnt mit fm- und kommt von dem, der die Station betreut.",
   ],
-  wrongToken: ["This token is not valid.", "Dieser Token gilt nicht."],
   cameraOnly: [
     "This token is for a camera and opens no views.",
     "Dieser Token ist für eine Kamera und öffnet keine Ansicht.",
@@ -63,7 +62,7 @@ const STRINGS = {
   part: ["Part {label}", "Teil {label}"],
   spoken: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
   scoreOf: ["Score {score}, threshold {threshold}", "Wert {score}, Schwelle {threshold}"],
-  pValue: ["p\u00a0=\u00a0{p}", "p\u00a0=\u00a0{p}"],
+  asRare: ["{share} of good parts score as high", "{share} der guten Teile haben so hohe Werte"],
   lot: ["Lot", "Los"],
   model: ["Model", "Modell"],
   heat: ["Heat map", "Wärmebild"],
@@ -76,8 +75,8 @@ const STRINGS = {
   lastParts: ["The last parts", "Die letzten Teile"],
   held: ["Held", "Angehalten"],
   backToLive: ["Back to live", "Zurück zu live"],
-  regions: ["{n} places", "{n} Stellen"],
-  region: ["1 place", "1 Stelle"],
+  regions: ["{n}\u00a0places", "{n}\u00a0Stellen"],
+  region: ["1\u00a0place", "1\u00a0Stelle"],
   decidedPass: ["{who} decided: PASS", "{who} entschied: GUT"],
   decidedReject: ["{who} decided: REJECT", "{who} entschied: FEHLER"],
 
@@ -107,6 +106,7 @@ const STRINGS = {
   line: ["Threshold line", "Schwellenlinie"],
   lineHint: ["Drag the line, or use the arrow keys.", "Linie ziehen oder Pfeiltasten benutzen."],
   escape: ["Escape", "Durchschlupf"],
+  nothingDecided: ["no part was decided defective yet", "noch wurde kein Teil als fehlerhaft entschieden"],
   escapeMeans: [
     "defective parts that would pass, of {n} decided",
     "fehlerhafte Teile, die durchgingen, von {n} entschiedenen",
@@ -145,6 +145,12 @@ const STRINGS = {
   engineersOnly: ["Changing it needs an engineer's token.", "Ändern darf es nur ein Token der Rolle Ingenieur."],
   noModel: ["No model is in use yet.", "Noch ist kein Modell in Gebrauch."],
   versions: ["Versions", "Versionen"],
+  noVersions: ["There is none yet.", "Noch gibt es keine."],
+  noThreshold: ["has no threshold", "hat keine Schwelle"],
+  thresholdOf: ["threshold of {ref}", "Schwelle von {ref}"],
+  fromTraining: ["training", "Anlernen"],
+  fromFolder: ["models folder", "Modellordner"],
+  someoneHere: ["someone here", "jemand hier"],
   rollBack: ["Roll back to {ref}", "Zurück auf {ref}"],
   rollBackAsk: ["Roll back to {ref}?", "Zurück auf {ref}?"],
   rollBackDetail: [
@@ -181,6 +187,7 @@ const STRINGS = {
   checkedFine: ["Nothing is wrong with the photos.", "An den Fotos ist nichts auszusetzen."],
   unchecked: ["Not checked since the last change.", "Seit der letzten Änderung nicht geprüft."],
   withProblems: ["To look at: {n}", "Anzusehen: {n}"],
+  problemCount: ["{problem}: {n}", "{problem}: {n}"],
   removePhoto: ["Remove {name}", "{name} entfernen"],
   removeAll: ["Remove all of these", "Alle diese entfernen"],
   duplicate: ["duplicate", "doppelt"],
@@ -191,6 +198,18 @@ const STRINGS = {
   unreadable: ["unreadable", "unlesbar"],
   training: ["2 · Training", "2 · Anlernen"],
   recipe: ["Recipe", "Rezept"],
+  recipeFast: [
+    "The usual one: a small model, learnt in about a quarter of an hour on two cores.",
+    "Das übliche: ein kleines Modell, auf zwei Kernen in etwa einer Viertelstunde angelernt.",
+  ],
+  recipeDemo: [
+    "As the usual one, for small photos of 128×128 pixels: some minutes.",
+    "Wie das übliche, für kleine Fotos von 128×128 Pixeln: einige Minuten.",
+  ],
+  recipePaper: [
+    "The published method unchanged: many hours, and it needs a GPU.",
+    "Das veröffentlichte Verfahren unverändert: viele Stunden, und es braucht eine GPU.",
+  ],
   settings: ["Settings, one a line", "Einstellungen, je Zeile eine"],
   expert: ["More", "Mehr"],
   start: ["Start training", "Anlernen starten"],
@@ -199,6 +218,8 @@ const STRINGS = {
   done: ["done", "fertig"],
   cancelled: ["cancelled", "abgebrochen"],
   failedState: ["failed", "gescheitert"],
+  stageDetect: ["Learning", "Lernen"],
+  stageRefine: ["Refining", "Verfeinern"],
   step: ["{stage}: step {step} of {steps}", "{stage}: Schritt {step} von {steps}"],
   loss: ["Loss", "Verlust"],
   stop: ["Stop training", "Anlernen abbrechen"],
@@ -295,9 +316,10 @@ export function speak(name) {
   localStorage.setItem(KEPT, name);
 }
 
-export function t(key, values = {}) {
-  return STRINGS[key][chosen].replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
-}
+/** One of a pair, English and German, with its {names} filled in. */
+export const fill = (pair, values) => pair[chosen].replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+
+export const t = (key, values = {}) => fill(STRINGS[key], values);
 
 /** A count or share in the language's way of writing. */
 export const number = (value, digits = 0) =>

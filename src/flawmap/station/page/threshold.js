@@ -72,7 +72,12 @@ export function threshold(root) {
   function drawFigures(point) {
     const { held_out, decided_good, decided_bad, parts } = data.counts;
     figures.replaceChildren(
-      figure("escape", percent(point.escape), t("escapeMeans", { n: number(decided_bad) }), "reject"),
+      figure(
+        "escape",
+        percent(point.escape),
+        decided_bad ? t("escapeMeans", { n: number(decided_bad) }) : t("nothingDecided"),
+        "reject",
+      ),
       figure("overkill", percent(point.overkill), t("overkillMeans", { n: number(held_out + decided_good) }), "pass"),
       figure("rejectShare", percent(point.rejected), t("rejectShareMeans", { n: number(parts) }), "all"),
     );
@@ -123,7 +128,9 @@ export function threshold(root) {
   root.append(el("div", { class: "threshold" }, plot, figures, around, list.node));
   load();
   list.load();
-  const end = onEach({ model: refresh, lag: refresh });
+  // A model that was still being loaded is in use without having been switched to.
+  const came = (station) => !data && station.model && refresh();
+  const end = onEach({ model: refresh, lag: refresh, station: came });
   return () => (end(), graph?.end());
 }
 

@@ -4,12 +4,17 @@ import { get, post } from "./api.js";
 import { ask, busy, button, el, field, refill, select, tell } from "./dom.js";
 import { comparison } from "./comparison.js";
 import { datasets } from "./datasets.js";
-import { losses } from "./losses.js";
+import { losses, stageName } from "./losses.js";
 import { onEach } from "./store.js";
 import { day, number, percent, t } from "./strings.js";
+import { words } from "./words.js";
 
 const STATES = { running: "running", done: "done", failed: "failedState", cancelled: "cancelled" };
+const ABOUT = { fast: "recipeFast", demo: "recipeDemo", paper: "recipePaper" };
+const NO_PARTS = ["general", "lean"]; // recipes of what every part's training starts from
 const POLL_MS = 2000;
+
+const whyOf = (training) => words(training.why_code, { step: training.step }, training.why);
 
 export function train(root) {
   const run = el("section", { class: "card" });
@@ -25,7 +30,7 @@ export function train(root) {
 
   async function load() {
     const [kinds, runs] = await Promise.all([get("/api/recipes"), get("/api/trainings")]);
-    recipes = kinds.recipes;
+    recipes = kinds.recipes.filter((recipe) => !NO_PARTS.includes(recipe.name));
     trainings = runs.trainings;
     order = null;
     await refresh();
@@ -77,7 +82,7 @@ export function train(root) {
     const set = photos.chosen();
     const name = el("input", { value: set?.name ?? "", maxlength: 60, required: true });
     const about = el("p", { class: "soft wide" });
-    const describe = () => (about.textContent = recipes.find((one) => one.name === recipe.value)?.about ?? "");
+    const describe = () => (about.textContent = aboutOf(recipes.find((one) => one.name === recipe.value)));
     const recipe = select(
       recipes.map((one) => [one.name, one.name]),
       "fast",
@@ -150,7 +155,7 @@ export function train(root) {
       training.state !== before?.state ||
       training.first !== before?.first ||
       training.comparison?.state !== before?.comparison?.state;
-    if (news && training.state === "failed") tell(training.why, true);
+    if (news && training.state === "failed") tell(whyOf(training), true);
     if (training.id === shown().id) refresh();
   }
 
@@ -160,6 +165,8 @@ export function train(root) {
   const end = onEach({ training: hear, lag: refresh });
   return () => (end(), photos.end(), clearTimeout(timer));
 }
+
+const aboutOf = (recipe) => (recipe && ABOUT[recipe.name] ? t(ABOUT[recipe.name]) : (recipe?.about ?? ""));
 
 function progress(training, stop) {
   const { state, stage, step, steps } = training;
@@ -173,13 +180,13 @@ function progress(training, stop) {
       el("b", {}, `${training.name} · ${t(STATES[state])}`),
       el("span", { class: "soft" }, training.started && day(training.started)),
     ),
-    training.why && el("p", { class: "wrong" }, training.why),
+    training.why && el("p", { class: state === "failed" ? "wrong" : "soft" }, whyOf(training)),
     state === "running" && [
       el("div", { class: "row" }, bar, el("b", { class: "n" }, percent(training.progress, 0))),
       el(
         "p",
         { class: "row between" },
-        el("span", {}, stage && t("step", { stage, step: number(step ?? 0), steps: number(steps ?? 0) })),
+        el("span", {}, stage && t("step", { stage: stageName(stage), step: number(step ?? 0), steps: number(steps ?? 0) })),
         button(t("stop"), (event) => stop(training, event.currentTarget)),
       ),
     ],

@@ -4,6 +4,19 @@ import { get, post } from "./api.js";
 import { ask, busy, button, el, refill, tell } from "./dom.js";
 import { may } from "./store.js";
 import { day, score, t } from "./strings.js";
+import { whoOf } from "./words.js";
+
+// How the station writes down where a version comes from (docs/station-api.md, Models).
+const ORIGINS = [
+  [/^threshold of (?<ref>.+)$/, "thresholdOf"],
+  [/^training [0-9a-f]+$/, "fromTraining"],
+  [/^copied to the models folder$/, "fromFolder"],
+];
+
+function originOf(text) {
+  const [pattern, key] = ORIGINS.find(([known]) => known.test(text)) ?? [];
+  return key ? t(key, text.match(pattern).groups) : text;
+}
 
 export function versions() {
   const node = el("section", { class: "card versions" });
@@ -16,7 +29,7 @@ export function versions() {
       button(t("rollBack", { ref: previous }), (event) => rollBack(current, previous, event.currentTarget), {
         class: "roll-back",
       });
-    refill(node, el("div", { class: "row between" }, el("h2", {}, t("versions")), back), table(models));
+    refill(node, el("div", { class: "row between" }, el("h2", {}, t("versions")), back), models.length ? table(models) : el("p", { class: "soft" }, t("noVersions")));
   }
 
   const table = (models) =>
@@ -46,8 +59,8 @@ export function versions() {
               el("td", {}, el("b", {}, model.ref)),
               el("td", { class: "n" }, score(model.threshold?.score)),
               el("td", {}, day(model.created)),
-              el("td", {}, model.by),
-              el("td", {}, model.usable ? model.origin : model.why),
+              el("td", {}, whoOf(model.by)),
+              el("td", {}, model.usable ? originOf(model.origin) : t("noThreshold")),
               el("td", {}, action(model)),
             ),
           ),

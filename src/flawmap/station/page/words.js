@@ -1,0 +1,119 @@
+// What the station says, in the reader's language: by its code and figures (docs/station-api.md, Codes). What has no
+// code, or one of a newer station, stays as the station wrote it.
+
+import { fill, number, t } from "./strings.js";
+
+const CODES = {
+  // Why the station is not ready
+  loading: ["the model is being loaded.", "das Modell wird geladen."],
+  "no-model": [
+    "there is no model yet. An engineer trains one under Train.",
+    "noch ist kein Modell da. Ein Ingenieur lernt unter Anlernen eines an.",
+  ],
+  "model-failed": ["the model could not be loaded ({text}).", "das Modell ließ sich nicht laden ({text})."],
+  "workers-starting": ["inspection is being started.", "die Prüfung wird gestartet."],
+
+  // What is refused
+  "queue-full": [
+    "Too many parts at once: the queue is full. Try again in a moment.",
+    "Zu viele Teile auf einmal: die Warteschlange ist voll. Gleich noch einmal versuchen.",
+  ],
+  "too-fast": ["More than {rate} photos a second. Send more slowly.", "Mehr als {rate} Fotos je Sekunde. Langsamer senden."],
+  deadline: [
+    "No verdict in time: the station has too much to do. Try again.",
+    "Kein Urteil in der Zeit: die Station hat zu viel zu tun. Noch einmal versuchen.",
+  ],
+  token: ["This token is not valid.", "Dieser Token gilt nicht."],
+  "wrong-tokens": ["Too many wrong tokens. Wait a minute.", "Zu viele falsche Token. Eine Minute warten."],
+  role: ["This takes the role {needed}; yours is {role}.", "Dazu gehört die Rolle {needed}; Ihre ist {role}."],
+  "no-image": ["This is no photo: PNG, JPEG, BMP, TIFF or WebP.", "Das ist kein Foto: PNG, JPEG, BMP, TIFF oder WebP."],
+  bytes: ["The file is too large: {limit} MB at most.", "Die Datei ist zu groß: höchstens {limit} MB."],
+  pixels: [
+    "The photo is too large: {width}\u00a0×\u00a0{height} pixels, {limit} million at most.",
+    "Das Foto ist zu groß: {width}\u00a0×\u00a0{height} Pixel, höchstens {limit} Millionen.",
+  ],
+  unreadable: ["The photo is damaged and cannot be read.", "Das Foto ist beschädigt und nicht lesbar."],
+  thinned: ["The pictures of this part are no longer kept.", "Die Bilder dieses Teils sind nicht mehr aufbewahrt."],
+  gone: ["That is no longer there.", "Das gibt es nicht mehr."],
+  "worker-stopped": ["Inspection stopped at this photo. Try again.", "Die Prüfung brach bei diesem Foto ab. Noch einmal versuchen."],
+  stopping: ["The station is being stopped. Try again later.", "Die Station wird gerade beendet. Später noch einmal versuchen."],
+  record: [
+    "The record cannot be written, so nothing is inspected. Call whoever keeps the station.",
+    "Die Aufzeichnung lässt sich nicht schreiben, darum wird nichts geprüft. Bitte den Betreuer der Station rufen.",
+  ],
+  disk: [
+    "The disk is full or cannot be written to. Call whoever keeps the station.",
+    "Die Platte ist voll oder nicht beschreibbar. Bitte den Betreuer der Station rufen.",
+  ],
+  defect: ["An error in flawmap; the station's log says more.", "Ein Fehler in flawmap; das Protokoll der Station sagt mehr."],
+  "no-previous": ["No other model was used before this one.", "Vor diesem war kein anderes Modell in Gebrauch."],
+
+  // Training
+  name: [
+    "A name is 1 to 100 letters, without @ and /, and does not begin with a dot.",
+    "Ein Name hat 1 bis 100 Zeichen, kein @ und kein /, und beginnt nicht mit einem Punkt.",
+  ],
+  setting: [
+    "“{setting}” cannot be set here. Write section.name=value, without file names.",
+    "„{setting}“ lässt sich hier nicht einstellen. Erwartet: abschnitt.name=wert, ohne Dateinamen.",
+  ],
+  "no-good-photos": ["Add good photos first.", "Zuerst gute Fotos hinzufügen."],
+  "training-runs": ["A training runs already. Wait for it, or stop it.", "Es läuft schon ein Anlernen. Abwarten oder abbrechen."],
+  "photos-in-use": ["A training uses these photos.", "Ein Anlernen benutzt diese Fotos."],
+  checking: ["The photos are being checked already.", "Die Fotos werden schon geprüft."],
+  "no-parts": ["No recorded part still has its pictures.", "Kein erfasstes Teil hat noch seine Bilder."],
+  cancelled: ["Stopped at step {step}.", "Bei Schritt {step} abgebrochen."],
+  killed: [
+    "Killed twice, and no further than step {step}. Start it anew, with fewer or smaller photos if memory was short.",
+    "Zweimal abgebrochen und nicht über Schritt {step} hinaus. Neu starten, bei knappem Speicher mit weniger oder kleineren Fotos.",
+  ],
+
+  // What is wrong with a photo; {value} lies outside of {low} to {high}, where most are
+  duplicate: ["the same file as {other}", "dieselbe Datei wie {other}"],
+  size: ["{size} pixels, most have {most}", "{size} Pixel, die meisten haben {most}"],
+  defective: [
+    "looks defective to {ref}: score {score}, threshold {threshold}",
+    "für {ref} fehlerhaft: Wert {score}, Schwelle {threshold}",
+  ],
+  "brightness-more": ["brighter than most", "heller als die meisten"],
+  "brightness-less": ["darker than most", "dunkler als die meisten"],
+  "contrast-more": ["more contrast than most", "kontrastreicher als die meisten"],
+  "contrast-less": ["less contrast than most", "kontrastärmer als die meisten"],
+  "sharpness-more": ["sharper or noisier than most", "schärfer oder verrauschter als die meisten"],
+  "sharpness-less": ["less sharp than most", "unschärfer als die meisten"],
+  "dark-more": ["underexposed: much is black", "unterbelichtet: vieles ist schwarz"],
+  "dark-less": ["less black than most", "weniger Schwarz als die meisten"],
+  "bright-more": ["overexposed: much is white", "überbelichtet: vieles ist weiß"],
+  "bright-less": ["less white than most", "weniger Weiß als die meisten"],
+  "blue-more": ["bluer than most", "blauer als die meisten"],
+  "blue-less": ["less blue than most", "weniger blau als die meisten"],
+  "red-more": ["redder than most", "röter als die meisten"],
+  "red-less": ["less red than most", "weniger rot als die meisten"],
+  "down-more": ["lies lower than most", "liegt tiefer als die meisten"],
+  "down-less": ["lies higher than most", "liegt höher als die meisten"],
+  "across-more": ["lies further right than most", "liegt weiter rechts als die meisten"],
+  "across-less": ["lies further left than most", "liegt weiter links als die meisten"],
+  "likeness-less": ["does not look like most", "sieht nicht aus wie die meisten"],
+  "coarse-codes-more": ["other shapes than most", "andere Formen als die meisten"],
+  "fine-codes-more": ["another texture than most", "andere Oberfläche als die meisten"],
+};
+
+// Figures in units that somebody at a line thinks in.
+const UNITS = {
+  bytes: ({ limit }) => ({ limit: Math.floor(limit / 2 ** 20) }),
+  pixels: (values) => ({ ...values, limit: Math.floor(values.limit / 1e6) }),
+  role: ({ needed, role }) => ({ needed: t(needed), role: t(role) }),
+};
+
+/** `text` is what the station wrote. */
+export function words(code, values, text) {
+  if (!Object.hasOwn(CODES, code ?? "")) return text;
+  const figures = UNITS[code]?.(values) ?? values ?? {};
+  return fill(CODES[code], { text, ...Object.fromEntries(Object.entries(figures).map(written)) });
+}
+
+const written = ([name, value]) => [name, typeof value === "number" ? short(value) : value];
+const short = (value) => number(value, Number.isInteger(value) ? 0 : 3);
+
+/** Where the station asks for no tokens, everyone is `local`. */
+export const whoOf = (name) => (name === "local" ? t("someoneHere") : name);
