@@ -28,7 +28,7 @@ class Loaded:
 @pytest.fixture
 def opened(models: Path, tmp_path: Path) -> Iterator[Callable[[], Models]]:
     """Opens the models of one folder and record again, as a station does that starts."""
-    shutil.copytree(models, tmp_path / "models")
+    shutil.copytree(models / "part.bundle", tmp_path / "models" / "part.bundle")
     record = Record(f"sqlite:///{tmp_path / 'record.sqlite'}")
 
     def again() -> Models:
@@ -39,12 +39,6 @@ def opened(models: Path, tmp_path: Path) -> Iterator[Callable[[], Models]]:
     yield again
     assert audit(record).whole
     record.close()
-
-
-def changes(models: Models) -> list[tuple[str, str]]:
-    told: list[tuple[str, str]] = []
-    models.told = lambda row: told.append((row["who"], row["model"]))
-    return told
 
 
 def test_a_model_that_is_gone_is_replaced_in_the_record_too(opened: Callable[[], Models], tmp_path: Path) -> None:
@@ -66,7 +60,8 @@ def test_a_model_that_is_gone_is_replaced_in_the_record_too(opened: Callable[[],
 def test_a_roll_back_ends_with_the_first_model(opened: Callable[[], Models]) -> None:
     models = opened()
     models.use(models.with_threshold("part@1", 0.2, None, "anna", "").ref, "anna")
-    told = changes(models)
+    told: list[tuple[str, str]] = []
+    models.told = lambda row: told.append((row["who"], row["model"]))
     assert models.roll_back("anna").ref == "part@1"
     assert told == [("anna", "part@1")]
     with pytest.raises(StationError, match="no other model"):

@@ -172,6 +172,17 @@ def test_stops_of_the_station_are_not_held_against_a_training(
     wait_until(lambda: trainings.running is None)
 
 
+def test_a_training_finds_its_photos_where_the_stations_folder_is_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = DataSets(Path("datasets"), LimitSettings())
+    photos.add(photos.make("part")["id"], "good", "x.png", encode_png(picture(100)))
+    trainings = Trainings(Path("trainings"), photos, Stub(), Stub())  # type: ignore[arg-type]
+    found = train(trainings, monkeypatch, 'ls "$4"; exit 2')  # the folder that it learns from
+    assert found["why"] == f"{photos.get(found['dataset'])['photos'][0]['id']}.png"
+
+
 def test_a_comparison_that_the_station_left_can_be_made_again(trainings: Trainings) -> None:
     folder = trainings.folder / ("a" * 32)
     folder.mkdir(parents=True)

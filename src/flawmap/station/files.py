@@ -81,7 +81,9 @@ class Pictures:
             write_whole(place / f"{ident}{ending}", data, self.sync)
         except OSError as problem:
             raise StationError(
-                f"cannot keep pictures in {self.folder}: {problem.strerror}; make room or change its permissions", 503
+                f"cannot keep pictures in {self.folder}: {problem.strerror}; make room or change its permissions",
+                503,
+                code="disk",
             ) from problem
 
     def original(self, ident: str) -> Path | None:

@@ -122,6 +122,8 @@ class Results:
             if after is not None:
                 chosen = chosen.where(records.c.seq < after if newest else records.c.seq > after)
             seqs = list(connection.execute(chosen.order_by(order).limit(limit + 1)).scalars())
+            if not seqs:  # the way an empty list is put would walk the whole table
+                return [], None
             whole = sa.select(records).where(records.c.seq.in_(seqs[:limit])).order_by(order)
             rows = [dict(row) for row in connection.execute(whole).mappings()]
         return self.parts(rows), (seqs[limit - 1] if len(seqs) > limit else None)

@@ -181,8 +181,8 @@ async def inspect_batch(
                     asked = Asked(model=model, lot=lot, camera=camera, deadline_s=deadline)
                     return await station.inspect(await file.read(), asked, who, patient=True)
                 except (FlawmapError, SQLAlchemyError) as problem:  # the others are recorded all the same
-                    status, words = told(problem)
-                    return {**words, "status": status, "name": file.filename or ""}
+                    status, error = told(problem)
+                    return {**error, "status": status, "name": file.filename or ""}
 
         return json({"parts": await asyncio.gather(*(one(file) for file in files))})
 

@@ -244,7 +244,8 @@ class Trainings:
             self._note(ident, stops=stops, furthest=max(step, training["furthest"]))
             if stops >= TRIES:
                 why = f"it was killed {stops} times and got no further than step {training['furthest']}"
-                self._end(ident, "failed", f"{why}; start it anew, with fewer or smaller photos if memory was short")
+                text = f"{why}; start it anew, with fewer or smaller photos if memory was short"
+                self._end(ident, "failed", text, code="killed")
                 return
         self._note(ident, paused=False, resumed=training["resumed"] + 1)
         log.info("the training %s goes on at step %d", ident, step)
@@ -327,7 +328,13 @@ class Trainings:
             found: Training = json.loads((self.folder / ident / NOTE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
             raise StationError("there is no such training", 404, code="gone") from problem
-        usual = {"resumed": 0, "stops": 0, "furthest": -1, "paused": False}  # a note of before there was this
+        usual = {
+            "why_code": "",
+            "resumed": 0,
+            "stops": 0,
+            "furthest": -1,
+            "paused": False,
+        }  # a note of before there was this
         return usual | found
 
     def _write(self, training: Training) -> None:
@@ -340,8 +347,8 @@ class Trainings:
             self._write(self._read(ident) | changes)
         self.told(self.get(ident, metrics=False))
 
-    def _end(self, ident: str, state: str, why: str) -> None:
-        self._note(ident, state=state, why=why, ended=now())
+    def _end(self, ident: str, state: str, why: str, code: str = "") -> None:
+        self._note(ident, state=state, why=why, why_code=code, ended=now())
         self._tidy(ident)
 
     def _tidy(self, ident: str) -> None:

@@ -137,7 +137,7 @@ def _refuse_other_sites(request: Request, station: Station) -> None:
 async def _answer(request: Request, problem: Exception) -> JSONResponse:
     """What went wrong as one line."""
     headers = {}
-    status, words = told(problem)
+    status, error = told(problem)
     if isinstance(problem, StationError) and problem.retry_after:
         headers["Retry-After"] = str(math.ceil(problem.retry_after))
     elif isinstance(problem, SQLAlchemyError):
@@ -146,25 +146,15 @@ async def _answer(request: Request, problem: Exception) -> JSONResponse:
         log.error("a defect of flawmap", exc_info=problem)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(words, status, headers)
-
-
-def error_of(problem: Exception) -> dict[str, Any]:
-    """What went wrong as it is answered: `error`, and where an operator may meet it `code` and its `values`."""
-    words: dict[str, Any] = {"error": str(problem)}
-    if isinstance(problem, StationError) and problem.code:
-        words |= {"code": problem.code, "values": problem.values}
-    return words
+    return JSONResponse(error, status, headers)
 
 
 def told(problem: Exception) -> tuple[int, dict[str, Any]]:
-    """The status and the words with which a problem is answered."""
+    """The status with which a problem is answered, and what: its one line, and where there is one its code."""
     if isinstance(problem, StationError):
         return problem.status or 400, error_of(problem)
-    if isinstance(problem, ImageError):
-        return 422, error_of(problem)
     if isinstance(problem, FlawmapError):
-        return 400, error_of(problem)
+        return 422 if isinstance(problem, ImageError) else 400, error_of(problem)
     if isinstance(problem, RequestValidationError):
         first = problem.errors()[0]
         return 400, {"error": f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"}
@@ -178,6 +168,14 @@ def told(problem: Exception) -> tuple[int, dict[str, Any]]:
         text = f"the station cannot write to its disk: {problem.strerror}; make room or change its permissions"
         return 503, {"error": text, "code": "disk"}
     return 500, {"error": "a defect of flawmap; the station's log says more", "code": "defect"}
+
+
+def error_of(problem: Exception) -> dict[str, Any]:
+    """What went wrong as it is answered: `error`, and where an operator may meet it `code` and its `values`."""
+    error: dict[str, Any] = {"error": str(problem)}
+    if isinstance(problem, StationError) and problem.code:
+        error |= {"code": problem.code, "values": problem.values}
+    return error
 
 
 class Frame:

@@ -37,13 +37,13 @@ const CODES = {
   gone: ["That is no longer there.", "Das gibt es nicht mehr."],
   "worker-stopped": ["Inspection stopped at this photo. Try again.", "Die Prüfung brach bei diesem Foto ab. Noch einmal versuchen."],
   stopping: ["The station is being stopped. Try again later.", "Die Station wird gerade beendet. Später noch einmal versuchen."],
-  disk: [
-    "The station cannot write to its disk, so nothing is inspected. Call whoever keeps the station.",
-    "Die Station kann nicht auf ihren Datenträger schreiben, es wird nichts geprüft. Bitte die Stationsbetreuung rufen.",
-  ],
   record: [
     "The record cannot be written, so nothing is inspected. Call whoever keeps the station.",
     "Die Aufzeichnung lässt sich nicht schreiben, darum wird nichts geprüft. Bitte den Betreuer der Station rufen.",
+  ],
+  disk: [
+    "The disk is full or cannot be written to. Call whoever keeps the station.",
+    "Die Platte ist voll oder nicht beschreibbar. Bitte den Betreuer der Station rufen.",
   ],
   defect: ["An error in flawmap; the station's log says more.", "Ein Fehler in flawmap; das Protokoll der Station sagt mehr."],
   "no-previous": ["No other model was used before this one.", "Vor diesem war kein anderes Modell in Gebrauch."],
@@ -63,6 +63,10 @@ const CODES = {
   checking: ["The photos are being checked already.", "Die Fotos werden schon geprüft."],
   "no-parts": ["No recorded part still has its pictures.", "Kein erfasstes Teil hat noch seine Bilder."],
   cancelled: ["Stopped at step {step}.", "Bei Schritt {step} abgebrochen."],
+  killed: [
+    "Killed twice, and no further than step {step}. Start it anew, with fewer or smaller photos if memory was short.",
+    "Zweimal abgebrochen und nicht über Schritt {step} hinaus. Neu starten, bei knappem Speicher mit weniger oder kleineren Fotos.",
+  ],
 
   // What is wrong with a photo; {value} lies outside of {low} to {high}, where most are
   duplicate: ["the same file as {other}", "dieselbe Datei wie {other}"],
