@@ -133,6 +133,18 @@ def test_a_file_is_done_once_and_a_new_one_of_its_name_again(tmp_path: Path) -> 
     watching.close()
 
 
+def test_what_was_sorted_within_the_folder_is_not_inspected_with_another_place_for_the_next(tmp_path: Path) -> None:
+    write(tmp_path, "part.png")
+    watching, _ = watch(tmp_path, out=tmp_path, move=True, state=tmp_path / "first.sqlite")
+    assert watching.run(once=True) == 1
+    watching.close()
+    assert (tmp_path / "pass" / "part.png").is_file()
+    for out in (None, tmp_path / "sorted"):
+        watching, collect = watch(tmp_path, out=out, state=tmp_path / f"{out is None}.sqlite")
+        assert watching.run(once=True) == 0 and collect.results == []
+        watching.close()
+
+
 def test_files_are_moved_or_copied_to_the_folder_of_their_verdict(tmp_path: Path) -> None:
     def inspect(arrived: Arrived, data: bytes) -> dict[str, Any]:
         return {"verdict": arrived.path.stem.partition("-")[0], "score": 0.5, "threshold": 0.5}

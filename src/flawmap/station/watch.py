@@ -126,12 +126,11 @@ class Watch:
                 yield arrived
 
     def _files(self) -> Iterator[Path]:
-        """All files, not those that this watch moved or copied."""
+        """All files, not those that a watch moved or copied: this one, or an earlier one within the folder itself."""
         for place, folders, names in os.walk(self.folder):
             here = Path(place)
-            folders[:] = [
-                name for name in folders if not (self.out == here and name in FOLDERS) and not name.startswith(".")
-            ]
+            theirs = FOLDERS if here in (self.folder, self.out) else ()
+            folders[:] = [name for name in folders if name not in theirs and not name.startswith(".")]
             yield from (here / name for name in names)
 
     def _is_whole(self, path: Path) -> bool:
