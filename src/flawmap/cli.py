@@ -201,6 +201,10 @@ def train_command(
             "--defects", metavar="FOLDER", help="Some defective photos to learn from too, masks beside them if any."
         ),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0, help="As many steps as fit into so many minutes on this machine."),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -221,7 +225,10 @@ def train_command(
     if bad is not None:
         masked = sum(sample.mask is not None for sample in bad.samples)
         _say(f"{len(bad.samples)} defective images to learn from too, {masked} of them with a mask")
-    bundle = train(listing, recipe, out, general=model, resume=resume, overwrite=overwrite, quiet=quiet, defects=bad)
+    bundle = train(
+        listing, recipe, out,
+        general=model, resume=resume, overwrite=overwrite, quiet=quiet, defects=bad, minutes=minutes,
+    )  # fmt: skip
     facts = bundle.provenance
     _say(f"trained in {facts['minutes']} min, peak memory {facts['peak_memory_mb']} MB")
     _say_threshold(bundle.threshold)

@@ -82,3 +82,15 @@ def test_only_an_exact_graph_spells_out_instance_normalisation(exact: bool) -> N
     graph = network_graph(model, recipe.image.height, recipe.image.width, exact=exact)
     kinds = {node.op_type for node in graph.graph.node}
     assert ("InstanceNormalization" in kinds) is not exact
+
+
+def test_detection_may_stay_in_full_precision(whole: onnx.ModelProto, photos: list[np.ndarray]) -> None:
+    openvino = package("openvino")
+    counts = []
+    for detection in (True, False):
+        small = quantize_onnx(whole, photos, detection=detection)
+        counts.append(sum(node.op_type == "QuantizeLinear" for node in small.graph.node))
+        model = openvino.Core().read_model(whole.SerializeToString(), b"")
+        small = quantize_openvino(model, photos, detection=detection)
+        counts.append(sum(op.get_type_name() == "FakeQuantize" for op in small.get_ops()))
+    assert 0 < counts[2] < counts[0] and 0 < counts[3] < counts[1]

@@ -10,9 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from flawmap.station.client import Client
+
+TINY = [
+    "image.height=64", "image.width=64", "detect.steps=3", "detect.batch=2", "refine.steps=0", "few.steps=3",
+    "detect.crop=64", "run.threads=1", "threshold.held_out_min=2",
+]  # fmt: skip
 
 
 def free_port() -> int:
@@ -53,7 +59,7 @@ class Server:
 
     def __init__(self, models: Path, data: Path, *options: str, host: str = "127.0.0.1", wait: bool = True) -> None:
         self.models, self.data, self.log = models, data, data.with_name(data.name + ".log")
-        usual = ["--set", "workers.threads=1", "--set", "verdict.doubt=0.0"]
+        usual = ["--set", "workers.count=1", "--set", "workers.threads=1", "--set", "verdict.doubt=0.0"]
         words = ["serve", "--models", str(models), "--data", str(data), "--host", host, "--port", "0", *usual, *options]
         with self.log.open("ab") as log:
             start = log.tell()
@@ -89,3 +95,12 @@ def workers_of(server: Server) -> list[int]:
     """The ids of a server's worker processes."""
     found = psutil.Process(server.process.pid).children(recursive=True)
     return [each.pid for each in found if any("spawn_main" in word for word in each.cmdline())]
+
+
+def dataset(http: httpx.Client, numbers: range, name: str = "part") -> str:
+    ident = http.post("/api/datasets", json={"name": name}).json()["id"]
+    files = [("image", (f"{number}.png", png(number), "image/png")) for number in numbers]
+    for start in range(0, len(files), 32):
+        answer = http.post(f"/api/datasets/{ident}/photos", files=files[start : start + 32])
+        assert answer.status_code == 200, answer.text
+    return str(ident)

@@ -100,6 +100,13 @@ def test_a_rate_lets_a_burst_through_and_then_as_many_as_it_says() -> None:
     assert [rate.take("a", at=100.0) for _ in range(4)].count(0.0) == 3
 
 
+def test_more_at_once_than_a_burst_is_granted_in_the_end_and_paid_back() -> None:
+    rate = Rate(10, 5)
+    assert rate.take("a", 20, 0.0) == 0.0
+    assert rate.take("a", 1, 0.0) == pytest.approx(1.6)
+    assert rate.take("a", 1, 1.6) == 0.0
+
+
 @pytest.mark.parametrize(
     ("host", "loopback"),
     [

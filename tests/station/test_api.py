@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,8 +17,8 @@ from station_helpers import Server, picture, png, wait_until, workers_of
 import flawmap
 from flawmap.data.images import decode_image, encode_jpeg, encode_png
 from flawmap.errors import StationError
-from flawmap.station import schemas
-from flawmap.station.access import add_token, revoke_token
+from flawmap.station import routes, schemas
+from flawmap.station.access import LOCAL, add_token, revoke_token
 from flawmap.station.audit import audit
 from flawmap.station.client import Client
 from flawmap.station.record import Record
@@ -154,6 +155,49 @@ def test_what_cannot_be_inspected_is_refused_in_one_line(http: httpx.Client, dat
     refused(post(http, data), status)
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"/api/parts?after={10**30}", 400),
+        (f"/api/events?after={10**30}", 400),
+        ("/api/parts?from=0001-01-01T00:00%2B14:00", 400),
+        ("/api/parts?min_score=nan", 200),
+        ("/api/parts?max_score=-1e400", 200),
+        ("/api/parts?lot=%ED%A0%80", 200),
+        (f"/api/trainings/{'0' * 32}/first/{10**300}", 400),
+        (f"/api/trainings/{'0' * 32}/first/-1", 400),
+        (f"/api/datasets/{'0' * 32}/photos/{'a' * 400}", 404),
+        ("/api/threshold/at?score=nan", 400),
+        (f"/api/threshold?model={'x' * 5000}", 404),
+        ("/api/report?from=9999-12-31T23:59:59-14:00", 400),
+    ],
+)
+def test_a_value_out_of_range_is_refused_and_is_no_defect(http: httpx.Client, path: str, status: int) -> None:
+    answer = http.get(path)
+    assert answer.status_code == status, answer.text
+    if status >= 400:
+        assert "defect" not in refused(answer, status)
+
+
+def test_a_note_that_is_no_text_does_not_spoil_the_lists(http: httpx.Client) -> None:
+    part = post(http, png(4)).json()
+    body = b'{"verdict": "pass", "note": "\\ud800"}'
+    answer = http.post(f"/api/parts/{part['id']}/decisions", content=body)
+    assert answer.status_code == 400
+    assert http.get("/api/parts").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["original", "map", "overlay", "heat", "thumbnail"])
+def test_a_picture_that_goes_while_it_is_asked_for_is_told_as_gone(tmp_path: Path, name: Any) -> None:
+    file = tmp_path / "gone.png"  # thinned out between a look at it and its reading
+    pictures = SimpleNamespace(original=lambda ident: file, map=lambda ident: file)
+    part = {"by": "anna", "image": {"height": 4, "width": 4}, "regions": []}
+    station: Any = SimpleNamespace(pictures=pictures, results=SimpleNamespace(part=lambda ident: part))
+    with pytest.raises(StationError) as raised:
+        routes.picture(station, LOCAL, "0" * 32, name)
+    assert raised.value.status == 410
+
+
 def test_type_is_told_by_content_not_by_name(http: httpx.Client) -> None:
     jpeg = encode_jpeg(picture(1))
     answer = http.post("/api/parts", files={"image": ("part.png", jpeg, "image/png")})
@@ -204,7 +248,10 @@ def test_a_full_queue_is_told_at_once_and_a_passed_deadline_too(http: httpx.Clie
     answers: list[httpx.Response] = []
     threads = [threading.Thread(target=lambda: answers.append(post(http, png(5), deadline=20))) for _ in range(8 + 2)]
     try:
-        for thread in threads:
+        for thread in threads[:2]:
+            thread.start()
+        wait_until(lambda: http.get("/api/station").json()["queue"]["running"] == 2)  # the worker holds them
+        for thread in threads[2:]:
             thread.start()
         wait_until(lambda: http.get("/api/station").json()["queue"]["waiting"] == 8)
         full = post(http, png(6))

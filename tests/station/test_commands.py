@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -92,6 +94,7 @@ def test_a_backup_restored_elsewhere_is_the_same_station(
 ) -> None:
     out = tmp_path / "backup.tar"
     assert run("backup", out, "--data", data, "--models", station / "models").exit_code == 0
+    assert out.stat().st_mode & 0o777 == 0o600, "tokens' hashes are in it"
     assert "exists" in refused("backup", out, "--data", data)
     words: list[object] = ["restore", out, "--data", tmp_path / "again", "--models", tmp_path / "models"]
     words += [] if "sqlite" in database else ["--database", database]
@@ -130,6 +133,17 @@ def test_a_broken_backup_is_refused(data: Path, tmp_path: Path) -> None:
     run("backup", tmp_path / "whole.tar", "--data", data)
     (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:6000])
     assert refused("restore", tmp_path / "cut.tar", "--data", tmp_path / "b")
+    for name, wrong in (("kind", None), ("seq", 1)):  # rows that the record will not take
+        with tarfile.open(tmp_path / "odd.tar", "w") as tar, tarfile.open(tmp_path / "whole.tar") as whole:
+            for member in whole:
+                lines = whole.extractfile(member)
+                text = b"" if lines is None else lines.read()
+                if member.name.startswith("records/"):
+                    rows = [json.loads(line) | {name: wrong} for line in text.splitlines()]
+                    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+                    member.size = len(text)
+                tar.addfile(member, io.BytesIO(text))
+        assert "not a whole backup" in refused("restore", tmp_path / "odd.tar", "--data", tmp_path / f"odd {name}")
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
         with tarfile.open(tmp_path / "whole.tar") as whole:
             for member in whole:

@@ -12,16 +12,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from station_helpers import Server, picture, png, wait_until
+from station_helpers import TINY, Server, dataset, picture, png, wait_until
 
 from flawmap.bundle import load_bundle
 from flawmap.data.images import decode_image, encode_png
 from flawmap.station.client import Client
-
-TINY = [
-    "image.height=64", "image.width=64", "detect.steps=3", "detect.batch=2", "refine.steps=0", "few.steps=3",
-    "detect.crop=64", "run.threads=1", "threshold.held_out_min=2",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +127,36 @@ def test_records_come_as_csv_that_a_spreadsheet_does_not_run(http: httpx.Client,
     assert rows[0]["label"] == "'=part 0" and rows[0]["decided_by"] == "local"
 
 
-def dataset(http: httpx.Client, numbers: range, name: str = "part") -> str:
-    ident = http.post("/api/datasets", json={"name": name}).json()["id"]
-    files = [("image", (f"{number}.png", png(number), "image/png")) for number in numbers]
-    for start in range(0, len(files), 32):
-        answer = http.post(f"/api/datasets/{ident}/photos", files=files[start : start + 32])
-        assert answer.status_code == 200, answer.text
-    return str(ident)
+def test_report_and_csv_of_a_period_begin_with_its_first_moment_and_end_before_its_last(
+    http: httpx.Client, parts: list[dict[str, Any]]
+) -> None:
+    period = {"from": parts[2]["time"], "to": parts[9]["time"]}
+    chosen = parts[2:9]
+    report = http.get("/api/report", params=period).json()
+    assert (report["from"], report["to"], report["lot"]) == (period["from"], period["to"], None)
+    minutes = [time[:16].replace("T", " ") for time in period.values()]
+    assert report["title"] == f"{minutes[0]} to {minutes[1]} UTC"
+    assert (report["chain"]["first_seq"], report["chain"]["last_seq"]) == (chosen[0]["seq"], chosen[-1]["seq"])
+    counts = report["counts"]
+    assert counts["inspected"] == 7
+    for verdict in ("pass", "reject"):
+        assert counts[verdict] == sum(part["verdict"] == verdict for part in chosen)
+        assert counts[f"final_{verdict}"] == sum(part["final"] == verdict for part in chosen)
+    assert counts["decided"] == sum(part["decision"] is not None for part in chosen)
+    assert report["shares"]["reject"] == pytest.approx(counts["reject"] / 7)
+    scores = [part["score"] for part in chosen]
+    assert (report["scores"]["median"], report["scores"]["highest"]) == (pytest.approx(np.median(scores)), max(scores))
+    rows = list(csv.DictReader(io.StringIO(http.get("/api/records.csv", params=period).text)))
+    assert [row["id"] for row in rows] == [part["id"] for part in chosen]
+    assert [row["final"] for row in rows] == [part["final"] for part in chosen]
+    both = period | {"lot": "lot 8"}
+    assert http.get("/api/report", params=both).json()["counts"]["inspected"] == 0
+    assert len(http.get("/api/records.csv", params=both).text.splitlines()) == 1
+    open_end = http.get("/api/report", params={"from": parts[9]["time"], "lot": "lot 7"}).json()
+    assert open_end["counts"]["inspected"] == 3
+    for path in ("/api/report", "/api/records.csv"):
+        for wrong in ({"from": "yesterday"}, {"to": "2026-11-26"}, {"lot": "x" * 101}):
+            assert http.get(path, params=wrong).status_code == 400
 
 
 def test_what_is_wrong_with_photos_is_found(http: httpx.Client) -> None:

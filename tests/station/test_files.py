@@ -14,7 +14,8 @@ NOW = 1_800_000_000.0
 
 def kept(pictures: Pictures, days: float, size: int = 1000) -> str:
     ident = new_id()
-    pictures.write(ident, b"x" * (size - 100), "JPEG", b"y" * 100)
+    pictures.write_original(ident, b"x" * (size - 100), "JPEG")
+    pictures.write_map(ident, b"y" * 100)
     for file in pictures.folder.rglob(f"{ident}*"):
         os.utime(file, (NOW - days * DAY,) * 2)
     return ident
@@ -27,7 +28,8 @@ def pictures(tmp_path: Path) -> Pictures:
 
 def test_pictures_come_back_as_written_and_are_gone_when_removed(pictures: Pictures) -> None:
     ident = new_id()
-    pictures.write(ident, b"original", "PNG", b"map")
+    pictures.write_original(ident, b"original", "PNG")
+    pictures.write_map(ident, b"map")
     original, found = pictures.original(ident), pictures.map(ident)
     assert original is not None and found is not None
     assert (original.read_bytes(), original.suffix, found.read_bytes()) == (b"original", ".png", b"map")

@@ -165,3 +165,24 @@ def test_a_record_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     opened.close()
     with pytest.raises(StationError, match="update flawmap"):
         Record(url)
+
+
+def test_an_entry_whose_request_was_cut_off_stops_no_others(record: Record) -> None:
+    with record.writing():  # while somebody else writes, entries wait
+        first = record.submit(verdict(1))
+        cut, last = record.submit(verdict(2)), record.submit(verdict(3))
+        cut.cancel()
+    assert [future.result(30)["seq"] for future in (first, last)] == [1, 2]
+    assert record.submit(verdict(4)).result(30)["seq"] == 3
+    assert audit(record).whole
+
+
+def test_an_entry_that_cannot_be_written_takes_no_others_with_it(record: Record) -> None:
+    with record.writing():
+        futures = [record.submit(verdict(number)) for number in (1, 2)]
+        broken = record.submit(Entry("verdict", {}, score=float("nan")))
+        futures.append(record.submit(verdict(3)))
+    assert sorted(future.result(30)["seq"] for future in futures) == [1, 2, 3]
+    with pytest.raises(ValueError, match="Out of range"):
+        broken.result(30)
+    assert audit(record).whole

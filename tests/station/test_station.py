@@ -41,6 +41,22 @@ def test_a_shift_starts_at_the_last_of_its_times_on_the_clock_of_its_zone(zone: 
 
 
 @pytest.mark.parametrize(
+    ("at", "start"),
+    [
+        ("2026-10-25T00:20:00+00:00", "2026-10-25T00:15:00+00:00"),  # 02:20 in Berlin, for the first time
+        ("2026-10-25T01:10:00+00:00", "2026-10-25T00:15:00+00:00"),  # 02:10, for the second time
+        ("2026-10-25T04:10:00+00:00", "2026-10-25T00:15:00+00:00"),
+        ("2026-03-29T00:59:00+00:00", "2026-03-28T13:00:00+00:00"),
+        ("2026-03-29T01:20:00+00:00", "2026-03-29T01:15:00+00:00"),  # 02:15 is 03:15, as the clock is set forward
+    ],
+)
+def test_a_shift_starts_once_when_the_clock_is_changed(at: str, start: str) -> None:
+    settings = ShiftSettings(zone="Europe/Berlin", starts=("02:15", "14:00"))
+    found = shift_start(settings, datetime.datetime.fromisoformat(at))
+    assert found.astimezone(datetime.UTC) == datetime.datetime.fromisoformat(start)
+
+
+@pytest.mark.parametrize(
     ("text", "recorded"),
     [
         ("2026-11-26T06:00:00Z", "2026-11-26T06:00:00.000000Z"),
@@ -54,7 +70,9 @@ def test_a_time_of_a_query_becomes_the_recorded_form(text: str | None, recorded:
     assert recorded_time(text) == recorded
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2026-11-26", "2026-11-26T06:00", "2026-13-01T00:00Z"])
+@pytest.mark.parametrize(
+    "text", ["yesterday", "2026-11-26", "2026-11-26T06:00", "2026-13-01T00:00Z", "0001-01-01T00:00+14:00"]
+)
 def test_a_time_that_is_none_or_has_no_zone_is_refused(text: str) -> None:
     with pytest.raises(StationError) as raised:
         recorded_time(text)

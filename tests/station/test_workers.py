@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from station_helpers import picture, png, wait_until
 
 import flawmap
@@ -143,6 +145,19 @@ def test_a_bundle_that_cannot_be_loaded_is_refused_with_its_reason(pool: Pool, t
     assert "none@1" not in pool.models
 
 
+def test_a_bundle_that_breaks_the_loading_is_refused_and_the_next_one_is_loaded(
+    pool: Pool, models: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.bundle"
+    shutil.copytree(models / "part.bundle", broken)
+    note = json.loads((broken / "bundle.json").read_text())
+    (broken / "bundle.json").write_text(json.dumps(note | {"provenance": {"held_out_scores": 1}}))
+    with pytest.raises(StationError, match="cannot be loaded: TypeError"):
+        pool.load("broken@1", broken).result(60)
+    pool.load("after@1", models / "part.bundle").result(60)
+    pool.unload("after@1")
+
+
 def test_measured_photos_have_figures(pool: Pool) -> None:
     pool.submit("part@1", png(100), 60, measure=True).done.result(60)
     wait_until(lambda: pool.seen)  # type: ignore[attr-defined]
@@ -160,3 +175,14 @@ def test_closing_finishes_what_was_taken_and_takes_no_more(models: Path) -> None
     with pytest.raises(StationError) as raised:
         opened.submit("part@1", png(1), 60)
     assert raised.value.status == 503
+
+
+def test_unasked_a_worker_is_started_for_each_core_but_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, count, threads in ((1, 1, 1), (2, 2, 1), (8, 4, 2), (64, 4, 16)):
+        monkeypatch.setattr("flawmap.station.workers._cores", lambda cores=cores: cores)
+        opened = Pool(WorkerSettings(device="cpu"), QueueSettings())
+        assert (opened.count, opened.orders.threads) == (count, threads)
+    monkeypatch.setattr("flawmap.devices.pick_device", lambda name: torch.device("cuda"))
+    assert Pool(WorkerSettings(), QueueSettings()).count == 1
+    assert Pool(WorkerSettings(runtime="onnx"), QueueSettings()).count == 4  # which computes on the CPU
+    assert Pool(WorkerSettings(count=3), QueueSettings()).count == 3

@@ -30,6 +30,7 @@ from flawmap.errors import BundleError, ConfigError, DataError, DisagreementErro
 
 COMPARED = 8  # images that an artefact in full precision is compared on
 CALIBRATED, RANKED = 64, 48  # good images that INT8 is fitted to, and that it is judged on
+FULL = ("encoder", "code search")  # stay in full precision in INT8 too
 FEWEST = 16  # good images without which INT8 is not tried
 
 
@@ -75,11 +76,18 @@ def export(
     _remove(saving)
     try:
         saving.mkdir(parents=True)
-        file = _build(bundle, to, saving / place.stem, fitted, dynamic_batch)
-        session = open_session(file)
-        check = rank(session, bundle, judged) if int8 else compare(session, bundle, judged)
-        if check.fault:
+        # INT8 that detection does not bear is tried once more without it: what familiarity says of its features
+        # magnifies what quantization does to them.
+        for detection in (True, False) if int8 else (True,):
+            file = _build(bundle, to, saving / place.stem, fitted, dynamic_batch, detection)
+            session = open_session(file)
+            check = rank(session, bundle, judged) if int8 else compare(session, bundle, judged)
+            if not check.fault:
+                break
+        else:
             raise DisagreementError(f"{place} is refused and was not written: {check.fault}", check.fault)
+        if int8:
+            about["full_precision"] = [*FULL, *(() if detection else ("detection",))]
         about |= {"check": {"on": whose, **dataclasses.asdict(check)}}
         _stamp(file, about)
         _same(session, file, judged[0])
@@ -121,8 +129,8 @@ def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch:
     }  # fmt: skip
 
 
-def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynamic_batch: bool) -> Path:
-    """Write the artefact as `stem` with its suffix; INT8 when there are images to fit it to."""
+def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynamic_batch: bool, detection: bool) -> Path:
+    """Write the artefact as `stem` with its suffix; INT8 when there are images to fit it to, of `detection` too."""
     onnx = package("onnx")
     settings = bundle.recipe.image
     network = network_graph(bundle.model, settings.height, settings.width, dynamic_batch, exact=not fitted)
@@ -131,7 +139,7 @@ def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynami
         if fitted:
             from flawmap.deploy.quantize import quantize_onnx
 
-            whole = quantize_onnx(whole, fitted)
+            whole = quantize_onnx(whole, fitted, detection=detection)
         file = stem.with_name(stem.name + ".onnx")
         onnx.save(whole, file)
         return file
@@ -140,7 +148,7 @@ def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynami
     if fitted:
         from flawmap.deploy.quantize import quantize_openvino
 
-        model = quantize_openvino(model, fitted)
+        model = quantize_openvino(model, fitted, detection=detection)
     file = stem.with_name(stem.name + ".xml")
     openvino.save_model(model, file, compress_to_fp16=False)
     return file

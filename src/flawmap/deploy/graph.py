@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 OPSET = 18
 OUTPUTS = ("map", "score", "object_image", "general_image", "detection_map")  # as in measure.found.Found
+DRAWINGS = ("object_image", "general_image")
 CHOICES = ("coarse_codes", "fine_codes", "coarse_restricted_codes", "fine_restricted_codes")
 VERDICT = "verdict"
 RESIZE = "resize/"  # begins the name of every node between IMAGE and PIXELS

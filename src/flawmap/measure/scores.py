@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flawmap.data.images import outlines
+from flawmap.data.images import components, outlines
 
 MIN_AREA = 4  # pixels; smaller specks are noise of the map
 
@@ -35,8 +35,6 @@ def find_regions(
     Pixels touching at a corner belong together. Areas under `min_area` pixels are left out. A map holds numbers, NaN
     is a mistake of the program (AssertionError).
     """
-    from scipy import ndimage
-
     assert np.isfinite(map_).all(), "a map holds numbers"
     above = map_ > threshold
     rows, columns = (np.flatnonzero(above.any(axis=axis)) for axis in (1, 0))
@@ -44,17 +42,16 @@ def find_regions(
         return []
     # Only what surrounds them is labelled: the labels of a large image would take more memory than its map.
     down, across = int(rows[0]), int(columns[0])
-    labels, _ = ndimage.label(above[down : rows[-1] + 1, across : columns[-1] + 1], structure=np.ones((3, 3)))
+    numbers, found = components(above[down : rows[-1] + 1, across : columns[-1] + 1])
     regions = []
-    for number, place in enumerate(ndimage.find_objects(labels), 1):
-        inside = labels[place] == number
-        area = int(inside.sum())
+    for number, (x, y, width, height, area) in enumerate(found, 1):
         if area < min_area:
             continue
-        top, left = down + place[0].start, across + place[1].start
-        values = map_[top : top + inside.shape[0], left : left + inside.shape[1]][inside]
+        inside = numbers[y : y + height, x : x + width] == number
+        top, left = down + y, across + x
+        values = map_[top : top + height, left : left + width][inside]
         # Holes do not cut the outer contour; one connected area has one.
         polygon = max(outlines(inside), key=len) + np.array([left, top], np.int32)
-        box = (left, top, inside.shape[1], inside.shape[0])
+        box = (left, top, width, height)
         regions.append(Region(box, polygon.tolist(), area, float(values.max()), float(values.mean())))
     return sorted(regions, key=lambda region: (-region.peak, -region.area))

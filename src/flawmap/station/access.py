@@ -124,16 +124,20 @@ class Rate:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key: left, at
 
     def take(self, key: str, count: int = 1, at: float | None = None) -> float:
-        """Take `count`; 0 when that is granted, else the seconds after which it would be. `at`: the time, monotonic."""
+        """Take `count`; 0 when that is granted, else the seconds after which it would be. `at`: the time, monotonic.
+
+        More than a burst at once is granted from a full bucket, and paid back after: it could never be else.
+        """
         at = time.monotonic() if at is None else at
         with self._lock:
             left, before = self._buckets.pop(key, (float(self.burst), at))
             left = min(float(self.burst), left + (at - before) * self.rate)
-            granted = left >= count
+            wanted = min(count, self.burst)
+            granted = left >= wanted
             self._buckets[key] = (left - count if granted else left, at)
             while len(self._buckets) > BUCKETS:
                 self._buckets.popitem(last=False)
-        return 0.0 if granted else (count - left) / self.rate
+        return 0.0 if granted else (wanted - left) / self.rate
 
 
 def is_loopback(host: str) -> bool:

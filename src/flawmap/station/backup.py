@@ -13,10 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from flawmap.errors import StationError
 from flawmap.station.audit import Audit, audit
-from flawmap.station.files import Pictures, is_id
+from flawmap.station.files import Pictures, is_id, to_disk
 from flawmap.station.record import FORMAT, Record, head, records, tokens, url_of
 
 NOTE = "station.json"
@@ -30,6 +31,8 @@ def backup(record: Record, data: Path, out: Path, models: Path | None, overwrite
         raise StationError(f"{out} exists; choose another OUT, or --overwrite it")
     saving = out.with_name(f".{out.name}.saving")
     try:
+        saving.unlink(missing_ok=True)  # left by a killed backup
+        saving.touch(0o600)  # the tokens' hashes and every picture are in it
         with tarfile.open(saving, "w", format=tarfile.PAX_FORMAT, dereference=True) as tar:
             _add(tar, NOTE, json.dumps({"format": FORMAT}).encode())
             with record.reading() as connection:  # one state of all tables
@@ -49,7 +52,9 @@ def backup(record: Record, data: Path, out: Path, models: Path | None, overwrite
                 for file in sorted(folder.rglob("*")):
                     inside = file.relative_to(folder)
                     if file.is_file() and not any(part.startswith(".") for part in inside.parts):
-                        tar.add(file, f"{name}/{inside.as_posix()}")
+                        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                            tar.add(file, f"{name}/{inside.as_posix()}")
+        to_disk(saving)
         saving.replace(out)
     except OSError as problem:
         raise StationError(f"cannot write {out}: {problem.strerror or problem}") from problem
@@ -77,7 +82,7 @@ def restore(source: Path, data: Path, database: str | None, models: Path | None)
                 found = audit(record)
             finally:
                 record.close()
-    except (tarfile.TarError, KeyError, ValueError, TypeError) as problem:
+    except (tarfile.TarError, SQLAlchemyError, KeyError, ValueError, TypeError, AttributeError) as problem:
         raise StationError(f"{source} is not a whole backup of a station; take another one") from problem
     except OSError as problem:
         raise StationError(f"cannot restore {source}: {problem.strerror or problem}") from problem
@@ -95,7 +100,8 @@ def _fill(tar: tarfile.TarFile, record: Record, data: Path, models: Path | None)
             kind, _, rest = member.name.partition("/")
             if kind in TABLES:
                 lines = tar.extractfile(member)
-                assert lines is not None
+                if lines is None:
+                    raise ValueError(f"{member.name} is no file")
                 rows = [json.loads(line) for line in lines.read().splitlines()]
                 if rows:
                     connection.execute(TABLES[kind].insert(), rows)

@@ -125,10 +125,10 @@ class DataSets:
         """A photo, small."""
         return thumbnail_jpeg(self.photo(ident, photo).read_bytes())
 
-    def place(self, ident: str, kind: str) -> Path:
-        """The folder of the good or the defective photos."""
-        self._read(ident)
-        return self.folder / ident / kind
+    def files(self, ident: str) -> dict[str, list[Path]]:
+        """The files of the photos, by kind. Raises StationError (404)."""
+        photos = self._read(ident)["photos"]
+        return {kind: [self._file(ident, photo) for photo in photos if photo["kind"] == kind] for kind in KINDS}
 
     def check(self, ident: str) -> None:
         """Find what is wrong with the photos, in the background. Raises StationError (409) while that goes on."""

@@ -1,5 +1,8 @@
 """Pictures on disk: originals and maps under generated ids, written whole or not at all, thinned by age and by size.
 
+A file written here is on the disk when the call returns, its name in its folder too, unless that is asked not to be: a
+verdict that is recorded afterwards does not point at an empty picture when the power fails.
+
 No name from outside reaches the file system: an id is 32 hexadecimal digits made here, and is checked to be so. The map
 is kept at the network's size, which is all that is known of it; the one at the image's size, the heat and the overlay
 are drawn from it when they are asked for.
@@ -48,31 +51,49 @@ class Kept:
 
 
 class Pictures:
-    """The pictures of parts in one folder, by the first two digits of their ids. Threads may share it."""
+    """The pictures of parts in one folder, by the first two digits of their ids. Threads may share it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `sync`: whether a picture is on the disk, and not just on its way there, when it counts as written.
+    """
+
+    def __init__(self, folder: Path, sync: bool = True) -> None:
+        self.folder, self.sync = folder, sync
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise StationError(f"cannot write to {folder}: {problem.strerror}") from problem
 
-    def write(self, ident: str, data: bytes, kind: str, map_png: bytes) -> None:
-        """Keep an original, of a `kind` in SUFFIXES, and its map. Raises StationError when the disk will not."""
+    def write_original(self, ident: str, data: bytes, kind: str) -> None:
+        """Keep an original, of a `kind` in SUFFIXES. Raises StationError (503) when the disk will not."""
+        self._write(ident, SUFFIXES[kind], data)
+
+    def write_map(self, ident: str, map_png: bytes) -> None:
+        """Keep a map. Raises StationError (503) when the disk will not."""
+        self._write(ident, MAP, map_png)
+
+    def _write(self, ident: str, ending: str, data: bytes) -> None:
         place = self._place(ident)
         try:
-            place.mkdir(exist_ok=True)
-            write_whole(place / f"{ident}{MAP}", map_png)
-            write_whole(place / f"{ident}{SUFFIXES[kind]}", data)
+            if not place.is_dir():
+                place.mkdir(exist_ok=True)
+                if self.sync:
+                    to_disk(self.folder)
+            write_whole(place / f"{ident}{ending}", data, self.sync)
         except OSError as problem:
             raise StationError(
-                f"cannot keep pictures in {self.folder}: {problem.strerror}; make room or change its permissions", 503
+                f"cannot keep pictures in {self.folder}: {problem.strerror}; make room or change its permissions",
+                503,
+                code="disk",
             ) from problem
 
     def original(self, ident: str) -> Path | None:
         """The file of an original, None when it is not kept."""
         place = self._place(ident)
         return next((file for suffix in MEDIA if (file := place / f"{ident}{suffix}").is_file()), None)
+
+    def keeps(self, ident: str, kind: str) -> bool:
+        """Whether an original of a kind in SUFFIXES is kept; asked for every part of a report, and so quick."""
+        return os.path.isfile(f"{self.folder}/{ident[:2]}/{ident}{SUFFIXES[kind]}")
 
     def map(self, ident: str) -> Path | None:
         """The file of a map at the network's size, None when it is not kept."""
@@ -146,18 +167,36 @@ def thin(
     return [one.ident for one in removed]
 
 
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file so that nobody sees half of it."""
+def write_whole(file: Path, data: bytes, sync: bool = True) -> None:
+    """Write a file so that nobody sees half of it. `sync`: on return it is on the disk, under its name."""
     saving = file.with_name(f".{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
-        saving.write_bytes(data)
+        with saving.open("wb") as stream:
+            stream.write(data)
+            if sync:
+                stream.flush()
+                os.fsync(stream.fileno())
         saving.replace(file)
+        if sync:
+            to_disk(file.parent)
     except OSError:
         with contextlib.suppress(OSError):
             saving.unlink()
         raise
 
 
-def free_bytes(folder: Path) -> int:
-    """Bytes free where the folder is."""
-    return shutil.disk_usage(folder).free
+def link(file: Path, place: Path) -> None:
+    """The same file under another name, or a copy where the disk will not; for files that are never written to again"""
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk as they are here."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -10,6 +10,7 @@ Messages to it: ("load", ref, path) · ("unload", ref) · Task · ("stop",). Fro
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from flawmap.data.images import Stored
     from flawmap.deploy.inspector import Inspection, Inspector
 
+log = logging.getLogger("flawmap.station")
 WARM = 2  # inspections before a model counts as loaded: the first ones allocate
 
 
@@ -158,6 +160,10 @@ class _Worker:
                 self.models[ref] = self._open(Path(path))
             except FlawmapError as problem:
                 self._send("refused", ref, str(problem))
+            except Exception as problem:  # want of memory, say: this thread must live, or nothing is loaded any more
+                log.exception("the model %s", ref)
+                first = (str(problem).splitlines() or [""])[0]
+                self._send("refused", ref, f"the model cannot be loaded: {type(problem).__name__}: {first[:200]}")
             else:
                 with self.changed:
                     self._send("loaded", ref, self._most(ref))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 import re
 import shutil
 import threading
@@ -22,9 +22,11 @@ import sqlalchemy as sa
 
 from flawmap.errors import BundleError, StationError
 from flawmap.measure.threshold import Threshold, choose_threshold
+from flawmap.station.files import link, to_disk
 from flawmap.station.record import Entry, Record, Row, now, records
 from flawmap.station.workers import Pool
 
+log = logging.getLogger("flawmap.station")
 NOTE, ABOUT = "bundle.json", "station.json"
 NAMED = "a model's name is 1 to 100 letters without @ and /, and does not begin with a dot"
 FOLDER = re.compile(r"(?P<name>[^@/\x00-\x1f]{1,100}?)(@(?P<version>[1-9]\d{0,8}))?(\.bundle)?")
@@ -108,10 +110,13 @@ class Models:
     def start(self) -> None:
         """Load what was in use when the station stopped, or the newest version there is."""
         there = {one.ref: one for one in self.versions() if one.threshold is not None}
-        while self._used and self._used[-1] not in there:
-            self._used.pop()
+        last, known = self._used[-1] if self._used else "", [ref for ref in self._used if ref in there]
+        self._used = [ref for ref, before in zip(known, ["", *known], strict=False) if ref != before]
         if self._used:
-            self.load(self._used[-1])
+            version = self.load(self._used[-1])
+            if version.ref != last:  # a switch as any other, and so it is in the record
+                log.error("the model %s is gone or cannot be read; %s is used instead", last, version.ref)
+                self._record("use", version, "station", f"{last} is gone or cannot be read")
         elif there:
             newest = max(there.values(), key=lambda one: (one.created, one.version))
             self.use(newest.ref, "station", "the first to be used")
@@ -206,7 +211,7 @@ class Models:
             saving.mkdir()
             for file in bundle.iterdir():
                 if file.is_file() and file.name not in (NOTE, ABOUT):
-                    _link(file, saving / file.name)
+                    link(file, saving / file.name)
             shutil.copyfile(bundle / NOTE, saving / NOTE)
             if threshold is not None:
                 from flawmap.bundle import update_threshold
@@ -214,7 +219,11 @@ class Models:
                 update_threshold(saving, threshold)
             about = {"origin": origin, "by": who, "note": note, "at": now()}
             (saving / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            for file in saving.iterdir():
+                to_disk(file)
+            to_disk(saving)
             saving.rename(place)
+            to_disk(self.folder)  # the record will name it
         except (OSError, BundleError) as problem:
             shutil.rmtree(saving, ignore_errors=True)
             why = problem.strerror if isinstance(problem, OSError) else str(problem)
@@ -301,11 +310,3 @@ def _read(path: Path) -> Version | None:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-
-
-def _link(file: Path, place: Path) -> None:
-    """The same file under another name, or a copy where the disk will not; weights are never written to again."""
-    try:
-        os.link(file, place)
-    except OSError:
-        shutil.copyfile(file, place)

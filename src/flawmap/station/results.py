@@ -6,10 +6,11 @@ import datetime
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from flawmap.errors import StationError
 from flawmap.station.files import Pictures
@@ -29,11 +30,12 @@ LAST_DECISION = (
     .scalar_subquery()
 )
 FINAL = sa.func.coalesce(LAST_DECISION, records.c.verdict)
+DECIDED = sa.exists().where(_decisions.c.kind == "decision", _decisions.c.part == records.c.part).correlate(records)
 
 
 @dataclass(frozen=True)
 class Query:
-    """Which parts. Times as recorded, `until` exclusive; an empty field chooses all."""
+    """Which parts. Times as recorded, `until` exclusive; an empty field chooses all. between: the first and last seq"""
 
     verdicts: tuple[str, ...] = ()
     final: str | None = None
@@ -46,32 +48,43 @@ class Query:
     label: str | None = None
     min_score: float | None = None
     max_score: float | None = None
+    between: tuple[int, int] | None = None
 
     def where(self) -> sa.ColumnElement[bool]:
-        """The condition on `records`."""
+        """The condition on `records`, but for the model; times by their index."""
+        return sa.and_(*self._conditions(), *self._times(records.c.time))
+
+    def where_by_seq(self) -> sa.ColumnElement[bool]:
+        """The same for parts in the order of seq, `between` given: only the verdict, lot and label by an index."""
+        found = [*self._conditions(), *self._times(_passed_by(records.c.time))]
+        if self.between is not None:
+            found.append(records.c.seq.between(*self.between))
+        return sa.and_(*found)
+
+    def _times(self, column: sa.ColumnElement[str]) -> list[sa.ColumnElement[bool]]:
+        found = [] if self.since is None else [column >= self.since]
+        return found if self.until is None else [*found, column < self.until]
+
+    def _conditions(self) -> list[Any]:
         column = records.c
-        found: list[Any] = [column.kind == "verdict"]  # conditions
+        found: list[Any] = [column.kind == "verdict"]
         if self.verdicts:
             found.append(column.verdict.in_(self.verdicts))
-        if self.final is not None:
-            found.append(self.final == FINAL)
+        if self.final is not None:  # the first condition says no more than the second, but is quick
+            said = sa.select(_decisions.c.part).where(
+                _decisions.c.kind == "decision", _decisions.c.verdict == self.final
+            )
+            found += [sa.or_(column.verdict == self.final, column.part.in_(said)), self.final == FINAL]
         if self.decided is not None:
-            found.append(LAST_DECISION.is_not(None) if self.decided else LAST_DECISION.is_(None))
+            found.append(DECIDED if self.decided else ~DECIDED)
         for name, value in (("lot", self.lot), ("camera", self.camera), ("label", self.label)):
             if value is not None:
                 found.append(column[name] == value)
-        if self.model is not None:
-            name = self.model if "@" in self.model else f"{_escaped(self.model)}@%"
-            found.append(column.model == name if "@" in self.model else column.model.like(name, escape="\\"))
-        if self.since is not None:
-            found.append(column.time >= self.since)
-        if self.until is not None:
-            found.append(column.time < self.until)
         if self.min_score is not None:
             found.append(column.score >= self.min_score)
         if self.max_score is not None:
             found.append(column.score <= self.max_score)
-        return sa.and_(*found)
+        return found
 
 
 class Results:
@@ -103,46 +116,76 @@ class Results:
     ) -> tuple[list[dict[str, Any]], int | None]:
         """Some parts, and the seq after which the next ones come, None when there are no more."""
         order = records.c.seq.desc() if newest else records.c.seq
-        chosen = sa.select(records).where(query.where()).order_by(order).limit(limit + 1)
-        if after is not None:
-            chosen = chosen.where(records.c.seq < after if newest else records.c.seq > after)
         with self.record.reading() as connection:
-            rows = [dict(row) for row in connection.execute(chosen).mappings()]
-        parts = self.parts(rows[:limit])
-        return parts, (rows[limit - 1]["seq"] if len(rows) > limit else None)
+            query = _bounded(connection, query)
+            chosen = sa.select(records.c.seq).where(query.where_by_seq(), _of_model(connection, query.model))
+            if after is not None:
+                chosen = chosen.where(records.c.seq < after if newest else records.c.seq > after)
+            seqs = list(connection.execute(chosen.order_by(order).limit(limit + 1)).scalars())
+            if not seqs:  # the way an empty list is put would walk the whole table
+                return [], None
+            whole = sa.select(records).where(records.c.seq.in_(seqs[:limit])).order_by(order)
+            rows = [dict(row) for row in connection.execute(whole).mappings()]
+        return self.parts(rows), (seqs[limit - 1] if len(seqs) > limit else None)
 
     def every(self, query: Query) -> Iterator[dict[str, Any]]:
         """All parts, oldest first, some in memory at a time."""
         after: int | None = 0
+        with self.record.reading() as connection:
+            query = _bounded(connection, query)
         while after is not None:
             parts, after = self.page(query, newest=False, limit=AT_ONCE, after=after)
             yield from parts
 
-    def nearest(self, query: Query, score: float, count: int, above: bool) -> list[dict[str, Any]]:
-        """The parts whose scores are nearest to `score`: those above it, or those up to it."""
+    def nearest(self, name: str, score: float, count: int, above: bool) -> list[dict[str, Any]]:
+        """The parts by any version of a model whose scores are nearest to `score`: above it, or up to it."""
         side = records.c.score > score if above else records.c.score <= score
         order = records.c.score if above else records.c.score.desc()
-        chosen = sa.select(records).where(query.where(), side).order_by(order, records.c.seq.desc()).limit(count)
+        rows: list[Row] = []
         with self.record.reading() as connection:
-            rows = [dict(row) for row in connection.execute(chosen).mappings()]
-        return self.parts(rows)
+            refs = [ref for ref in _versions(connection) if ref.rpartition("@")[0] == name]
+            for ref in refs:  # one after the other, so that an index has them in order
+                chosen = sa.select(records).where(records.c.kind == "verdict", records.c.model == ref, side)
+                found = connection.execute(chosen.order_by(order, records.c.seq.desc()).limit(count))
+                rows += [dict(row) for row in found.mappings()]
+        rows.sort(key=lambda row: (abs(row["score"] - score), -row["seq"]))
+        return self.parts(rows[:count])
 
-    def scores(self, query: Query, models: Sequence[str]) -> list[tuple[float, str | None]]:
-        """(score, last decision) of parts that one of `models` (refs) scored."""
-        chosen = sa.select(records.c.score, LAST_DECISION.label("decided")).where(query.where())
-        chosen = chosen.where(records.c.model.in_(models))
+    def scores(self, query: Query, models: Sequence[str]) -> list[float]:
+        """The scores of parts that one of `models` (refs) gave."""
+        chosen = sa.select(records.c.score).where(records.c.model.in_(models))
         with self.record.reading() as connection:
-            return [(row.score, row.decided) for row in connection.execute(chosen)]
+            chosen = chosen.where(_bounded(connection, query).where_by_seq())
+            return list(connection.execute(chosen).scalars())
+
+    def share_above(self, query: Query, models: Sequence[str], score: float) -> float | None:
+        """The share of those scores that is above `score`; None where there are none."""
+        above = sa.func.sum(sa.case((records.c.score > score, 1), else_=0))
+        chosen = sa.select(sa.func.count(), above).where(records.c.model.in_(models))
+        with self.record.reading() as connection:
+            chosen = chosen.where(_bounded(connection, query).where_by_seq())
+            count, over = connection.execute(chosen.select_from(records)).one()
+        return over / count if count else None
+
+    def decided_scores(self, query: Query, models: Sequence[str]) -> list[tuple[float, str]]:
+        """(score, last decision) of parts that one of `models` (refs) scored and somebody decided."""
+        joined = records.join(_decisions, _decisions.c.part == records.c.part)
+        chosen = sa.select(records.c.part, records.c.score, _decisions.c.verdict).select_from(joined)
+        chosen = chosen.where(_decisions.c.kind == "decision", _passed_by(records.c.model).in_(models))
+        with self.record.reading() as connection:
+            chosen = chosen.where(_bounded(connection, query).where_by_seq()).order_by(_decisions.c.seq)
+            found = {row.part: (row.score, row.verdict) for row in connection.execute(chosen)}  # the last one stays
+        return list(found.values())
 
     def counts(self, query: Query) -> dict[str, int]:
         """How many parts of each verdict, `undecided` of the doubtful and rejected, and all as `inspected`."""
-        chosen = sa.select(records.c.verdict, sa.func.count()).where(query.where()).group_by(records.c.verdict)
-        open_ = sa.select(sa.func.count()).where(
-            query.where(), records.c.verdict.in_(("doubt", "reject")), LAST_DECISION.is_(None)
-        )
         with self.record.reading() as connection:
+            where = sa.and_(query.where(), _of_model(connection, query.model))
+            chosen = sa.select(records.c.verdict, sa.func.count()).where(where).group_by(records.c.verdict)
             found = {row[0]: row[1] for row in connection.execute(chosen)}
-            undecided = connection.execute(open_.select_from(records)).scalar() or 0
+            left = _passed_by(records.c.verdict).in_(("doubt", "reject"))  # all of them ever are more than the period's
+            open_ = sa.select(sa.func.count()).select_from(records).where(where, left, ~DECIDED)
+            undecided = connection.execute(open_).scalar() or 0
         each = {verdict: found.get(verdict, 0) for verdict in VERDICTS}
         return {"inspected": sum(each.values()), **each, "undecided": undecided}
 
@@ -208,7 +251,7 @@ class Results:
                 "self": here,
                 **{name: f"{here}/{name}" for name in ("original", "map", "overlay", "heat", "thumbnail")},
             },
-            "kept": self.pictures.original(ident) is not None,
+            "kept": self.pictures.keeps(ident, body["image"]["kind"].upper()),
             "hash": row["hash"],
         }
 
@@ -236,8 +279,40 @@ def recorded_time(text: str | None) -> str | None:
         raise StationError(f"{text[:40]!r} is no time; expected one as 2026-11-26T06:00:00Z", 400) from problem
     if time.tzinfo is None:
         raise StationError(f"{text[:40]!r} has no time zone; add Z for UTC, or an offset as +01:00", 400)
-    return stamp(time)
+    try:
+        return stamp(time)
+    except OverflowError as problem:
+        raise StationError(f"{text[:40]!r} is out of range; expected a time as 2026-11-26T06:00:00Z", 400) from problem
 
 
-def _escaped(name: str) -> str:
-    return name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+def _passed_by(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    """The column, but not its index: where one of another order serves better, and a database would guess wrong."""
+    return column.concat("")
+
+
+def _bounded(connection: Connection, query: Query) -> Query:
+    """The query with the first and the last seq of its period. A clock may be set back: seq and time are two orders."""
+    if query.between is not None or (query.since is None and query.until is None):
+        return query
+    chosen = sa.select(sa.func.min(records.c.seq), sa.func.max(records.c.seq)).where(records.c.kind == "verdict")
+    times = Query(since=query.since, until=query.until).where()
+    first, last = connection.execute(chosen.where(times)).one()
+    return replace(query, between=(first or 0, last or 0))
+
+
+def _of_model(connection: Connection, model: str | None) -> sa.ColumnElement[bool]:
+    """The condition that a version, by its ref, inspected, or any of a name."""
+    if model is None:
+        return sa.true()
+    refs = [ref for ref in _versions(connection) if model in (ref, ref.rpartition("@")[0])]
+    return _passed_by(records.c.model).in_(refs) if refs else sa.false()
+
+
+def _versions(connection: Connection) -> list[str]:
+    """The refs of all versions that inspected parts. A look for each version there is, whatever the parts."""
+    found: list[str] = []
+    chosen = sa.select(records.c.model).where(records.c.kind == "verdict").order_by(records.c.model).limit(1)
+    last: str | None = ""
+    while (last := connection.execute(chosen.where(records.c.model > last)).scalar()) is not None:
+        found.append(last)
+    return found

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Body, Header, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import UploadFile
 
-from flawmap.errors import FlawmapError, StationError
+from flawmap.errors import FlawmapError, ImageError, StationError
 from flawmap.station import drawing, results
 from flawmap.station.access import Who
 from flawmap.station.audit import audit
@@ -24,10 +25,11 @@ from flawmap.station.results import VERDICTS, decision_of, recorded_time
 from flawmap.station.schemas import DecisionAsked, Models, Note, Part, Parts, Problem, Session, StationState
 from flawmap.station.station import Request as Asked
 from flawmap.station.station import Station
-from flawmap.station.web import COOKIE, Camera, Engineer, Operator, TheStation, error_of, identify, json, token_of
+from flawmap.station.web import COOKIE, Camera, Engineer, Operator, TheStation, identify, json, token_of, told
 
 MISSED = 500  # events that a reader gets who comes back
 SESSION_S = 30 * 24 * 60 * 60  # a cookie's life; the token in it can be revoked at any time
+LAST = (1 << 63) - 1  # seq there can be: a database's integers end there
 AT_ONCE = 8  # images of a batch that wait in the queue at a time, for each worker
 
 router = APIRouter(responses={400: {"model": Problem}, 401: {"model": Problem}, 403: {"model": Problem}})
@@ -171,16 +173,16 @@ async def inspect_batch(
         if not 0 < len(files) <= most:
             raise StationError(f"a batch has 1 to {most} files in the field image; this one has {len(files)}", 400)
         _within_rate(station, who, request, len(files))
-        room = asyncio.Semaphore(AT_ONCE * station.settings.workers.count)
+        room = asyncio.Semaphore(AT_ONCE * station.pool.count)
 
         async def one(file: UploadFile) -> dict[str, Any]:
             async with room:
                 try:
                     asked = Asked(model=model, lot=lot, camera=camera, deadline_s=deadline)
                     return await station.inspect(await file.read(), asked, who, patient=True)
-                except FlawmapError as problem:
-                    status = problem.status if isinstance(problem, StationError) else 422
-                    return {**error_of(problem), "status": status, "name": file.filename or ""}
+                except (FlawmapError, SQLAlchemyError) as problem:  # the others are recorded all the same
+                    status, error = told(problem)
+                    return {**error, "status": status, "name": file.filename or ""}
 
         return json({"parts": await asyncio.gather(*(one(file) for file in files))})
 
@@ -208,7 +210,7 @@ def parts(
     max_score: float | None = None,
     order: Literal["newest", "oldest"] = "newest",
     limit: Annotated[int, Query(ge=1, le=results.MOST)] = 50,
-    after: Annotated[int | None, Query(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, le=LAST)] = None,
 ) -> JSONResponse:
     """Parts by verdict, time, model, lot, …, a page at a time."""
     verdicts = tuple(word for word in (verdict or "").split(",") if word)
@@ -248,21 +250,31 @@ def picture(
     found = own_part(station, who, ident)
     original, map_file = station.pictures.original(ident), station.pictures.map(ident)
     if original is None or map_file is None:
-        text = "the pictures of this part were removed to make room; its record is kept"
-        raise StationError(text, 410, code="thinned")
+        raise gone()
     headers = {"Cache-Control": "private, max-age=86400, immutable"}
-    if picture == "original":
-        return FileResponse(original, media_type=MEDIA[original.suffix], headers=headers)
     height, width = found["image"]["height"], found["image"]["width"]
-    if picture == "map":
-        return Response(drawing.map_png(map_file, height, width), media_type="image/png", headers=headers)
-    if picture == "heat":
-        return Response(drawing.heat_png(map_file, height, width), media_type="image/png", headers=headers)
-    if picture == "overlay":
-        data = drawing.overlay_jpeg(original, map_file, found["regions"], outlines)
-    else:
-        data = drawing.thumbnail_jpeg(original.read_bytes())
-    return Response(data, media_type="image/jpeg", headers=headers)
+    try:
+        if picture == "original":
+            data, kind = original.read_bytes(), MEDIA[original.suffix]
+        elif picture == "map":
+            data, kind = drawing.map_png(map_file, height, width), "image/png"
+        elif picture == "heat":
+            data, kind = drawing.heat_png(map_file, height, width), "image/png"
+        elif picture == "overlay":
+            data, kind = drawing.overlay_jpeg(original, map_file, found["regions"], outlines), "image/jpeg"
+        else:
+            data, kind = drawing.thumbnail_jpeg(original.read_bytes()), "image/jpeg"
+    except (ImageError, OSError):
+        if original.is_file() and map_file.is_file():
+            raise
+        raise gone() from None  # in this very moment
+    return Response(data, media_type=kind, headers=headers)
+
+
+def gone() -> StationError:
+    """What is answered to who asks for pictures that were thinned out."""
+    text = "the pictures of this part were removed to make room; its record is kept"
+    return StationError(text, 410, code="thinned")
 
 
 @router.post("/api/parts/{ident}/decisions", status_code=201, response_model=Part)
@@ -278,7 +290,7 @@ async def events(
     who: Operator,
     request: Request,
     last: Annotated[str | None, Header(alias="Last-Event-ID", pattern=r"^\d{1,18}$")] = None,
-    after: Annotated[int | None, Query(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, le=LAST)] = None,
 ) -> StreamingResponse:
     """Server-sent events: every verdict, decision and change of model, and the station's state."""
     seq, token = int(last) if last is not None else after, token_of(request)
@@ -304,16 +316,16 @@ def _missed(station: Station, seq: int) -> list[str]:
     with station.record.reading() as connection:
         found = connection.execute(chosen.order_by(records.c.seq.desc()).limit(MISSED + 1)).mappings()
         rows = [dict(row) for row in found][::-1]
-    told = [event("lag", {})] if len(rows) > MISSED else []
+    happened = [event("lag", {})] if len(rows) > MISSED else []
     for row in rows[-MISSED:]:
         if row["kind"] == "verdict":
-            told.append(event("verdict", station.results.parts([row])[0], row["seq"]))
+            happened.append(event("verdict", station.results.parts([row])[0], row["seq"]))
         elif row["kind"] == "decision":
             data = {"part": station.results.part(row["part"]), "decision": decision_of(row)}
-            told.append(event("decision", data, row["seq"]))
+            happened.append(event("decision", data, row["seq"]))
         else:
-            told.append(event("model", change_of(row), row["seq"]))
-    return told
+            happened.append(event("model", change_of(row), row["seq"]))
+    return happened
 
 
 @router.get("/api/models", response_model=Models)

@@ -45,7 +45,9 @@ class QueueSettings(Section):
 class WorkerSettings(Section):
     """The processes that inspect."""
 
-    count: int = Field(1, ge=1, le=64, description="Processes; each holds the loaded models.")
+    count: int = Field(
+        0, ge=0, le=64, description="Processes; each holds the loaded models. 0: one a core up to 4, one on a GPU."
+    )
     threads: int = Field(0, ge=0, description="CPU threads of each; 0 shares the cores among them.")
     batch: int = Field(0, ge=0, le=256, description="Waiting images inspected at once; 0: 1 on a CPU, 8 on a GPU.")
     runtime: Literal["torch", "onnx", "openvino", "auto"] = Field("torch", description="As of `flawmap inspect`.")
@@ -59,6 +61,7 @@ class KeepSettings(Section):
     rejected_days: float = Field(365.0, ge=0, description="Pictures of parts rejected, doubtful or overruled.")
     gigabytes: float = Field(50.0, gt=0, description="Of all pictures; beyond it good parts go first, oldest first.")
     every_s: float = Field(300.0, gt=0, description="Seconds between two looks at it.")
+    sync: bool = Field(True, description="Pictures are on the disk before the verdict is recorded, as records are.")
 
 
 class ShiftSettings(Section):

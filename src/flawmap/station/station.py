@@ -1,13 +1,13 @@
 """The station without its web side: from the bytes of an image to a recorded verdict, and everything that needs.
 
 The order of an inspection: the header is looked at, the image waits, a worker inspects it, pictures are written, the
-verdict is recorded, and only then is it answered. So a verdict that was answered is in the record, whatever happens.
+verdict is recorded, and only then is it answered. So a verdict that was answered is in the record, whatever happens,
+and so are its pictures. The original is written while a worker inspects, since a disk takes its time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import fcntl
 import hashlib
@@ -34,7 +34,7 @@ from flawmap.station.record import Entry, Record, Row, now, stamp, url_of
 from flawmap.station.results import Query, Results, decision_of
 from flawmap.station.settings import ShiftSettings, StationSettings
 from flawmap.station.training import Trainings
-from flawmap.station.workers import Pool
+from flawmap.station.workers import Job, Pool
 
 log = logging.getLogger("flawmap.station")
 TELL_S = 5.0  # between two events `station`
@@ -60,7 +60,7 @@ class Station:
     """Everything a station is, but its web side. `start` before use, `close` after it."""
 
     def __init__(self, models: Path, data: Path, database: str | None, settings: StationSettings) -> None:
-        self.settings = settings
+        self.settings, data = settings, data.absolute()  # a training has a working folder of its own
         self._lock = _locked(data)
         try:
             self.record = Record(url_of(data, database))
@@ -72,7 +72,7 @@ class Station:
         limits = settings.limits
         self.rate = Rate(limits.rate, limits.burst)
         self.failures = Rate(limits.failures / 60, limits.failures)
-        self.pictures = Pictures(data / "pictures")
+        self.pictures = Pictures(data / "pictures", settings.keep.sync)
         self.results = Results(self.record, self.pictures)
         self.hub = Hub()
         self.drift = DriftWatch(settings.drift.parts)
@@ -85,7 +85,7 @@ class Station:
         self.datasets = DataSets(data / "datasets", limits)
         self.datasets.suspect = self._suspect
         self.trainings = Trainings(data / "trainings", self.datasets, self.models, self.results)
-        self.trainings.doubt = settings.verdict.doubt
+        self.trainings.verdict = lambda score, limit: verdict_of(score, limit, settings.verdict.doubt)
         self.trainings.told = lambda training: self.hub.publish("training", training)
         self._count = 0
         self._stopping = threading.Event()
@@ -94,6 +94,7 @@ class Station:
         """Start the workers and what goes on by itself; the model is loaded meanwhile."""
         self.hub.attach(asyncio.get_running_loop())
         self.pool.start()
+        self.trainings.go_on()
         for part in (self._open_model, self._look_after):
             threading.Thread(target=part, name=part.__name__, daemon=True).start()
 
@@ -136,44 +137,38 @@ class Station:
             raise StationError(why, 503, LOADING_S, code)
         version = self.models.for_request(asked.model)
         deadline = min(asked.deadline_s or self.settings.queue.deadline_s, self.settings.queue.max_deadline_s)
-        found = await self._found(version, data, deadline, began, patient)
-        if found.threshold is None or found.defective is None:
-            raise StationError(f"the model {version.ref} has no threshold", 409)
-        verdict = verdict_of(found.score, found.threshold, self.settings.verdict.doubt)
         ident = new_id()
-
-        def keep() -> str:
-            self.pictures.write(ident, data, kind, found.map_png)
-            return hashlib.sha256(data).hexdigest()
-
-        digest = await asyncio.to_thread(keep)
-        milliseconds = round(1000 * (time.monotonic() - began), 1)
-        entry = Entry(
-            "verdict",
-            {
+        job = await self._queued(version, data, began + deadline, patient)
+        writing = asyncio.create_task(asyncio.to_thread(self._keep, ident, data, kind))
+        try:
+            found = await self._found(job, began + deadline, deadline)
+            if found.threshold is None or found.defective is None:
+                raise StationError(f"the model {version.ref} has no threshold", 409)
+            digest = await writing
+            await asyncio.to_thread(self.pictures.write_map, ident, found.map_png)
+            verdict = verdict_of(found.score, found.threshold, self.settings.verdict.doubt)
+            body = {
                 "defective": found.defective,
                 "p_value": found.p_value,
                 "doubt": self.settings.verdict.doubt,
                 "model": version.short(),
                 "regions": found.regions,
                 "image": {"width": found.width, "height": found.height, "bytes": len(data), "kind": kind.lower()},
-                "duration_ms": milliseconds,
-            },
-            part=ident,
-            verdict=verdict,
-            score=found.score,
-            threshold=found.threshold,
-            model=version.ref,
-            image_sha256=digest,
-            who=who.name,
-            camera=asked.camera or who.name,
-            label=asked.label,
-            lot=asked.lot,
-            once=once,
-        )
-        row = await asyncio.wrap_future(self.record.submit(entry))
+                "duration_ms": round(1000 * (time.monotonic() - began), 1),
+            }
+            entry = Entry(
+                "verdict", body, part=ident, verdict=verdict, score=found.score, threshold=found.threshold,
+                model=version.ref, image_sha256=digest, who=who.name, camera=asked.camera or who.name,
+                label=asked.label, lot=asked.lot, once=once,
+            )  # fmt: skip
+            row = await asyncio.wrap_future(self.record.submit(entry))
+        except Exception:  # what was not recorded leaves no pictures; a request cut off may be recorded still
+            await asyncio.wait([writing])
+            writing.exception()  # told by the first problem, or it is that
+            await asyncio.to_thread(self.pictures.remove, ident)
+            raise
         if row["part"] != ident:  # the same request, sent twice at a time
-            self.pictures.remove(ident)
+            await asyncio.to_thread(self.pictures.remove, ident)
             return await asyncio.to_thread(self.results.part, str(row["part"]))
         part = self.results.fresh(row)
         self.last_part = row["time"]
@@ -198,22 +193,28 @@ class Station:
             raise too_many_pixels(header.width, header.height, self.settings.limits.pixels)
         return header.kind
 
-    async def _found(self, version: Version, data: bytes, deadline_s: float, began: float, patient: bool) -> Outcome:
-        ends = began + deadline_s
-        with contextlib.suppress(TimeoutError):
-            while True:
-                self._count += 1
-                measure = self._count % self.settings.drift.every == 0
-                try:
-                    job = self.pool.submit(version.ref, data, ends - time.monotonic(), measure)
-                    break
-                except StationError as problem:
-                    if problem.status != 429 or not patient or time.monotonic() > ends:
-                        raise
-                await asyncio.sleep(0.02)
+    def _keep(self, ident: str, data: bytes, kind: str) -> str:
+        """Write the original; its SHA-256."""
+        self.pictures.write_original(ident, data, kind)
+        return hashlib.sha256(data).hexdigest()
+
+    async def _queued(self, version: Version, data: bytes, ends: float, patient: bool) -> Job:
+        while True:
+            self._count += 1
+            measure = self._count % self.settings.drift.every == 0
+            try:
+                return self.pool.submit(version.ref, data, ends - time.monotonic(), measure)
+            except StationError as problem:
+                if problem.status != 429 or not patient or time.monotonic() > ends:
+                    raise
+            await asyncio.sleep(0.02)
+
+    async def _found(self, job: Job, ends: float, deadline_s: float) -> Outcome:
+        try:
             return await asyncio.wait_for(asyncio.wrap_future(job.done), ends - time.monotonic() + GRACE_S)
-        text = f"no verdict within {deadline_s:g} seconds; send fewer at a time, or allow more"
-        raise StationError(text, 504, code="deadline")
+        except TimeoutError:
+            text = f"no verdict within {deadline_s:g} seconds; send fewer at a time, or allow more"
+            raise StationError(text, 504, code="deadline") from None
 
     def decide(self, ident: str, verdict: str, note: str, who: Who) -> dict[str, Any]:
         """Record what an operator says of a part; the part as it then is. Raises StationError."""
@@ -291,6 +292,7 @@ class Station:
 
     def _open_model(self) -> None:
         try:
+            self.drift.prepare()
             self.models.start()
             self.why = ("there is no model in use; train one, or copy a bundle to the models folder", "no-model")
         except FlawmapError as problem:
@@ -307,6 +309,7 @@ class Station:
             try:
                 if (current := self.models.current) is not None:
                     self.drift.watch(current.ref, current.path)
+                    self.drift.look()
                 self.hub.publish("station", self.state())
                 if time.monotonic() - thinned > self.settings.keep.every_s:
                     thinned = time.monotonic()
@@ -343,7 +346,9 @@ def shift_start(settings: ShiftSettings, at: datetime.datetime | None = None) ->
         for days in (1, 0)
         for start in settings.starts
     ]
-    return max(start for start in starts if start <= at)
+    # In UTC: times of one zone are compared by the clock on the wall, which an hour is shown twice by in autumn.
+    known = [start.astimezone(datetime.UTC) for start in starts]
+    return max(start for start in known if start <= at).astimezone(zone)
 
 
 def _seconds_since(time_: str) -> float:

@@ -7,6 +7,7 @@ looked at is in neither.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -32,22 +33,30 @@ class Scores:
     """Scores to draw a line through: of photos held out, of all parts, and of parts decided good and defective."""
 
     def __init__(self, station: Station, version: Version, query: Parts) -> None:
-        alike = [one.ref for one in station.models.versions() if one.weights_sha256 == version.weights_sha256]
-        found = station.results.scores(query, alike)
+        self._results, self._query = station.results, query
+        self._alike = [one.ref for one in station.models.versions() if one.weights_sha256 == version.weights_sha256]
+        found = station.results.decided_scores(query, self._alike)
         self.held_out = np.sort(np.array(version.held_out_scores))
-        self.parts = np.sort(np.array([score for score, _ in found]))
         self.good = np.sort(np.array([score for score, decided in found if decided == "pass"]))
         self.bad = np.sort(np.array([score for score, decided in found if decided == "reject"]))
 
+    @functools.cached_property
+    def parts(self) -> np.ndarray[Any, Any]:
+        """Of all parts; read when they are asked for, since there are many."""
+        return np.sort(np.array(self._results.scores(self._query, self._alike)))
+
     def at(self, score: float) -> dict[str, float | None]:
         """What a threshold would do: shares of parts, None where there are none."""
+        known = "parts" in vars(self)
         return {
             "score": score,
             "overkill": _above([self.held_out, self.good], score),
             "overkill_held_out": _above([self.held_out], score),
             "overkill_decided": _above([self.good], score),
             "escape": None if (above := _above([self.bad], score)) is None else 1 - above,
-            "rejected": _above([self.parts], score),
+            "rejected": _above([self.parts], score)
+            if known
+            else self._results.share_above(self._query, self._alike, score),
         }
 
     def range(self, threshold: float) -> tuple[float, float]:
@@ -148,7 +157,7 @@ def around(
 ) -> JSONResponse:
     """Recorded parts nearest to a line, on either side."""
     name = _version(station, model).name
-    below, above = (station.results.nearest(Parts(model=name), score, count, side) for side in (False, True))
+    below, above = (station.results.nearest(name, score, count, side) for side in (False, True))
     return json({"below": below, "above": above})
 
 

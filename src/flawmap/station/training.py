@@ -1,56 +1,72 @@
-"""Trainings from the page: `flawmap train` as a process of its own, watched by its metrics; compared, then promoted."""
+"""Trainings from the page: `flawmap train` as a process of its own, watched by its metrics; compared, then promoted.
+
+A training outlives the station: what a stop, a kill or a loss of power interrupts goes on from its last checkpoint when
+the station starts again, to the weights it would have had. It learns from links to the photos as they were when it
+began. One that stops twice and gets no further in between has failed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flawmap.data.images import decode_pixels, encode_jpeg, overlay, resize_map, to_float
 from flawmap.errors import FlawmapError, StationError
+from flawmap.station import comparing, course
 from flawmap.station.datasets import GENTLY, DataSets
-from flawmap.station.files import is_id, new_id, write_whole
-from flawmap.station.inspecting import Outcome
+from flawmap.station.files import is_id, link, new_id, write_whole
 from flawmap.station.models import FOLDER, LOAD_S, NAMED, Models, Version
 from flawmap.station.record import now
-from flawmap.station.results import Query, Results
+from flawmap.station.results import Results
 
-NOTE, LOG = "training.json", "log.txt"
+log = logging.getLogger("flawmap.station")
+NOTE, LOG, PHOTOS = "training.json", "log.txt", "photos"
 LOOK_S = 0.5
+END_S = 10.0  # for a training that is told to stop, before it is killed
+TRIES = 2  # stops without getting further, and it has failed
 FIRST = 6  # photos shown with the new model's maps
-SHOWN = 60  # parts of a comparison
-STOPPED = {"state": "failed", "why": "the station stopped while it trained", "why_code": "station-stopped"}
 DEADLINE_S = 600.0  # of an inspection that waits behind the line's
 SETTING = re.compile(r"(?P<key>[a-z]+\.[a-z_0-9]+)=(?P<value>[A-Za-z0-9_.,\[\]\" -]{0,200})")
 PATHS = ("image.ignore", "model.prior")  # settings that name files: none comes from a request
+DERIVED = ("stage", "step", "steps", "progress", "losses", "metrics")  # read from its files, not noted
+OWN = ("stops", "furthest", "paused")  # noted for the station alone
 
 Training = dict[str, Any]
 
 
 class Trainings:
-    """Trainings in one folder, one at a time. Threads may share it. `told` hears of every change of one."""
+    """Trainings in one folder, one at a time. Threads may share it. `told` hears of every change of one.
+
+    `verdict`: of a score and a threshold, for comparisons.
+    """
 
     def __init__(self, folder: Path, datasets: DataSets, models: Models, results: Results) -> None:
-        self.folder, self.datasets, self.models, self.results = folder, datasets, models, results
+        self.folder, self.datasets, self.models, self.results = folder.absolute(), datasets, models, results
         self.told: Callable[[Training], object] = lambda training: None
-        self.doubt = 0.0
+        self.verdict: Callable[[float, float], str] = lambda score, limit: "reject" if score > limit else "pass"
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._running: str | None = None
-        for training in self.all():  # what a killed station left
-            if training["state"] == "running":
-                _end_left(training.get("pid"), training["id"])
-                self._note(training, **STOPPED, ended=now())
+        self._closing = False
+        _end_left(self.folder)
+        for training in self.all():
+            if (training["comparison"] or {}).get("state") == "running":
+                why = "the station stopped while it compared; compare again"
+                self._note(training["id"], comparison={**training["comparison"], "state": "failed", "why": why})
+            if training["state"] != "running":
+                self._tidy(training["id"])
 
     @property
     def running(self) -> str | None:
@@ -67,14 +83,11 @@ class Trainings:
 
     def get(self, ident: str, metrics: bool = True) -> Training:
         """A training. Raises StationError (404)."""
-        try:
-            if not is_id(ident):
-                raise FileNotFoundError
-            training: Training = json.loads((self.folder / ident / NOTE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as problem:
-            raise StationError("there is no such training", 404, code="gone") from problem
-        lines = self._metrics(training)
-        return {**training, **self._progress(training, lines), **({"metrics": lines} if metrics else {})}
+        training = self._read(ident)
+        lines = course.metrics(self.bundle(ident))
+        known = {name: value for name, value in training.items() if name not in OWN}
+        known |= course.progress(self.bundle(ident), lines, training["state"] == "done")
+        return {**known, "metrics": lines} if metrics else known
 
     def start(self, dataset: str, name: str, recipe: str, settings: list[str], who: str) -> Training:
         """Train on a data set. Raises StationError: 400 for what cannot be, 409 while another one runs."""
@@ -102,42 +115,53 @@ class Trainings:
             training: Training = {
                 "id": ident, "name": name, "dataset": dataset, "recipe": recipe, "settings": settings, "by": who,
                 "state": "running", "why": "", "why_code": "", "created": now(), "started": now(), "ended": None,
-                "first": 0, "model": None, "threshold": None, "comparison": None, "pid": None,
+                "resumed": 0, "first": 0, "model": None, "threshold": None, "comparison": None, "stops": 0,
+                "furthest": -1, "paused": False,
             }  # fmt: skip
-            words = [*GENTLY, sys.executable, "-m", "flawmap", "train", str(self.datasets.place(dataset, "good"))]
-            words += ["--out", str(self.bundle(ident)), "--config", recipe, "--quiet"]
-            words += [word for setting in settings for word in ("--set", setting)]
-            if known["defective"]:
-                words += ["--defects", str(self.datasets.place(dataset, "defective"))]
-            with (self.folder / ident / LOG).open("wb") as log:
-                self._process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder / ident,
-                    start_new_session=True,
-                )  # fmt: skip
-            self._running = ident
-            self._note(training, pid=self._process.pid)
-        threading.Thread(target=self._follow, args=(ident,), daemon=True).start()
+            for kind, files in self.datasets.files(dataset).items():
+                (self.folder / ident / PHOTOS / kind).mkdir(parents=True)
+                for file in files:
+                    link(file, self.folder / ident / PHOTOS / kind / file.name)
+            self._write(training)
+            self._launch(ident)
         return self.get(ident)
+
+    def go_on(self) -> None:
+        """Take up what was running when the station stopped, or was killed."""
+        for training in self.all():
+            if training["state"] == "running":
+                with self._lock:
+                    if self.bundle(training["id"]).is_dir():  # it ended after the station did
+                        self._finish(training["id"])
+                    elif self._running is None:
+                        self._again(training["id"])
 
     def cancel(self, ident: str) -> Training:
         """Stop a training. Raises StationError (409) when it does not run."""
         with self._lock:
             training = self.get(ident)
-            if self._running != ident or self._process is None:
+            if self._running != ident or self._process is None or training["state"] != "running":
                 raise StationError("this training does not run", 409)
             why = f"cancelled at step {training['step']}"
-            self._note(training, state="cancelled", why=why, why_code="cancelled", ended=now())
+            self._note(ident, state="cancelled", why=why, why_code="cancelled", ended=now())
             self._process.terminate()
         return self.get(ident)
 
     def close(self) -> None:
-        """Stop what runs."""
-        with contextlib.suppress(StationError):
-            if (ident := self._running) is not None:
-                self._note(self.get(ident), **STOPPED, ended=now())
-                if self._process is not None:
-                    self._process.terminate()
-                    self._process.wait()
+        """Stop what runs; it goes on when the station starts again."""
+        with self._lock:
+            self._closing = True
+            if self._running is None or self._process is None:
+                return
+            with contextlib.suppress(StationError, OSError):
+                self._note(self._running, paused=True)
+            process = self._process
+        process.terminate()
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def bundle(self, ident: str) -> Path:
         """Where a training's bundle is, or will be."""
@@ -159,69 +183,78 @@ class Trainings:
         version = self.models.add(self.bundle(ident), training["name"], who, f"training {ident}", note)
         if use:
             version = self.models.use(version.ref, who, note)
-        self._note(training, model=version.ref)
+        self._note(ident, model=version.ref)
         self.models.pool.unload(f"training {ident}")
         return version
 
     def compare(self, ident: str, parts: int, decided_only: bool) -> None:
         """Inspect recorded parts by the new model and the one in use, in the background. Raises StationError."""
-        training = self.get(ident, metrics=False)
         current = self.models.for_request(None)
-        if training["state"] != "done":
+        if self.get(ident, metrics=False)["state"] != "done":
             raise StationError("only a training that is done can be compared", 409)
-        if (training["comparison"] or {}).get("state") == "running":
-            raise StationError("the comparison runs already", 409)
-        chosen = list(self._recorded(parts, decided_only))
+        chosen = list(comparing.recorded(self.results, parts, decided_only))
         if not chosen:
             raise StationError("there are no recorded parts whose pictures are kept", 409, code="no-parts")
-        begun = {
-            "state": "running", "why": "", "done": 0, "total": len(chosen), "against": current.ref, "agree": 0,
-            "changed": 0, "decided": 0, "right_new": 0, "right_current": 0, "new_rejects": 0, "new_passes": 0,
-            "parts": [],
-        }  # fmt: skip
-        self._note(training, comparison=begun)
-        threading.Thread(target=self._compare, args=(ident, current, chosen, begun), daemon=True).start()
+        sums = comparing.begun(len(chosen), current.ref)
+        with self._lock:
+            if (self.get(ident, metrics=False)["comparison"] or {}).get("state") == "running":
+                raise StationError("the comparison runs already", 409)
+            self._note(ident, comparison=sums)
+        threading.Thread(target=self._compare, args=(ident, current, chosen, sums), daemon=True).start()
 
-    def _recorded(self, count: int, decided_only: bool) -> Iterator[dict[str, Any]]:
-        """Recorded parts with their pictures, those that were decided first."""
-        seen: set[str] = set()
-        for decided in (True,) if decided_only else (True, None):
-            after: int | None = None
-            while len(seen) < count:
-                page, after = self.results.page(Query(decided=decided), limit=min(count, 500), after=after)
-                for part in page:
-                    if part["kept"] and part["id"] not in seen and len(seen) < count:
-                        seen.add(part["id"])
-                        yield part
-                if after is None:
-                    break
-
-    def _compare(self, ident: str, current: Version, parts: list[dict[str, Any]], sums: dict[str, Any]) -> None:
-        from flawmap.station.station import verdict_of
+    def _compare(self, ident: str, current: Version, parts: list[dict[str, Any]], sums: comparing.Sums) -> None:
+        def tell(sums: comparing.Sums) -> None:
+            with contextlib.suppress(StationError):
+                self._note(ident, comparison=sums)
 
         pool, ref = self.models.pool, f"training {ident}"
         try:
             pool.load(ref, self.bundle(ident)).result(LOAD_S)
-            for part in parts:
-                file = self.results.pictures.original(part["id"])
-                if file is not None:
-                    data = file.read_bytes()
-                    jobs = [pool.submit(each, data, DEADLINE_S, later=True) for each in (current.ref, ref)]
-                    old, new = (job.done.result(DEADLINE_S) for job in jobs)
-                    verdicts = [verdict_of(one.score, one.threshold or 0.0, self.doubt) for one in (old, new)]
-                    _count(sums, part, old, new, verdicts)
-                sums["done"] += 1
-                self._note(self.get(ident, metrics=False), comparison=sums)
-            sums["state"] = "done"
-        except (FlawmapError, OSError, TimeoutError) as problem:
-            sums.update(state="failed", why=str(problem))
-        with contextlib.suppress(StationError):
-            self._note(self.get(ident, metrics=False), comparison=sums)
+        except (StationError, TimeoutError) as problem:
+            tell({**sums, "state": "failed", "why": str(problem) or "the model was not loaded in time"})
+            return
+        comparing.compare(pool, self.results, (current.ref, ref), parts, self.verdict, sums, tell)
 
-    def _follow(self, ident: str) -> None:
-        """Watch a training until it ends, and tell of its progress."""
-        process, before = self._process, -1
-        assert process is not None
+    def _launch(self, ident: str, resume: bool = False) -> None:
+        """Start the process of a training, and watch it. Raises StationError (503). With the lock held."""
+        training, photos = self._read(ident), self.folder / ident / PHOTOS
+        words = [*GENTLY, sys.executable, "-m", "flawmap", "train", str(photos / "good")]
+        words += ["--out", str(self.bundle(ident)), "--config", training["recipe"], "--quiet"]
+        words += [word for setting in training["settings"] for word in ("--set", setting)]
+        if any((photos / "defective").iterdir()):
+            words += ["--defects", str(photos / "defective")]
+        words += ["--resume"] if resume else []
+        try:
+            with (self.folder / ident / LOG).open("ab") as written:
+                self._process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=written, stderr=written, cwd=self.folder / ident,
+                    start_new_session=True,
+                )  # fmt: skip
+        except OSError as problem:
+            self._end(ident, "failed", f"it could not be started: {problem.strerror}")
+            raise StationError(f"the training could not be started: {problem.strerror}", 503) from problem
+        self._running = ident
+        threading.Thread(target=self._follow, args=(ident, self._process), daemon=True).start()
+
+    def _again(self, ident: str) -> None:
+        """Go on with a training that stopped, unless it stopped too often where it is. With the lock held."""
+        training, step = self._read(ident), self.get(ident, metrics=False)["step"]
+        if not training["paused"]:
+            stops = training["stops"] + 1 if step <= training["furthest"] else 1
+            self._note(ident, stops=stops, furthest=max(step, training["furthest"]))
+            if stops >= TRIES:
+                why = f"it was killed {stops} times and got no further than step {training['furthest']}"
+                text = f"{why}; start it anew, with fewer or smaller photos if memory was short"
+                self._end(ident, "failed", text, code="killed")
+                return
+        self._note(ident, paused=False, resumed=training["resumed"] + 1)
+        log.info("the training %s goes on at step %d", ident, step)
+        with contextlib.suppress(StationError):  # then it has failed, and says so
+            self._launch(ident, resume=True)
+
+    def _follow(self, ident: str, process: subprocess.Popen[bytes]) -> None:
+        """Watch a training until its process ends, and tell of its progress."""
+        before = -1
         while process.poll() is None:
             time.sleep(LOOK_S)
             with contextlib.suppress(StationError):
@@ -229,20 +262,42 @@ class Trainings:
                 if training["step"] != before:
                     before = training["step"]
                     self.told(training)
+        try:
+            self._ended(ident, process.returncode)
+        except (StationError, OSError) as problem:  # its folder is gone, or the disk is full
+            log.error("the training %s: %s", ident, problem)
+
+    def _ended(self, ident: str, code: int) -> None:
+        """What follows when the process of a training has ended."""
         with self._lock:
+            if self._closing:
+                return
             self._process, self._running = None, None
-            with contextlib.suppress(StationError):
-                training = self.get(ident, metrics=False)
-                if training["state"] == "running":
-                    if process.returncode == 0:
-                        note = json.loads((self.bundle(ident) / "bundle.json").read_text(encoding="utf-8"))
-                        self._note(training, threshold=note["threshold"])
-                    else:
-                        self._note(training, state="failed", why=self._why(ident), ended=now())
-        if process.returncode == 0:
-            with contextlib.suppress(StationError):
+            if self._read(ident)["state"] != "running":
+                self._tidy(ident)
+            elif code == 0:
+                self._finish(ident)
+            elif code < 0:  # by a signal: for want of memory, say
+                self._again(ident)
+            else:
+                why = course.last_words(self.folder / ident / LOG, self.folder.parent)
+                self._end(ident, "failed", why or f"it ended with code {code}")
+
+    def _finish(self, ident: str) -> None:
+        """What follows when the bundle is there, in the background: a few maps, then it is done."""
+
+        def finish() -> None:
+            try:
+                note = json.loads((self.bundle(ident) / "bundle.json").read_text(encoding="utf-8"))
+                self._note(ident, threshold=note["threshold"])
                 self._draw_first(ident)
-                self._note(self.get(ident, metrics=False), state="done", ended=now())
+                self._end(ident, "done", "")
+            except (StationError, OSError, LookupError, ValueError) as problem:
+                log.error("the training %s: %s", ident, problem)
+                with contextlib.suppress(StationError, OSError):
+                    self._end(ident, "failed", "its bundle cannot be read")
+
+        threading.Thread(target=finish, daemon=True).start()
 
     def _draw_first(self, ident: str) -> None:
         """What the new model finds on a few of its photos, the defective ones first."""
@@ -263,81 +318,67 @@ class Trainings:
                 drawn += 1
         except (FlawmapError, OSError, TimeoutError):
             pass  # the training is good without pictures
-        self._note(self.get(ident, metrics=False), first=drawn)
+        self._note(ident, first=drawn)
 
-    def _metrics(self, training: Training) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, from the run or from the bundle."""
-        bundle = self.bundle(training["id"])
-        for file in (bundle / "metrics.jsonl", bundle.with_name(f"{bundle.name}.run") / "metrics.jsonl"):
-            with contextlib.suppress(OSError):
-                lines = []
-                for line in file.read_text(encoding="utf-8").splitlines():
-                    with contextlib.suppress(ValueError):  # a line that is being written
-                        lines.append(json.loads(line))
-                return lines
-        return []
+    def _read(self, ident: str) -> Training:
+        """The note of a training. Raises StationError (404)."""
+        try:
+            if not is_id(ident):
+                raise FileNotFoundError
+            found: Training = json.loads((self.folder / ident / NOTE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise StationError("there is no such training", 404, code="gone") from problem
+        usual = {
+            "why_code": "",
+            "resumed": 0,
+            "stops": 0,
+            "furthest": -1,
+            "paused": False,
+        }  # a note of before there was this
+        return usual | found
 
-    def _progress(self, training: Training, lines: list[dict[str, Any]]) -> dict[str, Any]:
-        steps = self._steps(training)
-        total, last = sum(steps.values()), lines[-1] if lines else {}
-        stage, step = str(last.get("stage", "")), int(last.get("step", 0))
-        done = step + sum(count for name, count in steps.items() if list(steps).index(name) < _place(steps, stage))
-        losses = {name: value for name, value in last.items() if name not in ("stage", "step")}
-        share = 1.0 if training["state"] == "done" else min(1.0, done / total) if total else 0.0
-        return {"stage": stage, "step": done, "steps": total, "progress": round(share, 4), "losses": losses}
+    def _write(self, training: Training) -> None:
+        known = {name: value for name, value in training.items() if name not in DERIVED}
+        write_whole(self.folder / known["id"] / NOTE, json.dumps(known).encode())
 
-    def _steps(self, training: Training) -> dict[str, int]:
-        """Steps of each stage, of the recipe as it is used."""
-        bundle = self.bundle(training["id"])
-        for file in (bundle / "recipe.toml", bundle.with_name(f"{bundle.name}.run") / "recipe.toml"):
-            with contextlib.suppress(OSError, KeyError, ValueError):
-                recipe = tomllib.loads(file.read_text(encoding="utf-8"))
-                return {stage: int(recipe[stage]["steps"]) for stage in ("detect", "refine")}
-        return {}
-
-    def _why(self, ident: str) -> str:
-        """The last line that a failed training wrote."""
-        with contextlib.suppress(OSError):
-            lines = (self.folder / ident / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
-            written = [line.strip() for line in lines if line.strip()]
-            if written:
-                return written[-1].removeprefix("flawmap: ").replace(str(self.folder.parent), "…")[:300]
-        return "it was killed"
-
-    def _note(self, training: Training, **changes: Any) -> None:
-        """Write a training down with changes, and tell of them."""
+    def _note(self, ident: str, **changes: Any) -> None:
+        """Note changes of a training, and tell of them."""
         with self._lock:
-            derived = ("stage", "step", "steps", "progress", "losses", "metrics")
-            known = {name: value for name, value in (training | changes).items() if name not in derived}
-            write_whole(self.folder / known["id"] / NOTE, json.dumps(known).encode())
-        self.told(self.get(known["id"], metrics=False))
+            self._write(self._read(ident) | changes)
+        self.told(self.get(ident, metrics=False))
+
+    def _end(self, ident: str, state: str, why: str, code: str = "") -> None:
+        self._note(ident, state=state, why=why, why_code=code, ended=now())
+        self._tidy(ident)
+
+    def _tidy(self, ident: str) -> None:
+        """Remove what only a training that runs needs; its losses stay, to be looked at."""
+        for left in (PHOTOS, f".{self.bundle(ident).name}.saving"):
+            shutil.rmtree(self.folder / ident / left, ignore_errors=True)
+        run = course.run_of(self.bundle(ident))
+        for file in run.iterdir() if run.is_dir() else ():
+            if file.name not in ("metrics.jsonl", "recipe.toml"):
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
 
-def _place(steps: dict[str, int], stage: str) -> int:
-    return list(steps).index(stage) if stage in steps else 0
+def _end_left(folder: Path) -> None:
+    """End trainings of this folder that a killed station left behind: two must not work on the same files."""
+    left = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"train" in words and any(word.startswith(os.fsencode(f"{folder}/")) for word in words):
+                os.kill(int(process.name), signal.SIGKILL)
+                left.append(process / "cmdline")
+    ends = time.monotonic() + END_S
+    while any(_has_words(file) for file in left) and time.monotonic() < ends:
+        time.sleep(0.02)
 
 
-def _count(sums: dict[str, Any], part: dict[str, Any], old: Outcome, new: Outcome, verdicts: list[str]) -> None:
-    """One more part of a comparison."""
-    changed = old.defective != new.defective
-    sums["changed" if changed else "agree"] += 1
-    if changed:
-        sums["new_rejects" if new.defective else "new_passes"] += 1
-        if len(sums["parts"]) < SHOWN:
-            scores = [
-                {"score": one.score, "verdict": verdict} for one, verdict in zip((old, new), verdicts, strict=True)
-            ]
-            entry = {"id": part["id"], "final": part["final"], "current": scores[0], "new": scores[1]}
-            sums["parts"].append({**entry, "links": part["links"]})
-    if part["decision"] is not None:
-        bad = part["final"] == "reject"
-        sums["decided"] += 1
-        sums["right_current"] += old.defective == bad
-        sums["right_new"] += new.defective == bad
-
-
-def _end_left(pid: int | None, ident: str) -> None:
-    """End the process of a training that a killed station left behind, if it is still that one."""
-    with contextlib.suppress(OSError, TypeError):
-        if pid is not None and ident.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
+def _has_words(file: Path) -> bool:
+    """Whether a process still runs: one that ended has no command line."""
+    try:
+        return bool(file.read_bytes())
+    except OSError:
+        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from flawmap.errors import StationError
 from flawmap.station.files import MEDIA
 from flawmap.station.schemas import Note
+from flawmap.station.training import FIRST
 from flawmap.station.web import Engineer, TheStation, error_of, json
 
 router = APIRouter()
@@ -184,6 +185,8 @@ def promote(
 
 
 @router.get("/api/trainings/{ident}/first/{number}", response_class=Response)
-def first(station: TheStation, who: Engineer, ident: str, number: int) -> Response:
+def first(
+    station: TheStation, who: Engineer, ident: str, number: Annotated[int, Path(ge=0, lt=FIRST)]
+) -> Response:  # fmt: skip
     """What the new model finds on one of its photos."""
     return FileResponse(station.trainings.first(ident, number), media_type="image/jpeg")

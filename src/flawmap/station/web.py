@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import math
 import time
@@ -21,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flawmap import __version__
-from flawmap.errors import FlawmapError, StationError
+from flawmap.errors import FlawmapError, ImageError, StationError
 from flawmap.station.access import LOCAL, Who, is_loopback
 from flawmap.station.record import reason
 from flawmap.station.station import Station, too_large
@@ -29,6 +30,7 @@ from flawmap.station.station import Station, too_large
 COOKIE = "flawmap"
 BESIDE = 1 << 20  # bytes of a request beside its images
 SAFE = ("GET", "HEAD", "OPTIONS")
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
 PAGE = Path(__file__).with_name("page")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -61,7 +63,7 @@ def create_app(station: Station) -> FastAPI:
     app.state.station = station
     for router in (routes.router, thresholds.router, report.router, training_routes.router):
         app.include_router(router)
-    for problem in (FlawmapError, RequestValidationError, HTTPException, SQLAlchemyError, Exception):
+    for problem in (FlawmapError, RequestValidationError, HTTPException, SQLAlchemyError, OSError, Exception):
         app.add_exception_handler(problem, _answer)
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
@@ -134,36 +136,46 @@ def _refuse_other_sites(request: Request, station: Station) -> None:
 
 async def _answer(request: Request, problem: Exception) -> JSONResponse:
     """What went wrong as one line."""
-    headers, told = {}, error_of(problem)
-    if isinstance(problem, StationError):
-        status = problem.status or 400
-        if problem.retry_after:
-            headers["Retry-After"] = str(math.ceil(problem.retry_after))
-    elif isinstance(problem, FlawmapError):
-        status = 400
-    elif isinstance(problem, RequestValidationError):
-        first = problem.errors()[0]
-        status, told["error"] = 400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    elif isinstance(problem, HTTPException):
-        status, told["error"] = problem.status_code, str(problem.detail)
+    headers = {}
+    status, error = told(problem)
+    if isinstance(problem, StationError) and problem.retry_after:
+        headers["Retry-After"] = str(math.ceil(problem.retry_after))
     elif isinstance(problem, SQLAlchemyError):
-        log.error("the record: %s", reason(problem))
-        status, told = 503, {"error": f"the record cannot be read or written: {reason(problem)}", "code": "record"}
         headers["Retry-After"] = "5"
-    else:
+    elif status == 500:
         log.error("a defect of flawmap", exc_info=problem)
-        status, told = 500, {"error": "a defect of flawmap; the station's log says more", "code": "defect"}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(told, status, headers)
+    return JSONResponse(error, status, headers)
+
+
+def told(problem: Exception) -> tuple[int, dict[str, Any]]:
+    """The status with which a problem is answered, and what: its one line, and where there is one its code."""
+    if isinstance(problem, StationError):
+        return problem.status or 400, error_of(problem)
+    if isinstance(problem, FlawmapError):
+        return 422 if isinstance(problem, ImageError) else 400, error_of(problem)
+    if isinstance(problem, RequestValidationError):
+        first = problem.errors()[0]
+        return 400, {"error": f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"}
+    if isinstance(problem, HTTPException):
+        return problem.status_code, {"error": str(problem.detail)}
+    if isinstance(problem, SQLAlchemyError):
+        log.error("the record: %s", reason(problem))
+        return 503, {"error": f"the record cannot be read or written: {reason(problem)}", "code": "record"}
+    if isinstance(problem, OSError) and problem.errno in DISK:
+        log.error("the disk: %s", problem)
+        text = f"the station cannot write to its disk: {problem.strerror}; make room or change its permissions"
+        return 503, {"error": text, "code": "disk"}
+    return 500, {"error": "a defect of flawmap; the station's log says more", "code": "defect"}
 
 
 def error_of(problem: Exception) -> dict[str, Any]:
     """What went wrong as it is answered: `error`, and where an operator may meet it `code` and its `values`."""
-    told: dict[str, Any] = {"error": str(problem)}
+    error: dict[str, Any] = {"error": str(problem)}
     if isinstance(problem, StationError) and problem.code:
-        told |= {"code": problem.code, "values": problem.values}
-    return told
+        error |= {"code": problem.code, "values": problem.values}
+    return error
 
 
 class Frame:

@@ -26,6 +26,7 @@ from flawmap.station.settings import QueueSettings, WorkerSettings
 
 AHEAD = 2  # batches that a worker holds: one inspected, one decoded
 LOOK_S = 0.5  # between two looks whether a worker is stuck
+MOST = 4  # workers that are started unasked: each takes some 500 MB
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a worker that died while it started is started again, doubling
 CODES = {422: "unreadable", 504: "deadline"}  # of what a worker refuses, by its status (errors.py, StationError)
 
@@ -86,7 +87,8 @@ class Pool:
         self, workers: WorkerSettings, queue: QueueSettings, figures: Figures = lambda ref, values: None
     ) -> None:
         self.limits, self.figures = queue, figures
-        threads = workers.threads or max(1, _cores() // workers.count)
+        self.count = workers.count or _usual_count(workers)
+        threads = workers.threads or max(1, _cores() // self.count)
         self.orders = Orders(workers.runtime, workers.device, threads, workers.batch)
         self.models: dict[str, Path] = {}
         self.replaced = 0
@@ -97,7 +99,7 @@ class Pool:
         self._later: deque[Job] = deque()  # served when nothing else waits
         self._changed = threading.Condition()
         self._closing = self._stopped = False
-        self._slots = [_Slot(number) for number in range(workers.count)]
+        self._slots = [_Slot(number) for number in range(self.count)]
         self._threads = [
             threading.Thread(target=part, args=(slot,), name=f"worker {slot.number}", daemon=True)
             for slot in self._slots
@@ -325,6 +327,16 @@ class Pool:
             self._changed.notify_all()
         if finished is not None:
             finished.set_result(None)
+
+
+def _usual_count(workers: WorkerSettings) -> int:
+    """One worker a core: two of one thread each inspect half as much again as one of two. A GPU is kept busy by one."""
+    if workers.runtime in ("torch", "auto"):
+        from flawmap.devices import pick_device
+
+        if pick_device(workers.device).type != "cpu":
+            return 1
+    return min(_cores(), MOST)
 
 
 def _cores() -> int:

@@ -25,6 +25,7 @@ from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
+from flawmap.train.budget import Plan, plan_steps, planned
 from flawmap.train.detect import train_detection
 from flawmap.train.familiar import PHOTOS, CrossFit, in_whole_folders
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
@@ -92,6 +93,23 @@ def for_few(recipe: Recipe, count: int) -> Recipe:
     return recipe.model_copy(update={"model": model, "detect": detect})
 
 
+def with_steps(recipe: Recipe, plan: Plan, few: bool) -> Recipe:
+    """The recipe with the steps of a plan: no more than `recipe.few.steps` where photos are few, more teach nothing."""
+    most = recipe.few.steps if few else 0
+    detect = recipe.detect.model_copy(update={"steps": min(plan.steps, most or plan.steps)})
+    return recipe.model_copy(update={"detect": detect})
+
+
+def _say_plan(plan: Plan, recipe: Recipe) -> None:
+    steps = recipe.detect.steps
+    enough = f", of which {steps} are enough for so few photos" if steps < plan.steps else ""
+    Console(stderr=True).print(
+        f"{plan.minutes:g} minutes: {plan.steps} steps of {plan.step_s:.2g} s fit in{enough}, and "
+        f"{plan.after_s / 60:.1f} minutes for the threshold; the same training again: --set detect.steps={steps}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
 def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | None) -> None:
     """Put the weights a training starts from into `model`: of the prior, or of the general discrete model.
 
@@ -134,14 +152,16 @@ def train(
     overwrite: bool = False,
     quiet: bool = False,
     defects: Listing | None = None,
+    minutes: float | None = None,
 ) -> Bundle:
     """Train on the good training images of `listing` and write the bundle to the folder `out`.
 
     `general` is the discrete model; None takes the one shipped with flawmap. Of `defects` the defective images are
-    learnt from too, with their masks where they have some (data/real.py). Until the bundle is whole, checkpoints
-    and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an uninterrupted run gives. Raises
-    TrainingError when there are too few images or a run is in the way, ImageError for a broken file, BundleError when
-    `out` exists and `overwrite` is not given.
+    learnt from too, with their masks where they have some (data/real.py). `minutes`: as many steps as fit into so many
+    on this machine, told by trying some, instead of `recipe.detect.steps`; the bundle's recipe has their number. Until
+    the bundle is whole, checkpoints and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an
+    uninterrupted run gives. Raises TrainingError when there are too few images or minutes or a run is in the way,
+    ImageError for a broken file, BundleError when `out` exists and `overwrite` is not given.
     """
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
@@ -153,6 +173,7 @@ def train(
     samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
     learnt = hashes(samples)
     resumed = _take_up(folder, recipe, resume, learnt)
+    plan = planned(folder, minutes, resumed)
     machine = Machine(recipe.run)
     started = time.monotonic()
     images = good_images(train_paths, recipe, scope, folder, quiet)
@@ -168,16 +189,23 @@ def train(
         model.object_decoder.requires_grad_(False)
     varied = are_few(recipe, len(images))
     source = Varied(images, recipe.few) if varied else images
+    variation = recipe.few if varied else MILD
+    if plan is None and minutes is not None:
+        plan = plan_steps(
+            minutes, time.monotonic() - started, model, source, held_out, recipe, machine, folder,
+            photos=len(good), real=real, variation=variation,
+        )  # fmt: skip
+    if plan is not None:
+        recipe = with_steps(recipe, plan, varied)
+        if not quiet:
+            _say_plan(plan, recipe)
     if varied and not quiet:
         Console(stderr=True).print(
             f"{len(images)} photos are few (under few.below = {recipe.few.below}): they are varied, and learnt from at "
             f"the rate {recipe.detect.rate:g} for {recipe.detect.steps} steps (few.rate, few.steps)",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-    train_detection(
-        model, source, recipe, machine, folder,
-        resume=resume, quiet=quiet, real=real, variation=recipe.few if varied else MILD,
-    )  # fmt: skip
+    train_detection(model, source, recipe, machine, folder, resume=resume, quiet=quiet, real=real, variation=variation)
     if recipe.refine.steps > 0:
         model.requires_grad_(False)
         assert model.refinement is not None
@@ -216,6 +244,7 @@ def train(
         "held_out_folders": folders,
         "seed": recipe.run.seed,
         "machine": machine.describe(),
+        "minutes_asked": None if plan is None else plan.minutes,
         "minutes": round((time.monotonic() - started) / 60, 2),
         "resumed": resumed,
         "peak_memory_mb": peak_memory_mb(),

@@ -50,6 +50,10 @@ const CODES = {
     "The record cannot be written, so nothing is inspected. Call whoever keeps the station.",
     "Die Aufzeichnung lässt sich nicht schreiben, darum wird nichts geprüft. Bitte den Betreuer der Station rufen.",
   ],
+  disk: [
+    "The disk is full or cannot be written to. Call whoever keeps the station.",
+    "Die Platte ist voll oder nicht beschreibbar. Bitte den Betreuer der Station rufen.",
+  ],
   defect: [
     "An error in flawmap; the station's log says more.",
     "Ein Fehler in flawmap; das Protokoll der Station sagt mehr.",
@@ -74,9 +78,9 @@ const CODES = {
   checking: ["The photos are being checked already.", "Die Fotos werden schon geprüft."],
   "no-parts": ["No recorded part still has its pictures.", "Kein erfasstes Teil hat noch seine Bilder."],
   cancelled: ["Stopped at step {step}.", "Bei Schritt {step} abgebrochen."],
-  "station-stopped": [
-    "The station was stopped meanwhile. Start it again.",
-    "Die Station wurde währenddessen beendet. Neu starten.",
+  killed: [
+    "Killed twice, and no further than step {step}. Start it anew, with fewer or smaller photos if memory was short.",
+    "Zweimal abgebrochen und nicht über Schritt {step} hinaus. Neu starten, bei knappem Speicher mit weniger oder kleineren Fotos.",
   ],
 
   // What is wrong with a photo; {value} lies outside of {low} to {high}, where most are

@@ -1,0 +1,107 @@
+"""How many steps fit into the minutes that a user gives: some are tried on this machine, with this recipe and part."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from flawmap.config import FewSettings, Recipe
+from flawmap.data.real import RealDefects
+from flawmap.errors import CheckpointError, ConfigError, TrainingError
+from flawmap.model.dsr import DSR
+from flawmap.train.detect import Images, train_detection
+from flawmap.train.familiar import PAINTED, PHOTOS
+from flawmap.train.loop import Machine, write_atomically
+from flawmap.train.sources import GoodParts
+
+PLAN = "plan.json"
+WARM, TRIED = 2, 10  # steps before the clock runs, and by the clock: of these as large a share settles as of all
+LOOKS = 3  # photos that are inspected by the clock
+FEWEST = 20  # steps that are a training at all
+SLACK = 0.95  # of the time is planned: machines do not keep their speed
+
+
+class Plan(NamedTuple):
+    """minutes: asked for; steps: of detection that fit; step_s, after_s: seconds of one, and of what comes after."""
+
+    minutes: float
+    steps: int
+    step_s: float
+    after_s: float
+
+
+def planned(folder: Path, minutes: float | None, begun: bool) -> Plan | None:
+    """The plan of the unfinished training in `folder`; None where there is none.
+
+    begun: whether it has a checkpoint. Raises TrainingError when it goes by other minutes than those asked for.
+    """
+    file = folder / PLAN
+    if not file.exists():
+        if begun and minutes is not None:
+            raise TrainingError(f"{folder} was started without --minutes; resume without them")
+        return None
+    try:
+        plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as problem:
+        raise CheckpointError(f"{file} is not readable ({problem}); delete {folder} to start anew") from problem
+    if minutes is not None and minutes != plan.minutes:
+        raise TrainingError(f"{folder} was started with --minutes {plan.minutes:g}; resume with the same")
+    return plan
+
+
+def plan_steps(
+    minutes: float,
+    spent_s: float,
+    model: DSR,
+    images: Images,
+    parts: GoodParts,
+    recipe: Recipe,
+    machine: Machine,
+    folder: Path,
+    *,
+    photos: int,
+    real: RealDefects | None,
+    variation: FewSettings,
+) -> Plan:
+    """The plan for a training of `minutes`, of which `spent_s` seconds are gone, kept in `folder`.
+
+    A copy of `model` is trained for some steps, and inspects some of `parts`; `model` stays as it is. `photos`: how
+    many good ones there are. Raises TrainingError when the minutes are too few, ConfigError for a recipe that refines.
+    """
+    if recipe.refine.steps > 0:
+        raise ConfigError("--minutes plans detection alone, and this recipe refines too; set its steps by --set")
+    began = time.monotonic()
+    trial = copy.deepcopy(model)
+    for steps in (WARM, TRIED):
+        since = time.monotonic()
+        short = recipe.model_copy(update={"detect": recipe.detect.model_copy(update={"steps": steps})})
+        with tempfile.TemporaryDirectory(prefix="flawmap-") as place, torch.random.fork_rng():
+            train_detection(
+                trial, images, short, machine, Path(place), resume=False, quiet=True, real=real, variation=variation
+            )
+    step_s = (time.monotonic() - since) / TRIED
+    trial.eval()
+    since = time.monotonic()
+    looks = min(LOOKS, len(parts))
+    for index in range(looks):
+        parts.score(trial, index, machine.device)
+    look_s = (time.monotonic() - since) / looks
+    # What is familiar takes three looks at each photo and as many pictures with painted defects (train/familiar.py).
+    after_s = look_s * (3 * min(photos, PHOTOS) + 2 * PAINTED if recipe.model.familiarity else photos)
+    left_s = SLACK * (60 * minutes - spent_s - (time.monotonic() - began) - after_s)
+    plan = Plan(minutes, int(left_s / step_s), round(step_s, 4), round(after_s, 1))
+    if plan.steps < FEWEST:
+        least = math.ceil(minutes + (FEWEST * step_s - left_s) / SLACK / 60)
+        raise TrainingError(
+            f"{minutes:g} minutes are too few: a step takes {step_s:.2g} s on this machine, and what comes after the "
+            f"steps {after_s / 60:.1f} minutes; give --minutes {least} or more"
+        )
+    write_atomically(folder / PLAN, json.dumps(plan._asdict()))
+    return plan

@@ -1,0 +1,68 @@
+"""Versions of models and which is in use, without workers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flawmap.errors import StationError
+from flawmap.station.audit import audit
+from flawmap.station.models import Models
+from flawmap.station.record import Record
+
+
+class Loaded:
+    """Workers that load everything at once."""
+
+    def load(self, ref: str, path: Path) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+@pytest.fixture
+def opened(models: Path, tmp_path: Path) -> Iterator[Callable[[], Models]]:
+    """Opens the models of one folder and record again, as a station does that starts."""
+    shutil.copytree(models / "part.bundle", tmp_path / "models" / "part.bundle")
+    record = Record(f"sqlite:///{tmp_path / 'record.sqlite'}")
+
+    def again() -> Models:
+        found: Any = Models(tmp_path / "models", record, Loaded())  # type: ignore[arg-type]
+        found.start()
+        return found  # type: ignore[no-any-return]
+
+    yield again
+    assert audit(record).whole
+    record.close()
+
+
+def test_a_model_that_is_gone_is_replaced_in_the_record_too(opened: Callable[[], Models], tmp_path: Path) -> None:
+    models = opened()
+    for score in (0.2, 0.3):
+        models.use(models.with_threshold("part@1", score, None, "anna", "").ref, "anna")
+    assert (models.current.ref if models.current else None, models.previous) == ("part@3", "part@2")
+    shutil.move(tmp_path / "models" / "part@3.bundle", tmp_path / "away")
+    models = opened()
+    assert (models.current.ref if models.current else None, models.previous) == ("part@2", "part@1")
+    assert models._replay()[-1] == "part@2", "the record says which one inspects"
+    assert opened()._used == ["part@1", "part@2"], "it is told once"
+    shutil.move(tmp_path / "away", tmp_path / "models" / "part@3.bundle")
+    models = opened()
+    assert models.current is not None and models.current.ref == "part@2", "it does not come back by itself"
+    assert models.roll_back("anna").ref == "part@3"
+
+
+def test_a_roll_back_ends_with_the_first_model(opened: Callable[[], Models]) -> None:
+    models = opened()
+    models.use(models.with_threshold("part@1", 0.2, None, "anna", "").ref, "anna")
+    told: list[tuple[str, str]] = []
+    models.told = lambda row: told.append((row["who"], row["model"]))
+    assert models.roll_back("anna").ref == "part@1"
+    assert told == [("anna", "part@1")]
+    with pytest.raises(StationError, match="no other model"):
+        models.roll_back("anna")
