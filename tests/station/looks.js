@@ -30,7 +30,8 @@
   function ground(node) {
     if (!node) return [1, 1, 1];
     const style = getComputedStyle(node);
-    if (node instanceof SVGElement && !(node instanceof SVGSVGElement)) return ground(node.ownerSVGElement.parentElement);
+    if (node instanceof SVGElement && !(node instanceof SVGSVGElement))
+      return ground(node.ownerSVGElement.parentElement);
     // A dialog stands before all others on its own ground.
     const below = node.matches("dialog, .told") ? [1, 1, 1] : ground(node.parentElement);
     return over(style.backgroundColor, below);
@@ -52,7 +53,8 @@
   }
 
   const shown = (node) => {
-    if (!node.checkVisibility({ visibilityProperty: true, opacityProperty: true }) || node.closest(".unseen")) return false;
+    if (!node.checkVisibility({ visibilityProperty: true, opacityProperty: true }) || node.closest(".unseen"))
+      return false;
     const box = node.getBoundingClientRect();
     return box.width > 0 && box.height > 0 && box.bottom + scrollY > 0;
   };
@@ -97,7 +99,11 @@
     for (const node of layer().querySelectorAll("input, select, textarea")) {
       if (!shown(node) || off(node) || node.type === "range") continue;
       const back = ground(node);
-      found.push({ what: `${name(node)} its text`, value: seen(node, over(getComputedStyle(node).color, back), back), least: 4.5 });
+      found.push({
+        what: `${name(node)} its text`,
+        value: seen(node, over(getComputedStyle(node).color, back), back),
+        least: 4.5,
+      });
       if (!node.placeholder) continue;
       const hint = over(getComputedStyle(node, "::placeholder").color, back);
       found.push({ what: `${name(node)} its placeholder`, value: seen(node, hint, back), least: 4.5 });
@@ -106,7 +112,8 @@
   }
 
   const CONTROLS = "button, a, input, select, textarea, summary, [role=slider]";
-  const controls = () => [...layer().querySelectorAll(CONTROLS)].filter((node) => shown(node) && !node.matches(".skip"));
+  const controls = () =>
+    [...layer().querySelectorAll(CONTROLS)].filter((node) => shown(node) && !node.matches(".skip"));
 
   /** Where a control is told by an edge, that edge against what is outside; else by its own ground. */
   function edges() {
@@ -141,7 +148,11 @@
   function targets() {
     return controls().map((node) => {
       const box = node.getBoundingClientRect();
-      return { what: `${name(node)} "${(node.ariaLabel ?? node.textContent).slice(0, 40)}"`, value: Math.min(box.width, box.height), least: 44 };
+      return {
+        what: `${name(node)} "${(node.ariaLabel ?? node.textContent).slice(0, 40)}"`,
+        value: Math.min(box.width, box.height),
+        least: 44,
+      };
     });
   }
 
@@ -164,17 +175,33 @@
   /** A verdict that is told by its colour alone, or a text that is cut off without a sign of it. */
   function mute() {
     return [...layer().querySelectorAll(".verdict, .thumb:not(.blank), .word, .decision, .choice")]
-      .filter((node) => shown(node) && !(node.querySelector("svg.symbol") && (node.ariaLabel ?? node.textContent).trim()))
+      .filter(
+        (node) => shown(node) && !(node.querySelector("svg.symbol") && (node.ariaLabel ?? node.textContent).trim()),
+      )
       .map(name);
   }
 
   function cut() {
     return [...layer().querySelectorAll("*")]
       .filter((node) => shown(node) && !node.closest("svg") && getComputedStyle(node).overflowX !== "visible")
-      .filter((node) => !["auto", "scroll"].includes(getComputedStyle(node).overflowX) && !node.matches("input, select, textarea"))
+      .filter(
+        (node) =>
+          !["auto", "scroll"].includes(getComputedStyle(node).overflowX) && !node.matches("input, select, textarea"),
+      )
       .filter((node) => node.scrollWidth > node.clientWidth + 1 && getComputedStyle(node).textOverflow !== "ellipsis")
       .map((node) => `${name(node)} ${node.scrollWidth} > ${node.clientWidth}`);
   }
 
-  window.looks = { texts, edges, focus, targets, order, begin, at, mute, cut, wide: () => document.documentElement.scrollWidth };
+  window.looks = {
+    texts,
+    edges,
+    focus,
+    targets,
+    order,
+    begin,
+    at,
+    mute,
+    cut,
+    wide: () => document.documentElement.scrollWidth,
+  };
 })();

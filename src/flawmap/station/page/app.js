@@ -36,7 +36,12 @@ function drawTop() {
   document
     .getElementById("top")
     .replaceChildren(
-      el("div", { class: "brand", title: store.station?.name }, el("b", {}, "flawmap"), el("span", {}, store.station?.name ?? "")),
+      el(
+        "div",
+        { class: "brand", title: store.station?.name },
+        el("b", {}, "flawmap"),
+        el("span", {}, store.station?.name ?? ""),
+      ),
       el("nav", { "aria-label": t("views") }, store.session ? tabs().map(tab) : []),
       el(
         "div",
@@ -81,7 +86,8 @@ function notices() {
   const { ready, why, why_code: code, silent, silent_s: seconds, drift } = store.station ?? { ready: true };
   const found = [];
   if (!ready) found.push(["lost", t("notReady", { why: words(code, {}, why) })]);
-  if (ready && silent) found.push(["silent", seconds === null ? t("silentEver") : t("silent", { time: span(seconds) })]);
+  if (ready && silent)
+    found.push(["silent", seconds === null ? t("silentEver") : t("silent", { time: span(seconds) })]);
   if (drift?.verdict === "drifted") found.push(["drift", t("drifted"), t("driftDetail", { parts: drift.parts })]);
   if (drift?.verdict === "on the way") found.push(["drift", t("drifting"), t("driftDetail", { parts: drift.parts })]);
   return found;

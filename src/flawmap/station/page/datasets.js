@@ -147,11 +147,7 @@ export function datasets(changed) {
     return el(
       "div",
       {},
-      el(
-        "ul",
-        { class: "summary" },
-        summary(odd),
-      ),
+      el("ul", { class: "summary" }, summary(odd)),
       el(
         "div",
         { class: "row between" },
@@ -172,7 +168,11 @@ export function datasets(changed) {
   function summary(odd) {
     const kinds = odd.flatMap((photo) => [...new Set(photo.problems.map(({ kind }) => kind))]);
     return [...new Set(kinds)].map((kind) =>
-      el("li", {}, t("problemCount", { problem: problemOf(kind), n: number(kinds.filter((one) => one === kind).length) })),
+      el(
+        "li",
+        {},
+        t("problemCount", { problem: problemOf(kind), n: number(kinds.filter((one) => one === kind).length) }),
+      ),
     );
   }
 

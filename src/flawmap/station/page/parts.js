@@ -26,7 +26,7 @@ export function facts(part) {
   const places = part.regions.length;
   const rest = [
     part.lot && `${t("lot")} ${part.lot}`,
-    part.camera,
+    part.camera && whoOf(part.camera),
     part.model.ref,
     places && t(places === 1 ? "region" : "regions", { n: places }),
     part.p_value !== null && t("asRare", { share: percent(part.p_value) }),

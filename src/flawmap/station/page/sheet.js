@@ -194,6 +194,8 @@ const partOf = (part) =>
     el(
       "p",
       { class: "soft" },
-      [part.model.ref, part.camera, part.lot && `${t("lot")} ${part.lot}`, part.id].filter(Boolean).join(" · "),
+      [part.model.ref, part.camera && whoOf(part.camera), part.lot && `${t("lot")} ${part.lot}`, part.id]
+        .filter(Boolean)
+        .join(" · "),
     ),
   );

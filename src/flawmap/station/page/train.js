@@ -186,7 +186,11 @@ function progress(training, stop) {
       el(
         "p",
         { class: "row between" },
-        el("span", {}, stage && t("step", { stage: stageName(stage), step: number(step ?? 0), steps: number(steps ?? 0) })),
+        el(
+          "span",
+          {},
+          stage && t("step", { stage: stageName(stage), step: number(step ?? 0), steps: number(steps ?? 0) }),
+        ),
         button(t("stop"), (event) => stop(training, event.currentTarget)),
       ),
     ],

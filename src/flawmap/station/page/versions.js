@@ -29,7 +29,11 @@ export function versions() {
       button(t("rollBack", { ref: previous }), (event) => rollBack(current, previous, event.currentTarget), {
         class: "roll-back",
       });
-    refill(node, el("div", { class: "row between" }, el("h2", {}, t("versions")), back), models.length ? table(models) : el("p", { class: "soft" }, t("noVersions")));
+    refill(
+      node,
+      el("div", { class: "row between" }, el("h2", {}, t("versions")), back),
+      models.length ? table(models) : el("p", { class: "soft" }, t("noVersions")),
+    );
   }
 
   const table = (models) =>

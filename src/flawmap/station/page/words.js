@@ -18,7 +18,10 @@ const CODES = {
     "Too many parts at once: the queue is full. Try again in a moment.",
     "Zu viele Teile auf einmal: die Warteschlange ist voll. Gleich noch einmal versuchen.",
   ],
-  "too-fast": ["More than {rate} photos a second. Send more slowly.", "Mehr als {rate} Fotos je Sekunde. Langsamer senden."],
+  "too-fast": [
+    "More than {rate} photos a second. Send more slowly.",
+    "Mehr als {rate} Fotos je Sekunde. Langsamer senden.",
+  ],
   deadline: [
     "No verdict in time: the station has too much to do. Try again.",
     "Kein Urteil in der Zeit: die Station hat zu viel zu tun. Noch einmal versuchen.",
@@ -35,8 +38,14 @@ const CODES = {
   unreadable: ["The photo is damaged and cannot be read.", "Das Foto ist beschädigt und nicht lesbar."],
   thinned: ["The pictures of this part are no longer kept.", "Die Bilder dieses Teils sind nicht mehr aufbewahrt."],
   gone: ["That is no longer there.", "Das gibt es nicht mehr."],
-  "worker-stopped": ["Inspection stopped at this photo. Try again.", "Die Prüfung brach bei diesem Foto ab. Noch einmal versuchen."],
-  stopping: ["The station is being stopped. Try again later.", "Die Station wird gerade beendet. Später noch einmal versuchen."],
+  "worker-stopped": [
+    "Inspection stopped at this photo. Try again.",
+    "Die Prüfung brach bei diesem Foto ab. Noch einmal versuchen.",
+  ],
+  stopping: [
+    "The station is being stopped. Try again later.",
+    "Die Station wird gerade beendet. Später noch einmal versuchen.",
+  ],
   record: [
     "The record cannot be written, so nothing is inspected. Call whoever keeps the station.",
     "Die Aufzeichnung lässt sich nicht schreiben, darum wird nichts geprüft. Bitte den Betreuer der Station rufen.",
@@ -45,7 +54,10 @@ const CODES = {
     "The disk is full or cannot be written to. Call whoever keeps the station.",
     "Die Platte ist voll oder nicht beschreibbar. Bitte den Betreuer der Station rufen.",
   ],
-  defect: ["An error in flawmap; the station's log says more.", "Ein Fehler in flawmap; das Protokoll der Station sagt mehr."],
+  defect: [
+    "An error in flawmap; the station's log says more.",
+    "Ein Fehler in flawmap; das Protokoll der Station sagt mehr.",
+  ],
   "no-previous": ["No other model was used before this one.", "Vor diesem war kein anderes Modell in Gebrauch."],
 
   // Training
@@ -58,7 +70,10 @@ const CODES = {
     "„{setting}“ lässt sich hier nicht einstellen. Erwartet: abschnitt.name=wert, ohne Dateinamen.",
   ],
   "no-good-photos": ["Add good photos first.", "Zuerst gute Fotos hinzufügen."],
-  "training-runs": ["A training runs already. Wait for it, or stop it.", "Es läuft schon ein Anlernen. Abwarten oder abbrechen."],
+  "training-runs": [
+    "A training runs already. Wait for it, or stop it.",
+    "Es läuft schon ein Anlernen. Abwarten oder abbrechen.",
+  ],
   "photos-in-use": ["A training uses these photos.", "Ein Anlernen benutzt diese Fotos."],
   checking: ["The photos are being checked already.", "Die Fotos werden schon geprüft."],
   "no-parts": ["No recorded part still has its pictures.", "Kein erfasstes Teil hat noch seine Bilder."],
