@@ -136,7 +136,9 @@ def test_restricted_codes_are_codes_of_the_books(model: DSR) -> None:
         (restricted.fine_codes, model.discrete.fine_codebook),
     ):
         cells = codes.permute(0, 2, 3, 1).reshape(-1, 8)
-        assert (torch.cdist(cells, book.vectors).amin(1) < 1e-5).all()
+        # by differences: as a matrix product, distances of 0 come out as 1e-3 on some processors
+        apart = torch.cdist(cells, book.vectors, compute_mode="donot_use_mm_for_euclid_dist")
+        assert (apart.amin(1) < 1e-5).all()
 
 
 def test_the_image_loss_reaches_both_restrictions_and_leaves_the_discrete_model_alone() -> None:

@@ -104,7 +104,7 @@ def test_a_killed_worker_is_replaced_and_only_what_it_held_is_lost(pool: Pool) -
 
 
 def test_a_stuck_worker_is_replaced(models: Path) -> None:
-    opened = Pool(WorkerSettings(threads=1), QueueSettings(stuck_s=1.0))
+    opened = Pool(WorkerSettings(count=1, threads=1), QueueSettings(stuck_s=1.0))
     opened.start()
     opened.load("part@1", models / "part.bundle").result(120)
     os.kill(process(opened, 0).pid, signal.SIGSTOP)
@@ -116,7 +116,7 @@ def test_a_stuck_worker_is_replaced(models: Path) -> None:
 
 
 def test_images_that_wait_are_inspected_together(models: Path) -> None:
-    opened = Pool(WorkerSettings(threads=1, batch=4), QueueSettings())
+    opened = Pool(WorkerSettings(count=1, threads=1, batch=4), QueueSettings())
     opened.start()
     opened.load("part@1", models / "part.bundle").result(120)
     jobs = [opened.submit("part@1", png(number), 60) for number in range(32)]
@@ -166,7 +166,7 @@ def test_measured_photos_have_figures(pool: Pool) -> None:
 
 
 def test_closing_finishes_what_was_taken_and_takes_no_more(models: Path) -> None:
-    opened = Pool(WorkerSettings(threads=1), QueueSettings())
+    opened = Pool(WorkerSettings(count=1, threads=1), QueueSettings())
     opened.start()
     opened.load("part@1", models / "part.bundle").result(120)
     jobs = [opened.submit("part@1", png(number), 60) for number in range(40)]

@@ -20,10 +20,13 @@ export function threshold(root) {
   let graph = null;
   let data = null;
   let at = 0;
+  let loading = 0;
 
   const written = (value) => score(value, digitsOf(data));
 
   async function load() {
+    const before = data;
+    loading += 1;
     try {
       data = await get("/api/threshold");
     } catch (problem) {
@@ -31,8 +34,11 @@ export function threshold(root) {
         plot,
         el("p", { class: "empty" }, problem.status === 404 || problem.status === 503 ? t("noModel") : problem.message),
       );
+    } finally {
+      loading -= 1;
     }
-    at = data.threshold;
+    // Whoever moves the line keeps it where it is, unless another model is in use now.
+    if (before?.model !== data.model || at === before.threshold) at = data.threshold;
     graph?.end();
     graph = histogram(data, moved);
     refill(
@@ -42,7 +48,7 @@ export function threshold(root) {
       legend(),
       may("engineer") ? controls() : el("p", { class: "soft" }, t("engineersOnly")),
     );
-    moved(at);
+    go(at);
   }
 
   const heading = () => [
@@ -129,7 +135,7 @@ export function threshold(root) {
   load();
   list.load();
   // A model that was still being loaded is in use without having been switched to.
-  const came = (station) => !data && station.model && refresh();
+  const came = (station) => !data && !loading && station.model && refresh();
   const end = onEach({ model: refresh, lag: refresh, station: came });
   return () => (end(), graph?.end());
 }
