@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,11 @@ def bare(bundle: Path, files: list[bytes], seconds: float, runtime: str) -> floa
     return done / (time.monotonic() - began)
 
 
-def crowd(url: str, files: list[bytes], seconds: float, clients: int) -> tuple[float, list[float]]:
-    """(images a second, seconds of each) of clients that send one image after the other."""
-    times: list[float] = []
+def together(url: str, clients: int, work: Callable[[Client, int, float], None]) -> float:
+    """Run `work` (client, its number, when the clock began) in a thread a client, all connected before the clock runs.
+
+    Returns the seconds until the last has ended.
+    """
     began = 0.0
 
     def begin() -> None:
@@ -66,22 +69,33 @@ def crowd(url: str, files: list[bytes], seconds: float, clients: int) -> tuple[f
 
     start = threading.Barrier(clients, begin)
 
-    def send(number: int) -> None:
+    def one(number: int) -> None:
         with Client(url) as client:
-            client.ready()  # connected before the clock runs
+            client.ready()
             start.wait()
-            while time.monotonic() < began + seconds:
-                number += 1
-                sent = time.monotonic()
-                client.inspect(files[number % len(files)])
-                times.append(time.monotonic() - sent)
+            work(client, number, began)
 
-    threads = [threading.Thread(target=send, args=(number,)) for number in range(clients)]
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return len(times) / (time.monotonic() - began), times
+    return time.monotonic() - began
+
+
+def crowd(url: str, files: list[bytes], seconds: float, clients: int) -> tuple[float, list[float]]:
+    """(images a second, seconds of each) of clients that send one image after the other."""
+    times: list[float] = []
+
+    def send(client: Client, number: int, began: float) -> None:
+        while time.monotonic() < began + seconds:
+            number += 1
+            sent = time.monotonic()
+            client.inspect(files[number % len(files)])
+            times.append(time.monotonic() - sent)
+
+    took = together(url, clients, send)
+    return len(times) / took, times
 
 
 def paced(url: str, files: list[bytes], seconds: float, rate: float, clients: int) -> list[float]:
@@ -89,32 +103,19 @@ def paced(url: str, files: list[bytes], seconds: float, rate: float, clients: in
     rng = np.random.default_rng(0)
     due = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
     times: list[float] = []
-    taken, lock, began = iter(due.tolist()), threading.Lock(), 0.0
+    taken, lock = iter(due.tolist()), threading.Lock()
 
-    def begin() -> None:
-        nonlocal began
-        began = time.monotonic()
+    def send(client: Client, _: int, began: float) -> None:
+        while True:
+            with lock:
+                at = next(taken, None)
+            if at is None:
+                return
+            time.sleep(max(0.0, began + at - time.monotonic()))
+            client.inspect(files[int(at * 1000) % len(files)])
+            times.append(time.monotonic() - began - at)
 
-    start = threading.Barrier(clients, begin)
-
-    def send() -> None:
-        with Client(url) as client:
-            client.ready()  # connected before the clock runs
-            start.wait()
-            while True:
-                with lock:
-                    at = next(taken, None)
-                if at is None:
-                    return
-                time.sleep(max(0.0, began + at - time.monotonic()))
-                client.inspect(files[int(at * 1000) % len(files)])
-                times.append(time.monotonic() - began - at)
-
-    threads = [threading.Thread(target=send) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(url, clients, send)
     return times
 
 

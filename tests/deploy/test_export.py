@@ -27,7 +27,7 @@ from flawmap.deploy.artefact import GraphRuntime, find_artefact, open_session, r
 from flawmap.deploy.export import Exported, export
 from flawmap.deploy.graph import InstanceNorm, searching
 from flawmap.deploy.inspector import Inspector
-from flawmap.errors import BundleError, ConfigError
+from flawmap.errors import BundleError, ConfigError, DisagreementError
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.codebook import Codebook
 from flawmap.model.detection import DetectionUNet
@@ -315,6 +315,33 @@ def test_a_file_that_is_no_artefact_is_refused(tmp_path: Path, content: bytes) -
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BundleError, match="export it again"):
             read_about(tmp_path / name)
+
+
+def test_int8_that_ranks_otherwise_is_tried_with_detection_in_full_precision(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = photos_of(tmp_path / "photos", module.FEWEST)
+    real = module._build
+    for verdicts, expected in (([0.97], True), ([0.5, 0.97], False), ([0.5, 0.6], None)):
+        tried: list[bool] = []
+        answers = iter(verdicts)
+
+        def build_one(*asked: Any, tried: list[bool] = tried) -> Path:
+            tried.append(asked[-1])
+            return real(*asked)
+
+        monkeypatch.setattr(module, "_build", build_one)
+        monkeypatch.setattr(module, "rank", lambda *_, answers=answers: dataclasses.replace(RANKS, rank=next(answers)))
+        out = tmp_path / f"{expected}.onnx"
+        if expected is None:
+            with pytest.raises(DisagreementError, match=r"0\.600"):
+                export(bundle, "onnx", out, int8=True, images=photos)
+            assert not out.exists()
+        else:
+            made = export(bundle, "onnx", out, int8=True, images=photos)
+            assert ("detection" not in made.about["full_precision"]) is expected
+            assert read_about(out)["full_precision"] == made.about["full_precision"]
+        assert tried == [True, False][: len(verdicts)]
 
 
 def photos_of(folder: Path, count: int) -> Path:

@@ -12,8 +12,8 @@ import torch
 from flawmap.bundle import Bundle, build
 from flawmap.config import load_recipe
 from flawmap.deploy.artefact import open_session, package
-from flawmap.deploy.graph import RESIZE, inspection_graph, network_graph, write_about
-from flawmap.deploy.quantize import quantize_onnx, quantize_openvino
+from flawmap.deploy.graph import DRAWINGS, RESIZE, inspection_graph, network_graph, write_about
+from flawmap.deploy.quantize import JUDGED, quantize_onnx, quantize_openvino
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 
@@ -86,11 +86,29 @@ def test_only_an_exact_graph_spells_out_instance_normalisation(exact: bool) -> N
 
 def test_detection_may_stay_in_full_precision(whole: onnx.ModelProto, photos: list[np.ndarray]) -> None:
     openvino = package("openvino")
-    counts = []
+    drawn = [name for name in DRAWINGS for node in whole.graph.node if name in node.output]
+    assert sorted(drawn) == sorted(DRAWINGS)
     for detection in (True, False):
         small = quantize_onnx(whole, photos, detection=detection)
-        counts.append(sum(node.op_type == "QuantizeLinear" for node in small.graph.node))
-        model = openvino.Core().read_model(whole.SerializeToString(), b"")
-        small = quantize_openvino(model, photos, detection=detection)
-        counts.append(sum(op.get_type_name() == "FakeQuantize" for op in small.get_ops()))
-    assert 0 < counts[2] < counts[0] and 0 < counts[3] < counts[1]
+        judging = before(small, JUDGED) - before(small, DRAWINGS)
+        assert ("QuantizeLinear" in {node.op_type for node in small.graph.node if node.name in judging}) is detection
+        drawing = {node.op_type for node in small.graph.node if node.name in before(small, DRAWINGS)}
+        assert "QuantizeLinear" in drawing
+    model = openvino.Core().read_model(whole.SerializeToString(), b"")
+    counts = [
+        sum(op.get_type_name() == "FakeQuantize" for op in quantize_openvino(model, photos, detection=yes).get_ops())
+        for yes in (True, False)
+    ]
+    assert 0 < counts[1] < counts[0]
+
+
+def before(graph: onnx.ModelProto, outputs: tuple[str, ...]) -> set[str]:
+    """The names of all nodes that these outputs follow from."""
+    makers = {name: node for node in graph.graph.node for name in node.output}
+    waiting, found = list(outputs), set()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            waiting += node.input
+    return found

@@ -85,6 +85,17 @@ def test_a_batch_is_answered_in_order_with_what_is_wrong_in_its_place(http: http
     refused(http.post("/api/parts/batch", files={"other": b"x"}), 400)
 
 
+def test_with_the_usual_workers_a_batch_is_answered_too(models: Path, tmp_path: Path) -> None:
+    server = Server(models, tmp_path / "data", "--set", "workers.count=0")
+    try:
+        with Client(server.url, timeout=60) as client:
+            found = client.inspect_batch([png(number) for number in range(5)])
+        assert [part["verdict"] in ("pass", "reject") for part in found] == [True] * 5
+        assert len(workers_of(server)) == min(len(os.sched_getaffinity(0)), 4)
+    finally:
+        server.kill()
+
+
 def test_pictures_are_linked(http: httpx.Client) -> None:
     part = post(http, png(0)).json()
     links = part["links"]
@@ -132,6 +143,12 @@ def test_a_decision_is_a_record_of_its_own(http: httpx.Client, server: Server) -
     again = http.post(path, json={"verdict": part["verdict"]}).json()
     assert [one["decision"] for one in again["decisions"]] == ["overrule", "confirm"]
     assert http.get("/api/parts", params={"decided": True, "limit": 1}).json()["parts"][0]["id"] == part["id"]
+    open_ = http.post(path, json={"verdict": None}).json()
+    assert [one["decision"] for one in open_["decisions"]] == ["overrule", "confirm", "withdraw"]
+    assert (open_["decision"], open_["final"]) == (None, part["verdict"])
+    newest = {"decided": False, "limit": 1}
+    assert http.get("/api/parts", params=newest).json()["parts"][0]["id"] == part["id"]
+    assert "nothing to take back" in refused(http.post(path, json={"verdict": None}), 409)
     refused(http.post(path, json={"verdict": "doubt"}), 400)
     refused(http.post(f"/api/parts/{'0' * 32}/decisions", json={"verdict": "pass"}), 404)
 

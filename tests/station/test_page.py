@@ -85,8 +85,15 @@ def test_keys_confirm_overrule_and_take_back(page: Any, station: Server) -> None
     assert (first["decision"]["decision"], first["final"]) == ("confirm", "reject")
     assert (second["decision"]["decision"], second["final"]) == ("overrule", "pass")
     page.keyboard.press("u")
-    wait_until(lambda: len(_part(station, second["id"])["decisions"]) == 2)
-    assert _part(station, second["id"])["final"] == "reject"
+    expect(page.locator(".facts h1")).to_contain_text(f"Part {waiting[1]['label']}")  # shown again, undecided
+    second = _part(station, second["id"])
+    assert [one["decision"] for one in second["decisions"]] == ["overrule", "withdraw"]
+    assert second["decision"] is None and second["final"] == second["verdict"]
+    page.keyboard.press("Enter")
+    expect(page.locator(".facts h1")).to_contain_text(f"Part {waiting[2]['label']}")
+    page.keyboard.press("u")  # of what was confirmed: no part is let pass by taking back
+    expect(page.locator(".facts h1")).to_contain_text(f"Part {waiting[1]['label']}")
+    assert _part(station, second["id"])["final"] == second["verdict"]
 
 
 def _part(server: Server, ident: str) -> dict[str, Any]:
@@ -102,8 +109,9 @@ def test_a_tap_decides_and_an_empty_queue_says_so(page: Any, station: Server) ->
     expect(page.locator(".empty")).to_contain_text("Everything is reviewed")
     wait_until(lambda: _part(station, part["id"])["final"] == "pass")
     page.locator(".empty .take-back button").click()
-    wait_until(lambda: _part(station, part["id"])["final"] == "reject")
-    assert len(_part(station, part["id"])["decisions"]) == 2
+    expect(page.locator(".facts h1")).to_contain_text(f"Part {DEFECTIVE}")
+    taken = _part(station, part["id"])
+    assert (taken["final"], taken["decision"], len(taken["decisions"])) == ("reject", None, 2)
 
 
 def test_a_dragged_threshold_is_applied_and_rolled_back(page: Any, station: Server) -> None:

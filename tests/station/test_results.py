@@ -25,7 +25,7 @@ def at(second: float) -> str:
 
 
 def made() -> list[dict[str, Any]]:
-    """Rows of a record: parts, some decided once or twice; the clock was set back in between."""
+    """Rows of a record: parts, some decided once or twice or taken back; the clock was set back in between."""
     rng, rows, parts = random.Random(0), [], []
     for number in range(COUNT):
         second = number - 40 if 100 <= number < 120 else number
@@ -42,7 +42,7 @@ def made() -> list[dict[str, Any]]:
         if rng.random() < 0.3:
             rows.append(
                 {
-                    "kind": "decision", "part": rng.choice(parts), "verdict": rng.choice(["pass", "reject"]),
+                    "kind": "decision", "part": rng.choice(parts), "verdict": rng.choice(["pass", "reject", None]),
                     "time": at(second), "body": '{"decision": "confirm", "note": ""}',
                 }
             )  # fmt: skip
@@ -76,7 +76,11 @@ QUERIES = [
 def plain(query: Query) -> list[dict[str, Any]]:
     """The rows that a query means, by the book."""
     rows = made()
-    last: dict[str, str] = {row["part"]: row["verdict"] for row in rows if row["kind"] == "decision"}
+    last: dict[str, str] = {}  # a decision without a verdict takes back the one before it
+    for row in rows:
+        if row["kind"] == "decision":
+            last.pop(row["part"], None)
+            last |= {row["part"]: row["verdict"]} if row["verdict"] is not None else {}
     return [
         row | {"final": last.get(row["part"], row["verdict"]), "said": last.get(row["part"])}
         for row in rows

@@ -99,8 +99,8 @@ class Client:
         """`original`, `map`, `overlay`, `heat` or `thumbnail` of a part."""
         return self._send("GET", f"/api/parts/{ident}/{name}").content
 
-    def decide(self, ident: str, verdict: str, note: str = "") -> dict[str, Any]:
-        """Say that a part is `pass` or `reject`; the part as it then is."""
+    def decide(self, ident: str, verdict: str | None, note: str = "") -> dict[str, Any]:
+        """Say that a part is `pass` or `reject`, or with None take back what was said; the part as it then is."""
         return self._ask("POST", f"/api/parts/{ident}/decisions", json={"verdict": verdict, "note": note})
 
     def station(self) -> dict[str, Any]:

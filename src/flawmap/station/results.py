@@ -30,7 +30,7 @@ LAST_DECISION = (
     .scalar_subquery()
 )
 FINAL = sa.func.coalesce(LAST_DECISION, records.c.verdict)
-DECIDED = sa.exists().where(_decisions.c.kind == "decision", _decisions.c.part == records.c.part).correlate(records)
+DECIDED = LAST_DECISION.is_not(None)  # one that was taken back has a last decision without a verdict
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Results:
         with self.record.reading() as connection:
             chosen = chosen.where(_bounded(connection, query).where_by_seq()).order_by(_decisions.c.seq)
             found = {row.part: (row.score, row.verdict) for row in connection.execute(chosen)}  # the last one stays
-        return list(found.values())
+        return [(score, verdict) for score, verdict in found.values() if verdict is not None]
 
     def counts(self, query: Query) -> dict[str, int]:
         """How many parts of each verdict, `undecided` of the doubtful and rejected, and all as `inspected`."""
@@ -225,6 +225,7 @@ class Results:
 
     def _part(self, row: Row, decisions: list[dict[str, Any]]) -> dict[str, Any]:
         body, ident = json.loads(row["body"]), row["part"]
+        last = decisions[-1] if decisions and decisions[-1]["verdict"] is not None else None
         here = f"/api/parts/{ident}"
         return {
             "id": ident,
@@ -244,9 +245,9 @@ class Results:
             "camera": row["camera"],
             "by": row["who"],
             "duration_ms": body["duration_ms"],
-            "decision": decisions[-1] if decisions else None,
+            "decision": last,
             "decisions": decisions,
-            "final": decisions[-1]["verdict"] if decisions else row["verdict"],
+            "final": row["verdict"] if last is None else last["verdict"],
             "links": {
                 "self": here,
                 **{name: f"{here}/{name}" for name in ("original", "map", "overlay", "heat", "thumbnail")},

@@ -279,7 +279,7 @@ def gone() -> StationError:
 
 @router.post("/api/parts/{ident}/decisions", status_code=201, response_model=Part)
 def decide(station: TheStation, who: Operator, ident: str, decision: DecisionAsked) -> JSONResponse:
-    """Confirm or overrule a verdict, as a record of its own."""
+    """Confirm or overrule a verdict, or take back what was said, as a record of its own."""
     own_part(station, who, ident)
     return json(station.decide(ident, decision.verdict, decision.note, who), 201)
 

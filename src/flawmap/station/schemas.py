@@ -28,9 +28,9 @@ class Note(_Exact):
 
 
 class DecisionAsked(Note):
-    """What an operator says a part is."""
+    """What an operator says a part is; null takes back what was said."""
 
-    verdict: Literal["pass", "reject"]
+    verdict: Literal["pass", "reject"] | None
 
 
 class Session(_Exact):
@@ -42,13 +42,13 @@ class Session(_Exact):
 
 
 class Decision(_Exact):
-    """What an operator said of a part."""
+    """What an operator said of a part; a `withdraw` has no verdict."""
 
     seq: int
     time: str
     who: str
-    verdict: Literal["pass", "reject"]
-    decision: Literal["confirm", "overrule"]
+    verdict: Literal["pass", "reject"] | None
+    decision: Literal["confirm", "overrule", "withdraw"]
     note: str
 
 

@@ -216,10 +216,18 @@ class Station:
             text = f"no verdict within {deadline_s:g} seconds; send fewer at a time, or allow more"
             raise StationError(text, 504, code="deadline") from None
 
-    def decide(self, ident: str, verdict: str, note: str, who: Who) -> dict[str, Any]:
-        """Record what an operator says of a part; the part as it then is. Raises StationError."""
+    def decide(self, ident: str, verdict: str | None, note: str, who: Who) -> dict[str, Any]:
+        """Record what an operator says of a part, None to take back what was said; the part as it then is.
+
+        Raises StationError: 404 where there is no such part, 409 where there is nothing to take back.
+        """
         part = self.results.part(ident)
-        decision = "confirm" if (verdict == "reject") == part["defective"] else "overrule"
+        if verdict is None:
+            decision = "withdraw"
+            if part["decision"] is None:
+                raise StationError("nobody has decided this part; there is nothing to take back", 409)
+        else:
+            decision = "confirm" if (verdict == "reject") == part["defective"] else "overrule"
         body = {"decision": decision, "note": note, "of": part["hash"]}
         entry = Entry("decision", body, part=ident, verdict=verdict, model=part["model"]["ref"], who=who.name)
         (row,) = self.record.append([entry])

@@ -37,7 +37,6 @@ LOOK_S = 0.5
 END_S = 10.0  # for a training that is told to stop, before it is killed
 TRIES = 2  # stops without getting further, and it has failed
 FIRST = 6  # photos shown with the new model's maps
-DEADLINE_S = 600.0  # of an inspection that waits behind the line's
 SETTING = re.compile(r"(?P<key>[a-z]+\.[a-z_0-9]+)=(?P<value>[A-Za-z0-9_.,\[\]\" -]{0,200})")
 PATHS = ("image.ignore", "model.prior")  # settings that name files: none comes from a request
 DERIVED = ("stage", "step", "steps", "progress", "losses", "metrics")  # read from its files, not noted
@@ -309,7 +308,8 @@ class Trainings:
             pool.load(ref, self.bundle(ident)).result(LOAD_S)
             for photo in chosen:
                 data = self.datasets.photo(training["dataset"], photo["id"]).read_bytes()
-                found = pool.submit(ref, data, DEADLINE_S, later=True).done.result(DEADLINE_S)
+                deadline = comparing.DEADLINE_S
+                found = pool.submit(ref, data, deadline, later=True).done.result(deadline)
                 small = to_float(decode_pixels(found.map_png, "map"))[:, :, 0].copy()
                 pixels = decode_pixels(data, photo["name"])
                 polygons = [region["polygon"] for region in found.regions]
@@ -328,14 +328,8 @@ class Trainings:
             found: Training = json.loads((self.folder / ident / NOTE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
             raise StationError("there is no such training", 404, code="gone") from problem
-        usual = {
-            "why_code": "",
-            "resumed": 0,
-            "stops": 0,
-            "furthest": -1,
-            "paused": False,
-        }  # a note of before there was this
-        return usual | found
+        # What a note of an older flawmap does not have.
+        return {"why_code": "", "resumed": 0, "stops": 0, "furthest": -1, "paused": False} | found
 
     def _write(self, training: Training) -> None:
         known = {name: value for name, value in training.items() if name not in DERIVED}

@@ -88,15 +88,14 @@ def for_few(recipe: Recipe, count: int) -> Recipe:
     if not are_few(recipe, count):
         return recipe
     model = recipe.model.model_copy(update={"warm": recipe.few.warm}) if recipe.model.prior else recipe.model
-    steps = min(recipe.detect.steps, recipe.few.steps or recipe.detect.steps)
-    detect = recipe.detect.model_copy(update={"rate": recipe.few.rate, "steps": steps})
-    return recipe.model_copy(update={"model": model, "detect": detect})
+    detect = recipe.detect.model_copy(update={"rate": recipe.few.rate})
+    return with_steps(recipe.model_copy(update={"model": model, "detect": detect}), recipe.detect.steps, few=True)
 
 
-def with_steps(recipe: Recipe, plan: Plan, few: bool) -> Recipe:
-    """The recipe with the steps of a plan: no more than `recipe.few.steps` where photos are few, more teach nothing."""
+def with_steps(recipe: Recipe, steps: int, few: bool) -> Recipe:
+    """The recipe with so many steps of detection, where photos are few no more than `recipe.few.steps`."""
     most = recipe.few.steps if few else 0
-    detect = recipe.detect.model_copy(update={"steps": min(plan.steps, most or plan.steps)})
+    detect = recipe.detect.model_copy(update={"steps": min(steps, most or steps)})
     return recipe.model_copy(update={"detect": detect})
 
 
@@ -196,7 +195,7 @@ def train(
             photos=len(good), real=real, variation=variation,
         )  # fmt: skip
     if plan is not None:
-        recipe = with_steps(recipe, plan, varied)
+        recipe = with_steps(recipe, plan.steps, varied)
         if not quiet:
             _say_plan(plan, recipe)
     if varied and not quiet:

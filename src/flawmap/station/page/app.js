@@ -137,7 +137,7 @@ async function begin(session) {
   store.session = session;
   if (may("operator")) {
     await catchUp();
-    const after = Math.max(0, ...store.parts.flatMap((part) => [part.seq, part.decision?.seq ?? 0]));
+    const after = Math.max(0, ...store.parts.flatMap((part) => [part.seq, part.decisions.at(-1)?.seq ?? 0]));
     hangUp();
     hangUp = listen(after, { read: (event, data) => READ[event](data), online, refused: stillIn });
   }

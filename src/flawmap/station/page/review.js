@@ -81,24 +81,37 @@ export function review(root) {
       "div",
       { class: "take-back" },
       done &&
-        button(t("undo", { label: nameOf(done), verdict: t(other(done.decision.verdict)) }), (event) =>
-          undo(event.currentTarget),
-        ),
+        button(t("undo", { label: nameOf(done) }), (event) => undo(event.currentTarget)),
     );
 
-  async function decide(part, verdict, control, note = "") {
-    const decided = await busy(control, () => post(`/api/parts/${part.id}/decisions`, { verdict, note }));
+  async function decide(part, verdict, control) {
+    const decided = await say(part, verdict, control);
     if (!decided) return;
-    done = note ? null : decided;
-    put(decided);
-    takeChange(decided);
+    done = decided;
     tell(t("decided", { label: nameOf(decided), verdict: t(verdict) }));
-    if (!note) await forward();
+    await forward();
     draw();
     pane.focus({ preventScroll: true });
   }
 
-  const undo = (control) => decide(done, other(done.decision.verdict), control, t("undoNote"));
+  /** The part decided last is undecided again, and shown. */
+  async function undo(control) {
+    const open = await say(done, null, control);
+    if (!open) return;
+    done = null;
+    tell(t("takenBack", { label: nameOf(open) }));
+    at = queue.findIndex((part) => part.id === open.id);
+    draw();
+    pane.focus({ preventScroll: true });
+  }
+
+  async function say(part, verdict, control) {
+    const changed = await busy(control, () => post(`/api/parts/${part.id}/decisions`, { verdict }));
+    if (!changed) return null;
+    put(changed);
+    takeChange(changed);
+    return changed;
+  }
 
   /** To the next part nobody decided; when the last is done, the queue is empty again. */
   async function forward() {

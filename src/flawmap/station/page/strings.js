@@ -90,8 +90,8 @@ const STRINGS = {
   ],
   confirm: ["Confirm", "Bestätigen"],
   overrule: ["Overrule", "Überstimmen"],
-  undo: ["Take back: {label} is {verdict}", "Zurücknehmen: {label} ist {verdict}"],
-  undoNote: ["taken back", "zurückgenommen"],
+  undo: ["Take back: part {label} is open again", "Zurücknehmen: Teil {label} ist wieder offen"],
+  takenBack: ["Part {label} is open again", "Teil {label} ist wieder offen"],
   keys: [
     "Enter confirms · X overrules · arrows move · U takes back",
     "Enter bestätigt · X überstimmt · Pfeile blättern · U nimmt zurück",
