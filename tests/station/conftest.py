@@ -19,6 +19,14 @@ from station_helpers import Server, free_port, picture, wait_until
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def leftovers() -> Iterator[None]:
+    """Ends the servers of tests that failed before they could."""
+    yield
+    for server in Server.made:
+        server.kill()
+
+
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real PostgreSQL server, started for these tests."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import psutil
@@ -57,6 +57,8 @@ def png(number: int, height: int = 64, width: int = 80) -> bytes:
 class Server:
     """A real `flawmap serve` on loopback, its log in `log`."""
 
+    made: ClassVar[list[Server]] = []  # a test that fails leaves its server running; the fixture `leftovers` ends it
+
     def __init__(self, models: Path, data: Path, *options: str, host: str = "127.0.0.1", wait: bool = True) -> None:
         self.models, self.data, self.log = models, data, data.with_name(data.name + ".log")
         usual = ["--set", "workers.count=1", "--set", "workers.threads=1", "--set", "verdict.doubt=0.0"]
@@ -65,6 +67,7 @@ class Server:
             start = log.tell()
             self.process = subprocess.Popen([sys.executable, "-m", "flawmap", *words], stdout=log, stderr=log)
         self.url = ""
+        Server.made.append(self)
 
         def listens() -> bool:
             assert self.process.poll() is None, self.log.read_text()

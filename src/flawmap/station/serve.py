@@ -18,6 +18,7 @@ from flawmap.station.settings import StationSettings
 from flawmap.station.station import Station
 from flawmap.station.web import create_app
 
+BACKLOG = 2048  # connections that wait to be taken, as uvicorn has it
 DROP_S = 5  # seconds beyond the drain in which connections end
 
 
@@ -74,7 +75,7 @@ def serve(
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """The listening socket, before anything is started. Raises StationError."""
+    """A socket that listens before anything is started: who comes early waits. Raises StationError."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         taken = socket.socket(family, socket.SOCK_STREAM)
@@ -83,6 +84,7 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((host, port))
+        taken.listen(BACKLOG)
     except OSError as problem:
         taken.close()
         why = problem.strerror
