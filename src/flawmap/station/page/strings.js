@@ -93,14 +93,15 @@ const STRINGS = {
   undo: ["Take back: part {label} is open again", "Zurücknehmen: Teil {label} ist wieder offen"],
   takenBack: ["Part {label} is open again", "Teil {label} ist wieder offen"],
   keys: [
-    "Enter confirms · X overrules · arrows move · U takes back",
-    "Enter bestätigt · X überstimmt · Pfeile blättern · U nimmt zurück",
+    "Enter confirms · X overrules · arrows move · U takes back · N: a note, until Enter",
+    "Enter bestätigt · X überstimmt · Pfeile blättern · U nimmt zurück · N: Bemerkung, bis Enter",
   ],
   previous: ["Previous part", "Voriges Teil"],
   next: ["Next part", "Nächstes Teil"],
   decided: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
   leans: ["leans to {verdict}", "eher {verdict}"],
   note: ["Note", "Bemerkung"],
+  noteOptional: ["Note (optional)", "Bemerkung (optional)"],
 
   // Threshold
   line: ["Threshold line", "Schwellenlinie"],
