@@ -201,6 +201,24 @@ def test_a_dragged_threshold_is_applied_and_rolled_back(page: Any, station: Serv
         assert client.station()["model"]["ref"] == before["ref"]
 
 
+def test_a_question_closes_with_its_view_and_nothing_is_done(page: Any, station: Server) -> None:
+    send(station, *range(4))
+    with Client(station.url) as client:
+        before = client.station()["model"]
+    open_view(page, station, "live")
+    open_view(page, station, "threshold")
+    for opens in (".apply", ".around .thumb"):
+        page.locator(opens).first.click()
+        expect(page.locator("dialog")).to_be_visible()
+        page.go_back()
+        expect(page.locator("nav a[aria-current]")).to_have_text("Live")
+        expect(page.locator("dialog")).to_have_count(0)
+        page.go_forward()
+        expect(page.locator(".around .thumb").first).to_be_visible()
+    with Client(station.url) as client:
+        assert client.station()["model"] == before
+
+
 def test_a_wrong_token_gives_one_clear_line(page: Any, guarded: tuple[Server, dict[str, str]]) -> None:
     server, known = guarded
     page.goto(server.url)
