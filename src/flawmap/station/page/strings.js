@@ -126,8 +126,14 @@ const STRINGS = {
     "Escape knows only parts that somebody decided.",
     "Der Durchschlupf kennt nur Teile, die jemand entschieden hat.",
   ],
-  below: ["Just below the line: these pass", "Knapp unter der Linie: diese gelten als gut"],
-  above: ["Just above the line: these are rejected", "Knapp über der Linie: diese gelten als fehlerhaft"],
+  below: [
+    "Just below the line: these pass, unless in doubt",
+    "Knapp unter der Linie: diese gelten als gut, wenn nicht unklar",
+  ],
+  above: [
+    "Just above the line: these are rejected, unless in doubt",
+    "Knapp über der Linie: diese gelten als fehlerhaft, wenn nicht unklar",
+  ],
   none: ["none", "keine"],
   useSuggested: ["Suggested {score}", "Vorschlag {score}"],
   suggestedBetween: [
