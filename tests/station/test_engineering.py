@@ -243,4 +243,15 @@ def test_a_training_is_cancelled_and_what_it_may_not_do_is_refused(http: httpx.C
     failed = http.post("/api/trainings", json=asked | {"dataset": few}).json()
     wait_until(lambda: http.get(f"/api/trainings/{failed['id']}").json()["state"] == "failed", 120)
     assert "too few" in http.get(f"/api/trainings/{failed['id']}").json()["why"]
-    assert {one["name"] for one in http.get("/api/recipes").json()["recipes"]} >= {"fast", "paper"}
+
+
+def test_recipes_that_train_no_inspector_are_neither_offered_nor_taken(http: httpx.Client) -> None:
+    assert [one["name"] for one in http.get("/api/recipes").json()["recipes"]] == ["demo", "fast", "paper"]
+    ident = dataset(http, range(100, 112))
+    for recipe in ("general", "lean"):
+        answer = http.post("/api/trainings", json={"dataset": ident, "name": "part", "recipe": recipe})
+        assert answer.status_code == 400
+        assert answer.json()["error"] == (
+            f"the recipe '{recipe}' is for `flawmap pretrain` and gives no model; there are: demo, fast, paper"
+        )
+    assert http.get("/api/station").json()["training"] is None
