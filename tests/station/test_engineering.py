@@ -118,6 +118,32 @@ def test_a_report_of_a_lot_has_its_figures(http: httpx.Client, parts: list[dict[
     }
 
 
+def test_a_report_has_the_changes_of_models_within_it_and_what_it_began_with(http: httpx.Client) -> None:
+    def change() -> str:
+        return str(http.post("/api/threshold", json={"score": 0.2}).json()["ref"])
+
+    def inspect() -> None:
+        assert http.post("/api/parts", params={"lot": "lot 9"}, content=png(1)).status_code == 201
+
+    before = [http.get("/api/models").json()["current"], change()]
+    inspect()
+    between = change()
+    inspect()
+    after = change()
+    report = http.get("/api/report", params={"lot": "lot 9"}).json()
+    assert report["began_with"]["ref"] == before[1]
+    assert [(one["action"], one["ref"]) for one in report["changes"]] == [("add", between), ("use", between)]
+    assert [model["ref"] for model in report["models"]] == [before[1], between]
+    period = {"from": report["models"][1]["first"]}  # from the second part on
+    later = http.get("/api/report", params=period).json()
+    assert later["began_with"]["ref"] == between
+    assert [one["ref"] for one in later["changes"]] == [after, after]
+    empty = http.get("/api/report", params={"lot": "nobody's"}).json()
+    assert (empty["began_with"], empty["changes"]) == (None, [])
+    for ref in (between, before[1], before[0]):
+        assert http.post("/api/models/rollback").json()["ref"] == ref
+
+
 def test_records_come_as_csv_that_a_spreadsheet_does_not_run(http: httpx.Client, parts: list[dict[str, Any]]) -> None:
     answer = http.get("/api/records.csv", params={"lot": "lot 7"})
     assert answer.headers["content-type"].startswith("text/csv")

@@ -293,6 +293,7 @@ const STRINGS = {
   modelChanges: ["Changes of the model", "Wechsel des Modells"],
   actionUse: ["switched to {ref}", "gewechselt auf {ref}"],
   actionBack: ["rolled back to {ref}", "zurück auf {ref}"],
+  actionBegan: ["switched to {ref}, in use at the start", "gewechselt auf {ref}, zu Beginn in Gebrauch"],
   actionAdd: ["added {ref}", "{ref} hinzugefügt"],
   partsShown: ["Rejected, doubtful and overruled parts", "Fehlerhafte, unklare und überstimmte Teile"],
   truncated: [
