@@ -546,7 +546,7 @@ def shipped_recipes() -> list[str]:
 
 
 def training_recipes() -> list[str]:
-    """Those of them that train an inspector; the others are for `flawmap pretrain`, and say so by their `[pretrain]`."""
+    """Those of them that train an inspector; the others, which have a `[pretrain]`, are for `flawmap pretrain`."""
     return [name for name in shipped_recipes() if "pretrain" not in tomllib.loads(_recipe_text(name))]
 
 

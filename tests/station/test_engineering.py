@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from station_helpers import TINY, Server, dataset, picture, png, wait_until
 
 from flawmap.bundle import load_bundle
 from flawmap.data.images import decode_image, encode_png
+from flawmap.data.surfaces import write_sample_parts
+from flawmap.station import checking
 from flawmap.station.client import Client
 
 
@@ -247,6 +251,14 @@ def test_a_training_is_watched_compared_and_promoted(
     assert version["current"] and version["name"] == "part" and version["origin"].startswith("training ")
     assert http.post("/api/parts", content=png(1)).json()["model"]["ref"] == version["ref"]
     assert http.post("/api/models/rollback").status_code == 200
+
+
+def test_photos_of_a_texture_are_not_called_moved(tmp_path: Path) -> None:
+    write_sample_parts(tmp_path / "parts", "brushed-metal", 96, 24, 0, 0, 0)
+    words = [sys.executable, "-m", checking.__name__, str(tmp_path / "parts" / "train" / "good")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "moved" not in done.stdout
 
 
 def test_a_training_is_cancelled_and_what_it_may_not_do_is_refused(http: httpx.Client) -> None:
