@@ -545,6 +545,11 @@ def shipped_recipes() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
+def training_recipes() -> list[str]:
+    """Those of them that train an inspector; the others, which have a `[pretrain]`, are for `flawmap pretrain`."""
+    return [name for name in shipped_recipes() if "pretrain" not in tomllib.loads(_recipe_text(name))]
+
+
 def load_recipe(source: str | Path | None = None, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe: a TOML file, or the name of a shipped one (`fast`, `paper`, also as `fast.toml`).
 

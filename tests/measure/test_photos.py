@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from flawmap.bundle import load_prior
-from flawmap.data.surfaces import draw_good
-from flawmap.measure.photos import KINDS, MANY, GoodPhotos, Raw, drift, learn, oddities, take
+from flawmap.data.surfaces import SURFACES, draw_good
+from flawmap.measure.photos import KINDS, MANY, PLACES, GoodPhotos, Raw, drift, learn, oddities, take
 from flawmap.model.discrete import DiscreteModel
 
 NAMES = list(KINDS)
@@ -103,6 +103,25 @@ def test_another_texture_of_the_same_light_is_seen_in_the_codes() -> None:
     figures = np.array([fabric.measure(seen(discrete, surface("brushed-metal", seed))) for seed in range(8)])
     names = [oddity.name for oddity in drift(fabric, figures).oddities]
     assert "fine codes" in names
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+def test_a_texture_without_a_layout_is_never_moved(discrete: DiscreteModel, surface: str) -> None:
+    raws = [seen(discrete, draw_good(surface, 96, np.random.default_rng(seed))) for seed in range(40)]
+    known = learn(raws[:20])
+    figures = np.array([known.measure(raw) for raw in raws[20:]])
+    moved = [oddity for row in figures for oddity in oddities(known, row) if oddity.name in PLACES]
+    assert moved == [], list(map(str, moved))
+    assert [oddity for oddity in drift(known, figures).oddities if oddity.name in PLACES] == []
+
+
+def test_a_part_in_a_fixed_place_is_told_to_have_moved_by_few_photos(discrete: DiscreteModel) -> None:
+    known = learn([seen(discrete, part(seed)) for seed in range(10)])
+    for seed in range(100, 110):
+        for shift, side, words in ((16, 1, "moved to the right"), (-14, 0, "moved up")):
+            odd = oddities(known, known.measure(seen(discrete, np.roll(part(seed), shift, side))))
+            assert any(words in str(oddity) for oddity in odd)
+        assert not any(oddity.name in PLACES for oddity in oddities(known, known.measure(seen(discrete, part(seed)))))
 
 
 def test_a_shift_is_measured_in_shares_of_the_sides(discrete: DiscreteModel, good: GoodPhotos) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from station_helpers import TINY, Server, dataset, picture, png, wait_until
 
 from flawmap.bundle import load_bundle
 from flawmap.data.images import decode_image, encode_png
+from flawmap.data.surfaces import write_sample_parts
+from flawmap.station import checking
 from flawmap.station.client import Client
 
 
@@ -116,6 +120,32 @@ def test_a_report_of_a_lot_has_its_figures(http: httpx.Client, parts: list[dict[
         "reject": None,
         "overruled": None,
     }
+
+
+def test_a_report_has_the_changes_of_models_within_it_and_what_it_began_with(http: httpx.Client) -> None:
+    def change() -> str:
+        return str(http.post("/api/threshold", json={"score": 0.2}).json()["ref"])
+
+    def inspect() -> None:
+        assert http.post("/api/parts", params={"lot": "lot 9"}, content=png(1)).status_code == 201
+
+    before = [http.get("/api/models").json()["current"], change()]
+    inspect()
+    between = change()
+    inspect()
+    after = change()
+    report = http.get("/api/report", params={"lot": "lot 9"}).json()
+    assert report["began_with"]["ref"] == before[1]
+    assert [(one["action"], one["ref"]) for one in report["changes"]] == [("add", between), ("use", between)]
+    assert [model["ref"] for model in report["models"]] == [before[1], between]
+    period = {"from": report["models"][1]["first"]}  # from the second part on
+    later = http.get("/api/report", params=period).json()
+    assert later["began_with"]["ref"] == between
+    assert [one["ref"] for one in later["changes"]] == [after, after]
+    empty = http.get("/api/report", params={"lot": "nobody's"}).json()
+    assert (empty["began_with"], empty["changes"]) == (None, [])
+    for ref in (between, before[1], before[0]):
+        assert http.post("/api/models/rollback").json()["ref"] == ref
 
 
 def test_records_come_as_csv_that_a_spreadsheet_does_not_run(http: httpx.Client, parts: list[dict[str, Any]]) -> None:
@@ -223,6 +253,14 @@ def test_a_training_is_watched_compared_and_promoted(
     assert http.post("/api/models/rollback").status_code == 200
 
 
+def test_photos_of_a_texture_are_not_called_moved(tmp_path: Path) -> None:
+    write_sample_parts(tmp_path / "parts", "brushed-metal", 96, 24, 0, 0, 0)
+    words = [sys.executable, "-m", checking.__name__, str(tmp_path / "parts" / "train" / "good")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "moved" not in done.stdout
+
+
 def test_a_training_is_cancelled_and_what_it_may_not_do_is_refused(http: httpx.Client) -> None:
     ident = dataset(http, range(100, 112))
     asked: dict[str, Any] = {"dataset": ident, "name": "part", "recipe": "fast", "settings": []}
@@ -243,4 +281,15 @@ def test_a_training_is_cancelled_and_what_it_may_not_do_is_refused(http: httpx.C
     failed = http.post("/api/trainings", json=asked | {"dataset": few}).json()
     wait_until(lambda: http.get(f"/api/trainings/{failed['id']}").json()["state"] == "failed", 120)
     assert "too few" in http.get(f"/api/trainings/{failed['id']}").json()["why"]
-    assert {one["name"] for one in http.get("/api/recipes").json()["recipes"]} >= {"fast", "paper"}
+
+
+def test_recipes_that_train_no_inspector_are_neither_offered_nor_taken(http: httpx.Client) -> None:
+    assert [one["name"] for one in http.get("/api/recipes").json()["recipes"]] == ["demo", "fast", "paper"]
+    ident = dataset(http, range(100, 112))
+    for recipe in ("general", "lean"):
+        answer = http.post("/api/trainings", json={"dataset": ident, "name": "part", "recipe": recipe})
+        assert answer.status_code == 400
+        assert answer.json()["error"] == (
+            f"the recipe '{recipe}' is for `flawmap pretrain` and gives no model; there are: demo, fast, paper"
+        )
+    assert http.get("/api/station").json()["training"] is None

@@ -11,6 +11,7 @@ from page_helpers import DEFECTIVE, GOOD, PANEL, TABS, expect, looked_at, open_v
 from station_helpers import Server, png, wait_until
 
 from flawmap.station.client import Client
+from flawmap.station.schemas import Note
 
 PAGE = Path(__file__).parents[2] / "src/flawmap/station/page"
 PHONE = {"width": 390, "height": 844}
@@ -96,6 +97,56 @@ def test_keys_confirm_overrule_and_take_back(page: Any, station: Server) -> None
     assert _part(station, second["id"])["final"] == second["verdict"]
 
 
+def test_a_note_goes_with_the_next_decision_and_its_letters_decide_nothing(page: Any, station: Server) -> None:
+    first, second, *_ = [part for part in send(station, *range(12)) if part["verdict"] != "pass"]
+    open_view(page, station, "review")
+    expect(page.locator(".facts h1")).to_contain_text(first["label"])
+    note = page.get_by_label("Note (optional)")
+    page.keyboard.press("n")
+    expect(note).to_be_focused()
+    page.keyboard.type("n x u: dust ")
+    for key in ("ArrowLeft", "ArrowRight", "Enter"):  # Enter leaves
+        page.keyboard.press(key)
+    expect(page.locator(".review")).to_be_focused()
+    page.keyboard.press("n")
+    page.keyboard.press("Escape")
+    expect(page.locator(".review")).to_be_focused()
+    assert _part(station, first["id"])["decisions"] == []
+    page.keyboard.press("ArrowRight")  # another part, not what the note is about
+    expect(page.locator(".facts h1")).to_contain_text(f"Part {second['label']}")
+    expect(note).to_have_value("")
+    page.keyboard.press("ArrowLeft")
+    expect(note).to_have_value("n x u: dust ")
+    page.keyboard.press("n")
+    with Client(station.url) as client:  # a decision of somebody else draws the part anew: the field stays as it is
+        client.decide(second["id"], "pass")
+    expect(page.locator(".strip .thumb.pass")).to_have_count(1)
+    expect(note).to_be_focused()
+    page.keyboard.press("Escape")
+    page.keyboard.press("x")
+    expect(page.locator(".told")).to_contain_text(f"Part {first['label']}: PASS")
+    expect(note).to_have_value("")
+    (decision,) = _part(station, first["id"])["decisions"]
+    assert (decision["decision"], decision["note"]) == ("overrule", "n x u: dust")
+    page.get_by_role("button", name=f"Part {first['label']}:").click()
+    expect(page.locator(".facts .decision")).to_contain_text("n x u: dust")
+    open_view(page, station, "report")
+    expect(page.locator(".paper")).to_contain_text("n x u: dust")
+
+
+def test_a_note_is_as_long_as_the_station_takes(page: Any, station: Server) -> None:
+    (part,) = send(station, DEFECTIVE)
+    open_view(page, station, "review")
+    note = page.get_by_label("Note (optional)")
+    note.fill("ä" * int(note.get_attribute("maxlength")))
+    page.locator("[data-choice=confirm]").click()
+    expect(page.locator(".empty")).to_contain_text("Everything is reviewed")
+    assert len(_part(station, part["id"])["decision"]["note"]) == Note.model_fields["note"].metadata[0].max_length
+    open_view(page, station, "live")
+    expect(page.locator(".facts .decision")).to_contain_text("ä")
+    assert page.evaluate("(box => box.scrollHeight <= box.clientHeight)(document.querySelector('.column'))")
+
+
 def _part(server: Server, ident: str) -> dict[str, Any]:
     with Client(server.url) as client:
         return client.part(ident)
@@ -148,6 +199,24 @@ def test_a_dragged_threshold_is_applied_and_rolled_back(page: Any, station: Serv
     expect(page.locator(".versions tr.current td b").first).to_have_text(before["ref"])
     with Client(station.url) as client:
         assert client.station()["model"]["ref"] == before["ref"]
+
+
+def test_a_question_closes_with_its_view_and_nothing_is_done(page: Any, station: Server) -> None:
+    send(station, *range(4))
+    with Client(station.url) as client:
+        before = client.station()["model"]
+    open_view(page, station, "live")
+    open_view(page, station, "threshold")
+    for opens in (".apply", ".around .thumb"):
+        page.locator(opens).first.click()
+        expect(page.locator("dialog")).to_be_visible()
+        page.go_back()
+        expect(page.locator("nav a[aria-current]")).to_have_text("Live")
+        expect(page.locator("dialog")).to_have_count(0)
+        page.go_forward()
+        expect(page.locator(".around .thumb").first).to_be_visible()
+    with Client(station.url) as client:
+        assert client.station()["model"] == before
 
 
 def test_a_wrong_token_gives_one_clear_line(page: Any, guarded: tuple[Server, dict[str, str]]) -> None:

@@ -126,6 +126,7 @@ def test_a_report_of_a_period_and_of_a_lot(page: Any, server: Server) -> None:
     show.click()
     expect(page.locator(".paper h1")).to_have_text("Lot Z-9")
     expect(inspected).to_have_text("3")
+    expect(page.locator(".paper")).to_contain_text("switched to part@1, in use at the start")
     csv = page.request.get(server.url + page.get_by_role("link", name="Records as CSV").get_attribute("href")).text()
     assert len(csv.splitlines()) == 1 + 3
     page.get_by_label("Lot").fill("nobody's")

@@ -89,6 +89,25 @@ def test_tab_goes_through_every_view_in_order(page: Any, server: Server) -> None
     expect(page.locator(".apply")).to_be_focused()
 
 
+def test_parts_within_the_band_of_doubt_are_marked_so(page: Any, server: Server) -> None:
+    opened(page, server, "threshold")
+    asked = page.request.get(f"{server.url}/api/threshold").json()
+    for moved in (False, True):
+        with page.expect_response("**/api/threshold/around*") as answer:
+            page.locator(".handle").press("ArrowRight" if moved else "ArrowLeft")
+        line = float(re.search(r"score=([^&]+)", answer.value.url)[1])
+        around = answer.value.json()
+        expected = []
+        for side in (around["below"][::-1], around["above"]):
+            expected += [abs(part["score"] - line) <= asked["doubt"] for part in side]
+        assert True in expected and False in expected
+        figures = page.locator(".around figure")
+        expect(figures).to_have_count(len(expected))
+        expect(page.locator(".around .mark")).to_have_text(["DOUBT"] * sum(expected))
+        assert [figures.nth(n).locator(".mark .symbol.doubt").count() == 1 for n in range(len(expected))] == expected
+    looked_at(page, "threshold, in doubt")
+
+
 def test_signs_of_verdicts_have_shapes_of_their_own(page: Any, server: Server) -> None:
     opened(page, server, "report")
     signs = {kind: page.locator(f".figure .symbol.{kind}").evaluate("node => node.innerHTML") for kind in VERDICTS}

@@ -57,6 +57,9 @@ KINDS = {
     "coarse codes": Kind("distance of coarse codes", "of other large shapes", "of more usual large shapes", 0.005),
     "fine codes": Kind("distance of fine codes", "of another fine texture", "of more usual fine texture", 0.005),
 }
+PLACES = ("down", "across")
+LOOSE, STRAY = 0.05, 0.05  # where more than this share of good photos lie farther off, in shares of the side, than
+# that from their median, the position of one photo means nothing
 HARMLESS = ("likeness", "coarse codes", "fine codes")  # figures of which only one direction is odd
 
 
@@ -83,6 +86,11 @@ class GoodPhotos:
         low, centre, high = np.quantile(self.figures, (0.25, 0.5, 0.75), axis=0)
         least = np.array([kind.least for kind in KINDS.values()])
         return centre, np.maximum((high - low) / 1.349, least)
+
+    def telling(self) -> list[int]:
+        """Numbers of the figures by which one photo can be odd: positions only where good photos lie close together."""
+        stray = (np.abs(self.figures - np.median(self.figures, axis=0)) > LOOSE).mean(axis=0)
+        return [number for number, name in enumerate(KINDS) if name not in PLACES or stray[number] <= STRAY]
 
     def measure(self, raw: Raw) -> Floats:
         """All figures (S,) of a photo, set against the good ones."""
@@ -166,21 +174,23 @@ def take(pictures: Iterable[Picture], discrete: DiscreteModel, device: torch.dev
 
 
 def learn(raws: Sequence[Raw]) -> GoodPhotos:
-    """What is kept of good photos. A photo's codes are compared with those of the others."""
+    """What is kept of good photos. Each is compared with the others: against a mean that it is part of itself, a
+    texture without a fixed layout would lie exactly in its place, as no new photo of it does."""
     assert raws, "there are good photos"
     mean = np.mean([raw.small for raw in raws], axis=0).astype(np.float32)
     coarse, fine = np.sum([raw.coarse for raw in raws], axis=0), np.sum([raw.fine for raw in raws], axis=0)
-    alone = len(raws) == 1
+    if len(raws) == 1:
+        return GoodPhotos(np.array([_figures(raws[0], mean, coarse, fine)]), mean, coarse, fine)
+    share = 1 / len(raws)
     figures = [
-        _figures(raw, mean, coarse if alone else coarse - raw.coarse, fine if alone else fine - raw.fine)
-        for raw in raws
+        _figures(raw, (mean - share * raw.small) / (1 - share), coarse - raw.coarse, fine - raw.fine) for raw in raws
     ]
     return GoodPhotos(np.array(figures), mean, coarse, fine)
 
 
 def oddities(good: GoodPhotos, figures: Floats) -> list[Oddity]:
     """Figures (S,) of one photo that lie far outside those of the good ones, the farthest first."""
-    return _beyond(good, figures, ODD, range(len(KINDS)))
+    return _beyond(good, figures, ODD, good.telling())
 
 
 def drift(good: GoodPhotos, figures: Floats) -> Drift:

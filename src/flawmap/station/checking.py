@@ -44,9 +44,10 @@ def check(folder: Path) -> None:
         return
     known = learn(raws)
     centre, deviation = known.centre_and_deviation()
-    low, high = centre - 3 * deviation, centre + 3 * deviation
+    low, high, kinds = centre - 3 * deviation, centre + 3 * deviation, list(KINDS.items())
     for name, figures in zip(names, known.figures, strict=True):
-        for number, (kind, words) in enumerate(KINDS.items()):
+        for number in known.telling():
+            kind, words = kinds[number]
             far = (figures[number] - centre[number]) / deviation[number]
             if abs(far) <= ODD or (kind in HARMLESS and (far > 0) == (kind == "likeness")):
                 continue

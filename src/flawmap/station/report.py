@@ -105,10 +105,7 @@ def report(
     sums.cut()
     with station.record.reading() as connection:
         last = connection.execute(sa.select(head.c.seq, head.c.hash)).one()
-        changes = sa.select(records).where(records.c.kind == "model", records.c.time >= (query.since or ""))
-        if query.until is not None:
-            changes = changes.where(records.c.time < query.until)
-        changed = [change_of(dict(row)) for row in connection.execute(changes.order_by(records.c.seq)).mappings()]
+        began_with, changed = _changes(connection, query, sums)
     total = sums.counts["inspected"]
     names = (
         "inspected", "pass", "reject", "doubt", "decided", "overruled", "final_pass", "final_reject",
@@ -132,12 +129,33 @@ def report(
                 for hour, found in sorted(sums.hours.items())
             ],
             "models": list(sums.models.values()),
+            "began_with": began_with,
             "changes": changed,
             "parts": sums.shown,
             "truncated": sums.noted > len(sums.shown),
             "chain": {"first_seq": sums.first, "last_seq": sums.last, "head_seq": last.seq, "head": last.hash},
         }
     )
+
+
+def _changes(
+    connection: sa.Connection, query: Query, sums: _Sums
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The switch to the model in use when it began, and the changes until it ended.
+
+    A lot begins with its first part and ends with its last, a period with its times.
+    """
+    order = records.c.seq
+    if query.lot is None:
+        earlier = records.c.time < (query.since or "")
+        within = ~earlier if query.until is None else ~earlier & (records.c.time < query.until)
+    else:
+        earlier, within = order < (sums.first or 0), order.between(sums.first or 0, sums.last or 0)
+    changes = sa.select(records).where(records.c.kind == "model").order_by(order)
+    found = [change_of(dict(row)) for row in connection.execute(changes.where(earlier)).mappings()]
+    used = [change for change in found if change["action"] != "add"]
+    changed = [change_of(dict(row)) for row in connection.execute(changes.where(within)).mappings()]
+    return used[-1] if used else None, changed
 
 
 def _figures(values: list[float], shares: dict[str, float]) -> dict[str, float | None]:

@@ -90,10 +90,11 @@ class Trainings:
 
     def start(self, dataset: str, name: str, recipe: str, settings: list[str], who: str) -> Training:
         """Train on a data set. Raises StationError: 400 for what cannot be, 409 while another one runs."""
-        from flawmap.config import load_recipe, shipped_recipes
+        from flawmap.config import load_recipe, shipped_recipes, training_recipes
 
-        if recipe not in shipped_recipes():
-            raise StationError(f"no recipe {recipe[:40]!r}; there are: {', '.join(shipped_recipes())}", 400)
+        if recipe not in training_recipes():
+            what = "is for `flawmap pretrain` and gives no model" if recipe in shipped_recipes() else "is not known"
+            raise StationError(f"the recipe {recipe[:40]!r} {what}; there are: {', '.join(training_recipes())}", 400)
         match = FOLDER.fullmatch(name)
         if match is None or match["version"] is not None or name.startswith("."):
             raise StationError(NAMED, 400, code="name")

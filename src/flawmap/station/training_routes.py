@@ -129,10 +129,10 @@ def check(station: TheStation, who: Engineer, ident: str) -> JSONResponse:
 @router.get("/api/recipes")
 def recipes(station: TheStation, who: Engineer) -> JSONResponse:
     """Recipes to train by."""
-    from flawmap.config import shipped_recipes
+    from flawmap.config import training_recipes
 
     found = []
-    for name in shipped_recipes():
+    for name in training_recipes():
         text = (resources.files("flawmap") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
         about = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
         found.append({"name": name, "about": about.partition(". ")[0].rstrip(".")})

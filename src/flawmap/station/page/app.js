@@ -66,6 +66,8 @@ function whoIsThere() {
 }
 
 function draw() {
+  // A question belongs to the view that asked it; unanswered, it is a no.
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   close();
   drawTop();
   drawNotices();

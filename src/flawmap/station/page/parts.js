@@ -44,7 +44,7 @@ export function facts(part) {
     scale(part),
     el("p", { class: "soft rest" }, rest.filter(Boolean).join(" · ")),
     part.decision &&
-      el("p", { class: `decision ${part.decision.verdict}` }, symbol(part.decision.verdict), decisionLine(part)),
+      el("p", { class: `decision ${part.decision.verdict}` }, symbol(part.decision.verdict), el("span", {}, decisionLine(part))),
   );
 }
 

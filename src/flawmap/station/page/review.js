@@ -2,13 +2,14 @@
 // back is another one.
 
 import { get, post } from "./api.js";
-import { busy, button, el, refill, symbol, tell } from "./dom.js";
+import { busy, button, el, field, refill, symbol, tell } from "./dom.js";
 import { facts, stripOf } from "./parts.js";
 import { picture } from "./picture.js";
 import { onEach, takeChange } from "./store.js";
 import { nameOf, t } from "./strings.js";
 
 const PAGE = 50;
+const NOTE = 1000; // letters, as many as the station takes
 const other = (verdict) => (verdict === "pass" ? "reject" : "pass");
 const said = (part) => (part.defective ? "reject" : "pass"); // what the threshold says, also of a doubtful part
 
@@ -16,6 +17,10 @@ export function review(root) {
   const shown = picture();
   const count = el("p", { class: "count", role: "status" });
   const side = el("div", { class: "side" });
+  const doing = el("div", { class: "side" });
+  // The field is never drawn anew: what is typed must not land on the keys that decide.
+  const note = el("input", { maxlength: NOTE, autocomplete: "off", oninput: keepNote, onkeydown: leaveNote });
+  const notes = new Map(); // what was typed, by the id of the part it is about, until that is decided
   const strip = stripOf(t("review"), (part) => move(queue.findIndex((each) => each.id === part.id) - at));
   const pane = el("div", { class: "live review", tabindex: "-1" });
   const all = el("div", { class: "empty" });
@@ -46,7 +51,10 @@ export function review(root) {
     if (!part) return refill(all, el("b", {}, t("allReviewed")), el("span", {}, t("allReviewedHint")), takeBack());
     shown.expect(part);
     shown.show(part);
-    refill(side, head(part), facts(part), choices(part), takeBack());
+    refill(side, head(part), facts(part));
+    refill(doing, choices(part), takeBack());
+    const typed = notes.get(part.id) ?? "";
+    if (note.value !== typed) note.value = typed;
     drawQueue();
     const { node } = strip;
     node.scrollLeft = node.children[at].offsetLeft - node.clientWidth / 2;
@@ -85,8 +93,9 @@ export function review(root) {
     );
 
   async function decide(part, verdict, control) {
-    const decided = await say(part, verdict, control);
+    const decided = await say(part, { verdict, note: note.value.trim() }, control);
     if (!decided) return;
+    notes.delete(part.id);
     done = decided;
     tell(t("decided", { label: nameOf(decided), verdict: t(verdict) }));
     await forward();
@@ -96,7 +105,7 @@ export function review(root) {
 
   /** The part decided last is undecided again, and shown. */
   async function undo(control) {
-    const open = await say(done, null, control);
+    const open = await say(done, { verdict: null }, control);
     if (!open) return;
     done = null;
     tell(t("takenBack", { label: nameOf(open) }));
@@ -105,8 +114,8 @@ export function review(root) {
     pane.focus({ preventScroll: true });
   }
 
-  async function say(part, verdict, control) {
-    const changed = await busy(control, () => post(`/api/parts/${part.id}/decisions`, { verdict }));
+  async function say(part, decision, control) {
+    const changed = await busy(control, () => post(`/api/parts/${part.id}/decisions`, decision));
     if (!changed) return null;
     put(changed);
     takeChange(changed);
@@ -141,6 +150,17 @@ export function review(root) {
     else drawQueue();
   }
 
+  function keepNote() {
+    notes.set(queue[at].id, note.value);
+  }
+
+  /** Enter only leaves the field: who ends a line has decided nothing yet. */
+  function leaveNote(event) {
+    if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
+    event.preventDefault();
+    pane.focus({ preventScroll: true });
+  }
+
   function press(event) {
     if (event.target.closest("input, textarea, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
     const onControl = event.target.closest("button, a") && ["Enter", " "].includes(event.key);
@@ -150,12 +170,13 @@ export function review(root) {
     act();
   }
 
-  const click = (selector) => (pane.hidden ? all : side).querySelector(selector)?.click();
+  const click = (selector) => (pane.hidden ? all : doing).querySelector(selector)?.click();
   const KEYS = {
     Enter: () => click("[data-choice=confirm]"),
     " ": () => click("[data-choice=confirm]"),
     x: () => click("[data-choice=overrule]"),
     u: () => click(".take-back button"),
+    n: () => note.focus({ preventScroll: true }),
     ArrowLeft: () => move(-1),
     ArrowRight: () => move(1),
   };
@@ -166,7 +187,14 @@ export function review(root) {
   ];
   pane.append(
     el("section", { class: "stage" }, shown.node, el("div", { class: "under-stage" }, arrows, shown.slider, count)),
-    el("div", { class: "column" }, side, el("p", { class: "keys soft" }, t("keys"))),
+    el(
+      "div",
+      { class: "column" },
+      side,
+      field(t("noteOptional"), note),
+      doing,
+      el("p", { class: "keys soft" }, t("keys")),
+    ),
     strip.node,
   );
   all.hidden = pane.hidden = true;

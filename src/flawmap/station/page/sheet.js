@@ -27,7 +27,7 @@ export function sheet(report, kind) {
     hours(report.hours),
     el("h2", {}, t("modelsUsed")),
     models(report.models),
-    report.changes.length > 0 && [el("h2", {}, t("modelChanges")), el("table", {}, report.changes.map(changeLine))],
+    changes(report),
     el("h2", {}, t("partsShown")),
     report.truncated && el("p", { class: "soft" }, t("truncated", { n: report.parts.length })),
     report.parts.length ? report.parts.map(partOf) : el("p", { class: "soft" }, t("noParts")),
@@ -145,7 +145,12 @@ const models = (rows) =>
     ),
   );
 
-const ACTIONS = { use: "actionUse", "roll back": "actionBack", add: "actionAdd" };
+const ACTIONS = { use: "actionUse", "roll back": "actionBack", add: "actionAdd", began: "actionBegan" };
+
+function changes({ began_with: began, changes }) {
+  const rows = [began && changeLine({ ...began, action: "began" }), ...changes.map(changeLine)].filter(Boolean);
+  return rows.length > 0 && [el("h2", {}, t("modelChanges")), el("table", {}, rows)];
+}
 
 const changeLine = ({ time, who, action, ref }) =>
   el("tr", {}, el("td", {}, day(time)), el("td", {}, whoOf(who)), el("td", {}, t(ACTIONS[action], { ref })));

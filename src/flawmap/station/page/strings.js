@@ -93,14 +93,15 @@ const STRINGS = {
   undo: ["Take back: part {label} is open again", "Zurücknehmen: Teil {label} ist wieder offen"],
   takenBack: ["Part {label} is open again", "Teil {label} ist wieder offen"],
   keys: [
-    "Enter confirms · X overrules · arrows move · U takes back",
-    "Enter bestätigt · X überstimmt · Pfeile blättern · U nimmt zurück",
+    "Enter confirms · X overrules · arrows move · U takes back · N: a note, until Enter",
+    "Enter bestätigt · X überstimmt · Pfeile blättern · U nimmt zurück · N: Bemerkung, bis Enter",
   ],
   previous: ["Previous part", "Voriges Teil"],
   next: ["Next part", "Nächstes Teil"],
   decided: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
   leans: ["leans to {verdict}", "eher {verdict}"],
   note: ["Note", "Bemerkung"],
+  noteOptional: ["Note (optional)", "Bemerkung (optional)"],
 
   // Threshold
   line: ["Threshold line", "Schwellenlinie"],
@@ -125,8 +126,14 @@ const STRINGS = {
     "Escape knows only parts that somebody decided.",
     "Der Durchschlupf kennt nur Teile, die jemand entschieden hat.",
   ],
-  below: ["Just below the line: these pass", "Knapp unter der Linie: diese gelten als gut"],
-  above: ["Just above the line: these are rejected", "Knapp über der Linie: diese gelten als fehlerhaft"],
+  below: [
+    "Just below the line: these pass, unless in doubt",
+    "Knapp unter der Linie: diese gelten als gut, wenn nicht unklar",
+  ],
+  above: [
+    "Just above the line: these are rejected, unless in doubt",
+    "Knapp über der Linie: diese gelten als fehlerhaft, wenn nicht unklar",
+  ],
   none: ["none", "keine"],
   useSuggested: ["Suggested {score}", "Vorschlag {score}"],
   suggestedBetween: [
@@ -286,6 +293,7 @@ const STRINGS = {
   modelChanges: ["Changes of the model", "Wechsel des Modells"],
   actionUse: ["switched to {ref}", "gewechselt auf {ref}"],
   actionBack: ["rolled back to {ref}", "zurück auf {ref}"],
+  actionBegan: ["switched to {ref}, in use at the start", "gewechselt auf {ref}, zu Beginn in Gebrauch"],
   actionAdd: ["added {ref}", "{ref} hinzugefügt"],
   partsShown: ["Rejected, doubtful and overruled parts", "Fehlerhafte, unklare und überstimmte Teile"],
   truncated: [

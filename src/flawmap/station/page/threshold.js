@@ -1,7 +1,7 @@
 // Where the line between good and defective lies, what moving it does, and the versions it lay in.
 
 import { get, post } from "./api.js";
-import { ask, busy, button, el, field, refill, still, tell } from "./dom.js";
+import { ask, busy, button, el, field, refill, still, symbol, tell } from "./dom.js";
 import { digitsOf, histogram } from "./histogram.js";
 import { look } from "./look.js";
 import { thumbnail } from "./parts.js";
@@ -72,7 +72,12 @@ export function threshold(root) {
     ]).catch(() => []);
     if (!exact || asked !== at) return;
     drawFigures(exact);
-    refill(around, row("below", [...parts.below].reverse(), "pass"), row("above", parts.above, "reject"));
+    const doubtful = (part) => data.doubt > 0 && Math.abs(part.score - asked) <= data.doubt;
+    refill(
+      around,
+      row("below", [...parts.below].reverse(), "pass", doubtful),
+      row("above", parts.above, "reject", doubtful),
+    );
   });
 
   function drawFigures(point) {
@@ -149,7 +154,8 @@ const figure = (key, value, means, kind) =>
     el("small", { class: "soft" }, means),
   );
 
-const row = (key, parts, verdict) =>
+/** The sign at the foot of a picture is what was recorded or decided; the mark at its head what the line makes of it. */
+const row = (key, parts, verdict, doubtful) =>
   el(
     "div",
     { class: `row-of ${verdict}` },
@@ -163,6 +169,7 @@ const row = (key, parts, verdict) =>
               "figure",
               {},
               thumbnail(part, () => look(part)),
+              doubtful(part) && el("span", { class: "mark word" }, symbol("doubt"), t("doubt")),
               el("figcaption", {}, score(part.score)),
             ),
           )

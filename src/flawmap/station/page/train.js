@@ -11,7 +11,6 @@ import { words } from "./words.js";
 
 const STATES = { running: "running", done: "done", failed: "failedState", cancelled: "cancelled" };
 const ABOUT = { fast: "recipeFast", demo: "recipeDemo", paper: "recipePaper" };
-const NO_PARTS = ["general", "lean"]; // recipes of what every part's training starts from
 const POLL_MS = 2000;
 
 const whyOf = (training) => words(training.why_code, { step: training.step }, training.why);
@@ -30,7 +29,7 @@ export function train(root) {
 
   async function load() {
     const [kinds, runs] = await Promise.all([get("/api/recipes"), get("/api/trainings")]);
-    recipes = kinds.recipes.filter((recipe) => !NO_PARTS.includes(recipe.name));
+    recipes = kinds.recipes;
     trainings = runs.trainings;
     order = null;
     await refresh();
