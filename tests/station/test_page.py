@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from flawmap.station.schemas import Note
 
 PAGE = Path(__file__).parents[2] / "src/flawmap/station/page"
 PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def shared(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A station for tests that hold whatever other parts it has."""
+    server = Server(models, tmp_path_factory.mktemp("shared") / "station")
+    yield server
+    server.stop()
 
 
 def parts(server: Server, **query: Any) -> list[dict[str, Any]]:
@@ -58,9 +67,9 @@ def test_a_burst_ends_with_its_last_part_shown(page: Any, station: Server) -> No
     expect(page.locator(".counter b")).to_have_text([*map(str, counted), re.compile(r"\d+")])
 
 
-def test_the_opacity_slider_fades_the_heat(page: Any, station: Server) -> None:
-    send(station, DEFECTIVE)
-    open_view(page, station, "live")
+def test_the_opacity_slider_fades_the_heat(page: Any, shared: Server) -> None:
+    send(shared, DEFECTIVE)
+    open_view(page, shared, "live")
     page.get_by_label("Heat map").fill("0")
     heat = page.locator(".layers img.over")
     expect(heat).to_have_css("opacity", "0")
@@ -257,8 +266,8 @@ def test_a_lost_connection_shows_and_recovers_by_itself(page: Any, station: Serv
         again.stop()
 
 
-def test_the_language_switches_and_is_remembered(page: Any, station: Server) -> None:
-    open_view(page, station, "live")
+def test_the_language_switches_and_is_remembered(page: Any, shared: Server) -> None:
+    open_view(page, shared, "live")
     page.get_by_role("button", name="DE").click()
     expect(page.locator("nav a").first).to_have_text("Live")
     expect(page.locator("nav a").nth(1)).to_have_text("Prüfen")
@@ -267,10 +276,10 @@ def test_the_language_switches_and_is_remembered(page: Any, station: Server) -> 
     expect(page.locator("html")).to_have_attribute("lang", "de")
 
 
-def test_a_german_browser_is_spoken_to_in_german(chromium: Any, station: Server) -> None:
+def test_a_german_browser_is_spoken_to_in_german(chromium: Any, shared: Server) -> None:
     context = chromium.new_context(locale="de-AT")
     page = context.new_page()
-    page.goto(station.url)
+    page.goto(shared.url)
     expect(page.locator("nav a").nth(2)).to_have_text("Schwelle")
     context.close()
 
@@ -291,11 +300,11 @@ def test_a_report_is_saved_as_one_file(page: Any, station: Server, tmp_path: Pat
 
 
 @pytest.mark.parametrize("size", [PANEL, PHONE, {"width": 1920, "height": 1080}], ids=["panel", "phone", "desk"])
-def test_no_view_is_wider_than_its_screen_and_fingers_hit_everything(page: Any, station: Server, size: Any) -> None:
-    send(station, *range(5))
+def test_no_view_is_wider_than_its_screen_and_fingers_hit_everything(page: Any, shared: Server, size: Any) -> None:
+    send(shared, *range(5))
     page.set_viewport_size(size)
     for view in TABS:
-        open_view(page, station, view)
+        open_view(page, shared, view)
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], view
         small = page.evaluate(
@@ -308,9 +317,9 @@ def test_no_view_is_wider_than_its_screen_and_fingers_hit_everything(page: Any, 
         assert small == [], view
 
 
-def test_the_live_view_fits_the_panel_without_scrolling(page: Any, station: Server) -> None:
-    send(station, DEFECTIVE)
-    open_view(page, station, "live")
+def test_the_live_view_fits_the_panel_without_scrolling(page: Any, shared: Server) -> None:
+    send(shared, DEFECTIVE)
+    open_view(page, shared, "live")
     expect(page.locator(".counter")).to_have_count(4)
     assert page.evaluate("document.documentElement.scrollHeight") == PANEL["height"]
     assert page.evaluate("(box => box.scrollHeight <= box.clientHeight)(document.querySelector('.column'))")
@@ -325,14 +334,14 @@ def test_a_label_is_text_and_never_markup(page: Any, station: Server) -> None:
     assert page.title() != "owned"
 
 
-def test_the_page_forbids_what_is_inline_or_from_elsewhere(page: Any, station: Server) -> None:
-    answer = page.goto(station.url)
+def test_the_page_forbids_what_is_inline_or_from_elsewhere(page: Any, shared: Server) -> None:
+    answer = page.goto(shared.url)
     policy = answer.headers["content-security-policy"]
     assert "default-src 'self'" in policy and "unsafe" not in policy
 
 
-def test_a_keyboard_reaches_the_content_and_the_tabs(page: Any, station: Server) -> None:
-    open_view(page, station, "live")
+def test_a_keyboard_reaches_the_content_and_the_tabs(page: Any, shared: Server) -> None:
+    open_view(page, shared, "live")
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     page.keyboard.press("Enter")
