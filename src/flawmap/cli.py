@@ -925,6 +925,9 @@ def watch_command(
     token: Annotated[
         str | None, typer.Option("--token", envvar="FLAWMAP_TOKEN", help="For it; safer in FLAWMAP_TOKEN.")
     ] = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", metavar="FILE", help="What its certificate is trusted by, PEM.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Of pass, reject, doubt, failed; default: DIR.")
     ] = None,
@@ -953,11 +956,13 @@ def watch_command(
         raise ConfigError("--move and --copy exclude each other")
     if out is not None and not (move or copy):
         raise ConfigError("--out is for --move or --copy")
+    if ca is not None and server is None:
+        raise ConfigError("--ca is for --server")
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder} to watch")
     with ExitStack() as opened:
         if server is not None:
-            client = Client(server, token, retries=PATIENCE)
+            client = Client(server, token, retries=PATIENCE, ca=ca)
             opened.callback(client.close)
             inspect = by_server(client, lot)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,10 +22,14 @@ class Client:
 
     `token`: None where the station asks for none. `retries`: how often an image is sent again that met a full queue, a
     station that is being started, or no station at all; waits as long as it is told to. An image is recorded once,
-    however often it is sent.
+    however often it is sent. `ca`: a PEM file with the certificate that a station's own is trusted by, or is; None: the
+    system's.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, timeout: float = 90.0, retries: int = 5) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout: float = 90.0, retries: int = 5,
+        ca: str | Path | None = None,
+    ) -> None:  # fmt: skip
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
             address = httpx.URL(url)
@@ -32,7 +37,9 @@ class Client:
             address = httpx.URL("")
         if address.scheme not in ("http", "https") or not address.host:
             raise StationError(f"{url!r} is no address; expected one as http://127.0.0.1:8000")
-        self._http = httpx.Client(base_url=address, headers=headers, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(
+            base_url=address, headers=headers, timeout=timeout, trust_env=False, verify=_trusting(ca)
+        )
         self.url, self.retries = url, retries
 
     def __enter__(self) -> Client:
@@ -157,7 +164,8 @@ class Client:
             try:
                 return self._ask(method, path, **request)
             except StationError as problem:
-                if tried == self.retries or problem.status not in (0, 429, 503):
+                passes = isinstance(problem, _Away) or problem.status in (429, 503)
+                if tried == self.retries or not passes:
                     raise
                 time.sleep(min(problem.retry_after or 0.5 * 2**tried, LONGEST_WAIT_S))
         raise AssertionError("unreachable")
@@ -180,6 +188,10 @@ class Client:
         return _Errors(self.url)
 
 
+class _Away(StationError):
+    """A station that cannot be reached, which may pass."""
+
+
 class _Errors:
     """What httpx raises becomes a StationError."""
 
@@ -193,9 +205,33 @@ class _Errors:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:  # fmt: skip
         if isinstance(problem, httpx.TimeoutException):
-            raise StationError(f"the station {self.url} did not answer in time") from problem
+            raise _Away(f"the station {self.url} did not answer in time") from problem
+        if untrusted := _untrusted(problem):
+            raise StationError(
+                f"the certificate of {self.url} is not trusted ({untrusted}); "
+                "give the file of it, or of the authority that signed it, as ca= or --ca"
+            ) from problem
         if isinstance(problem, httpx.TransportError | httpx.InvalidURL):
-            raise StationError(f"the station {self.url} cannot be reached ({problem}); is it running?") from problem
+            raise _Away(f"the station {self.url} cannot be reached ({problem}); is it running?") from problem
+
+
+def _trusting(ca: str | Path | None) -> ssl.SSLContext:
+    """What certificates are checked by. Raises StationError for a file that holds none."""
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except ssl.SSLError as problem:
+        raise StationError(f"{ca} holds no certificate; expected a file in PEM") from problem
+    except OSError as problem:
+        raise StationError(f"the certificate {ca} cannot be read: {problem.strerror}") from problem
+
+
+def _untrusted(problem: BaseException | None) -> str:
+    """Why a certificate was refused, "" where none was; httpx wraps what the ssl module raised."""
+    while problem is not None:
+        if isinstance(problem, ssl.SSLCertVerificationError):
+            return problem.verify_message
+        problem = problem.__cause__ or problem.__context__
+    return ""
 
 
 def _problem(answer: httpx.Response) -> StationError:
