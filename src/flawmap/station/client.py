@@ -126,7 +126,7 @@ class Client:
         return self._ask("GET", "/api/models")
 
     def use(self, ref: str, note: str = "") -> dict[str, Any]:
-        """Switch to a version."""
+        """Switch to a version, by its ref or a name for the newest of it; also one just copied to the models folder."""
         return self._ask("POST", f"/api/models/{ref}/use", json={"note": note})
 
     def roll_back(self, note: str = "") -> dict[str, Any]:
