@@ -985,18 +985,18 @@ def watch_command(
 
 @contextmanager
 def _record(data: Path, database: str | None, new: bool = False) -> Iterator[Record]:
-    """The record of a station, made where it is `new`."""
+    """The record of a station; where it is `new`, one is made if there is none, and that is said."""
     from flawmap.errors import StationError
     from flawmap.station.record import Record, url_of
 
-    if database is None and not new and not (data / "record.sqlite").is_file():
-        raise StationError(f"{data} holds no record; give the --data or --database of a station")
-    if new:
+    if new and database is None:
         try:
             data.mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as problem:
             raise StationError(f"cannot write to {data}: {problem.strerror}") from problem
-    record = Record(url_of(data, database))
+    record = Record(url_of(data, database), new)
+    if record.made:
+        _remark(f"made a new record in {record.place}")
     try:
         yield record
     finally:

@@ -139,15 +139,20 @@ def hash_of(row: Row) -> str:
 class Record:
     """An open record. `url`: of SQLAlchemy; SQLite and PostgreSQL are tested. Raises StationError.
 
-    Threads may share it. `submit` appends from a thread of its own, several entries to a transaction.
+    Threads may share it. `submit` appends from a thread of its own, several entries to a transaction. `new`: whether
+    one is made where there is none; `made` tells that it was.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, new: bool = True) -> None:
         self.engine = _engine(url)
+        self.place = place_of(self.engine)
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._lock = threading.Lock()
         try:
+            if not new and not _holds_record(self.engine):
+                self.engine.dispose()
+                raise StationError(f"{self.place} holds no record; give the --data or --database of a station")
             metadata.create_all(self.engine)
             with self.writing() as connection:
                 _index(connection)
@@ -155,7 +160,8 @@ class Record:
                 if known is None:
                     connection.execute(head.insert().values(id=1, format=FORMAT, seq=0, hash=START))
         except SQLAlchemyError as problem:
-            raise StationError(f"the database {place_of(self.engine)} cannot be used: {reason(problem)}") from problem
+            raise StationError(f"the database {self.place} cannot be used: {reason(problem)}") from problem
+        self.made = known is None
         if known is not None and known > FORMAT:
             raise StationError(f"the record is of format {known}, this flawmap knows up to {FORMAT}; update flawmap")
 
@@ -228,6 +234,13 @@ class Record:
         self.engine.dispose()
 
 
+def _holds_record(engine: Engine) -> bool:
+    """Whether a database has the tables of a record; nothing is made by asking."""
+    if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
+        return False
+    return sa.inspect(engine).has_table(records.name)
+
+
 def _index(connection: Connection) -> None:
     """Give a record of an older flawmap the indexes of this one."""
     known = {index["name"] for index in sa.inspect(connection).get_indexes(records.name)}
@@ -272,8 +285,10 @@ def url_of(data: Path, database: str | None) -> str:
 
 
 def place_of(engine: Engine) -> str:
-    """The database in words, without its password."""
-    return engine.url.render_as_string(hide_password=True)
+    """The database in words: a file, or its URL without password and options, which may hold one."""
+    if engine.dialect.name == "sqlite":
+        return str(engine.url.database)
+    return engine.url.set(drivername=engine.dialect.name, query={}).render_as_string(hide_password=True)
 
 
 def reason(problem: Exception) -> str:
