@@ -101,6 +101,7 @@ def test_audit_ends_with_1_when_one_row_was_edited(data: Path) -> None:
     assert whole.exit_code == 0 and "the chain is whole" in whole.stdout
     noted = whole.stdout.split("head ")[1].strip()
     assert run("audit", "--data", data, "--head", noted).exit_code == 0
+    assert "64 letters" in refused("audit", "--data", data, "--head", noted[:12])
     database = sqlite3.connect(data / "record.sqlite")
     database.execute("UPDATE records SET verdict = 'pass' WHERE seq = 3")
     database.commit()
@@ -130,8 +131,12 @@ def test_a_backup_restored_elsewhere_is_the_same_station(
     assert head == run("audit", "--data", data).stdout.split("head ")[1].strip()
     assert "is not empty" in refused(*words)
     server = Server(
-        tmp_path / "models", tmp_path / "again", *([] if "sqlite" in database else ["--database", database])
+        tmp_path / "models",
+        tmp_path / "again",
+        *([] if "sqlite" in database else ["--database", database.replace("flawmap@", "flawmap:secret@")]),
     )
+    place = str(tmp_path / "again") if "sqlite" in database else database.replace("flawmap@", "flawmap:***@")
+    assert f"records in {place}\n" in server.log.read_text()
     with Client(server.url) as client:
         parts = list(client.parts(order="oldest"))
         assert [part["label"] for part in parts] == [f"part {number}" for number in range(4)]
@@ -196,6 +201,10 @@ def test_a_mistake_in_serve_is_one_line(models: Path, tmp_path: Path) -> None:
         [*usual, "--certificate", tmp_path / "none.pem"],
     ):  # fmt: skip
         assert refused("serve", *words)
+    missing = tmp_path / "none.toml"
+    assert f"there is no file {missing}" in refused("serve", *usual, "--config", missing)
+    told = refused("serve", *usual, "--database", "mysql://anna:secret@host/name")
+    assert "mysql:// is not supported; expected sqlite:///FILE or postgresql://" in told and "secret" not in told
 
 
 def test_settings_are_read_checked_and_all_in_the_docs(tmp_path: Path) -> None:

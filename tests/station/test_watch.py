@@ -116,7 +116,7 @@ def test_a_file_that_stays_damaged_is_told_once(tmp_path: Path) -> None:
     watching, collect = watch(tmp_path, inspect, damaged_s=0.1, out=tmp_path, move=True)
     assert watching.run(once=True) == 2
     assert [result["verdict"] for result in collect.results] == [None, None]
-    assert "not an image" in collect.results[0]["error"]
+    assert collect.results[0]["error"] == "not an image", "the file's name stands beside it"
     assert sorted(path.name for path in (tmp_path / "failed").iterdir()) == ["damaged.png", "empty.png"]
     watching.close()
 

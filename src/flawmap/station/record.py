@@ -27,6 +27,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from flawmap.errors import StationError
 
+SUPPORTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
 FORMAT = 1  # of the tables; raised when an older flawmap could no longer read what a newer one writes
 START = "0" * 64  # the hash before the first row
 TOGETHER = 64  # entries in one transaction, at most
@@ -302,7 +303,10 @@ def _engine(url: str) -> Engine:
         parsed = sa.make_url(url)
         if parsed.drivername == "postgresql":  # the driver that flawmap[postgresql] brings
             parsed = parsed.set(drivername="postgresql+psycopg")
-        lite = parsed.get_backend_name() == "sqlite"
+        kind = parsed.get_backend_name()
+        if kind not in ("sqlite", "postgresql"):
+            raise StationError(f"--database {kind}:// is not supported; expected {SUPPORTED}")
+        lite = kind == "sqlite"
         options: dict[str, Any] = {"connect_args": {"timeout": 30}} if lite else {"pool_pre_ping": True}
         engine = sa.create_engine(parsed, **options)
     except ModuleNotFoundError as problem:
@@ -310,9 +314,7 @@ def _engine(url: str) -> Engine:
             f"the database needs the package {problem.name}; pip install 'flawmap[postgresql]'"
         ) from problem
     except (ArgumentError, NoSuchModuleError, ValueError) as problem:
-        raise StationError(
-            "--database is no URL of a database; expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
-        ) from problem
+        raise StationError(f"--database is no URL of a database; expected {SUPPORTED}") from problem
     if lite:
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)

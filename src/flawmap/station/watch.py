@@ -172,7 +172,7 @@ class Watch:
         try:
             return {**empty, "error": "", **self.inspect(arrived, data), **known}
         except ImageError as problem:
-            return {**empty, **known, "error": str(problem)}
+            return {**empty, **known, "error": str(problem).removeprefix(f"{arrived.name}: ")}
         except StationError as problem:
             if problem.status not in (413, 415, 422):  # of the image; anything else is no fault of it
                 raise
