@@ -944,7 +944,7 @@ def watch_command(
     device: Device = "auto",
     runtime: Runtime_ = "torch",
 ) -> None:
-    """Inspect each new file of a folder once, as a camera writes them."""
+    """Inspect each new file of a folder once, as a camera writes them. With --once exit code 1 when any failed."""
     from flawmap.station.client import Client
     from flawmap.station.mqtt import Broker
     from flawmap.station.seen import Table
@@ -980,7 +980,9 @@ def watch_command(
         opened.callback(watch.close)
         with stopped_by_signals(watch):
             done = watch.run(once)
-    _say(f"{done} files inspected")
+    _say(f"{done} files inspected" + (f", {watch.failed} of them failed" if watch.failed else ""))
+    if once and watch.failed:
+        raise typer.Exit(1)
 
 
 @contextmanager

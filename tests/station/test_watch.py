@@ -288,6 +288,22 @@ def test_mistakes_are_told_in_one_line(models: Path, tmp_path: Path) -> None:
         assert len(result.stderr.splitlines()) == 1, result.stderr
 
 
+def test_watch_once_ends_with_1_when_files_failed_in_that_run(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from flawmap import cli
+
+    write(tmp_path, "good.png", 1)
+    (tmp_path / "damaged.png").write_bytes(png(2)[:50])
+    monkeypatch.setitem(Watch.__init__.__kwdefaults__, "damaged_s", 0.1)
+    words = ["watch", str(tmp_path), "--model", str(models / "part.bundle"), "--device", "cpu", "--once"]
+    runs = [CliRunner().invoke(cli.app, words) for _ in range(2)]
+    told = [(run.exit_code, run.stdout.splitlines()[-1]) for run in runs]
+    assert told == [(1, "2 files inspected, 1 of them failed"), (0, "0 files inspected")]
+
+
 def test_the_service_records_each_file_once(models: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -52,7 +52,7 @@ class Sink(Protocol):
 
 
 class Watch:
-    """One watched folder. `say` is told a line for each file."""
+    """One watched folder. `say` is told a line for each file. `failed` counts those done that were no usable image."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Watch:
         self.folder, self.inspect, self.sinks, self.out, self.move = folder, inspect, sinks, out, move
         self.say, self.settle_s, self.damaged_s = say, settle_s, damaged_s
         self.seen = Seen(state or folder / STATE)
-        self.stopping = threading.Event()
+        self.stopping, self.failed = threading.Event(), 0
         self._done: dict[str, tuple[int, int]] = {}  # by name: size and time of change; saves asking `seen`
         self._looks: dict[str, tuple[int, int, float]] = {}  # by name: size, time of change, since when
 
@@ -160,6 +160,7 @@ class Watch:
         if self.out is not None:
             self._sort(arrived, result["verdict"] or "failed")
         self.seen.note(arrived, "done")
+        self.failed += result["verdict"] is None
         self._looks.pop(arrived.name, None)
         score = "" if result["score"] is None else f"{result['score']:.4f}"
         self.say(f"{result['verdict'] or 'failed':<8} {score:<7} {arrived.name} {result['error']}".rstrip())
