@@ -948,7 +948,7 @@ def watch_command(
     from flawmap.station.client import Client
     from flawmap.station.mqtt import Broker
     from flawmap.station.seen import Table
-    from flawmap.station.watch import PATIENCE, Sink, Watch, by_bundle, by_server, stopped_by_signals
+    from flawmap.station.watch import PATIENCE_S, Sink, Watch, by_bundle, by_server, stopped_by_signals
 
     if (model is None) == (server is None):
         raise ConfigError("give --model BUNDLE or --server URL, one of them")
@@ -962,7 +962,7 @@ def watch_command(
         raise ConfigError(f"there is no folder {folder} to watch")
     with ExitStack() as opened:
         if server is not None:
-            client = Client(server, token, retries=PATIENCE, ca=ca)
+            client = Client(server, token, timeout=PATIENCE_S, ca=ca)
             opened.callback(client.close)
             inspect = by_server(client, lot)
         else:

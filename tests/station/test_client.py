@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import httpx
 import pytest
-from station_helpers import Server, png, wait_until
+from station_helpers import Server, free_port, png, wait_until
 from typer.testing import CliRunner
 
 from flawmap import cli
@@ -52,3 +58,74 @@ def test_a_file_that_is_no_certificate_is_told_in_one_line(tmp_path: Path, name:
     with pytest.raises(StationError, match=why) as raised:
         Client("https://127.0.0.1:1", ca=tmp_path / name)
     assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_an_image_waits_for_a_station_that_is_started_later(models: Path, tmp_path: Path) -> None:
+    port = free_port()
+    found: list[dict[str, Any]] = []
+
+    def send() -> None:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            found.append(client.inspect(png(1)))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    time.sleep(3)
+    server = Server(models, tmp_path / "data", "--port", str(port), wait=False)
+    thread.join()
+    assert found[0]["verdict"] in ("pass", "reject")
+    with Client(server.url) as client:
+        assert [part["id"] for part in client.parts()] == [found[0]["id"]]
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the client sleeps, on a clock that nothing else moves."""
+    slept: list[float] = []
+    clock = SimpleNamespace(sleep=slept.append, monotonic=lambda: sum(slept))
+    monkeypatch.setattr("flawmap.station.client.time", clock)
+    return slept
+
+
+def answered_by(answer: Callable[[httpx.Request], httpx.Response], **options: Any) -> Client:
+    client = Client("http://127.0.0.1:1", **options)
+    client._http = httpx.Client(base_url=client.url, transport=httpx.MockTransport(answer))
+    return client
+
+
+def test_waits_grow_and_are_as_long_as_the_station_says(waits: list[float]) -> None:
+    keys = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["Idempotency-Key"])
+        if len(keys) <= 6:
+            raise httpx.ConnectError("refused")
+        if len(keys) == 7:
+            return httpx.Response(503, headers={"Retry-After": "7"}, json={"error": "loading"})
+        return httpx.Response(201, json={"verdict": "pass"})
+
+    with answered_by(answer) as client:
+        assert client.inspect(b"image") == {"verdict": "pass"}
+    assert waits == [0.5, 1, 2, 4, 5, 5, 7]
+    assert len(set(keys)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"timeout": 10.0}, [0.5, 1, 2, 4, 2.5]), ({"retries": 2}, [0.5, 1]), ({"retries": 0}, [])],
+)
+def test_the_client_gives_up_at_its_timeout(waits: list[float], options: Any, expected: list[float]) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    with answered_by(answer, **options) as client, pytest.raises(StationError, match="cannot be reached"):
+        client.inspect(b"image")
+    assert waits == expected
+
+
+@pytest.mark.parametrize("status", [200, 401, 422])
+def test_what_does_not_pass_is_told_at_once(waits: list[float], status: int) -> None:
+    with answered_by(lambda request: httpx.Response(status)) as client, pytest.raises(StationError):
+        client.inspect(b"image")
+    assert waits == []

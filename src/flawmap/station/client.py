@@ -14,21 +14,22 @@ import httpx
 
 from flawmap.errors import StationError
 
-LONGEST_WAIT_S = 30.0  # before another try, whatever the station asks for
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0  # before another try, where the station does not say when
 
 
 class Client:
     """Speaks to a station. A part is a dict, as docs/station-api.md tells it. Raises StationError.
 
-    `token`: None where the station asks for none. `retries`: how often an image is sent again that met a full queue, a
-    station that is being started, or no station at all; waits as long as it is told to. An image is recorded once,
-    however often it is sent. `ca`: a PEM file with the certificate that a station's own is trusted by, or is; None: the
-    system's.
+    `token`: None where the station asks for none. `timeout`: seconds that an answer is waited for; as long goes `inspect`
+    on sending an image that met a full queue, a station that is being started, or no station at all: after waits that
+    grow from half a second to five, or when the station says to. An image is recorded once, however often it is
+    sent. `retries`: at most so often; 0: never, None: until the timeout. `ca`: a PEM file with the certificate that a
+    station's own is trusted by, or is; None: the system's.
     """
 
     def __init__(
-        self, url: str, token: str | None = None, *, timeout: float = 90.0, retries: int = 5,
-        ca: str | Path | None = None,
+        self, url: str, token: str | None = None, *, timeout: float = 90.0,
+        retries: int | None = None, ca: str | Path | None = None,
     ) -> None:  # fmt: skip
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
@@ -40,7 +41,7 @@ class Client:
         self._http = httpx.Client(
             base_url=address, headers=headers, timeout=timeout, trust_env=False, verify=_trusting(ca)
         )
-        self.url, self.retries = url, retries
+        self.url, self.timeout, self.retries = url, timeout, retries
 
     def __enter__(self) -> Client:
         """The client itself."""
@@ -71,7 +72,7 @@ class Client:
         data = image if isinstance(image, bytes) else _bytes_of(Path(image))
         query = {"model": model, "label": label, "lot": lot, "camera": camera, "deadline": deadline}
         headers = {"Content-Type": "application/octet-stream"}
-        if key is None and self.retries:
+        if key is None and self.retries != 0:
             import uuid
 
             key = uuid.uuid4().hex
@@ -160,15 +161,17 @@ class Client:
                     yield name, json.loads(line.removeprefix("data: "))
 
     def _patiently(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        for tried in range(self.retries + 1):
+        ends, wait, tried = time.monotonic() + self.timeout, FIRST_WAIT_S, 0
+        while True:
             try:
                 return self._ask(method, path, **request)
             except StationError as problem:
+                left = ends - time.monotonic()
                 passes = isinstance(problem, _Away) or problem.status in (429, 503)
-                if tried == self.retries or not passes:
+                if not passes or left <= 0 or tried == self.retries:
                     raise
-                time.sleep(min(problem.retry_after or 0.5 * 2**tried, LONGEST_WAIT_S))
-        raise AssertionError("unreachable")
+                time.sleep(min(problem.retry_after or wait, left))
+            tried, wait = tried + 1, min(2 * wait, LONGEST_WAIT_S)
 
     def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:

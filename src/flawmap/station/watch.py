@@ -34,7 +34,7 @@ STATE = ".flawmap-watch.sqlite"
 FOLDERS = ("pass", "reject", "doubt", "failed")
 SETTLE_S = 0.3  # between two looks at a folder
 DAMAGED_S = 30.0  # a file that stays the same for so long and still is no whole image has failed
-PATIENCE = 10  # tries, with longer and longer waits, for a station that is away or busy
+PATIENCE_S = 150.0  # for a station that is away or busy
 AT_ONCE = 64  # files between two looks
 
 
