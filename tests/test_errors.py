@@ -10,6 +10,9 @@ import pytest
 
 import flawmap
 from flawmap import errors
+from flawmap.data.layouts import read_table
+from flawmap.train.budget import planned
+from flawmap.train.loop import load_state
 
 SOURCE = str(Path(flawmap.__file__).parents[1])
 EXCEPTIONS = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, Exception)]
@@ -72,3 +75,16 @@ def test_help_imports_nothing_heavy() -> None:
 def test_no_exported_name_is_hidden_by_a_package_of_that_name() -> None:
     packages = {path.name for path in Path(flawmap.__file__).parent.iterdir()}
     assert not packages & set(flawmap.__all__)
+
+
+def test_a_message_names_a_file_that_cannot_be_read_once(tmp_path: Path) -> None:
+    for name in ("table.csv", "plan.json", "state"):
+        (tmp_path / name).mkdir()  # no file
+    for read, name in (
+        (lambda: read_table(tmp_path / "table.csv"), "table.csv"),
+        (lambda: planned(tmp_path, None, True), "plan.json"),
+        (lambda: load_state(tmp_path / "state"), "state"),
+    ):
+        with pytest.raises(errors.FlawmapError) as raised:
+            read()
+        assert str(raised.value).count(f"{tmp_path / name}") == 1, str(raised.value)

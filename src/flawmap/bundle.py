@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
 from flawmap.data.images import read_mask, write_image
-from flawmap.errors import BundleError, ConfigError, ImageError
+from flawmap.errors import BundleError, ConfigError, ImageError, first_line
 from flawmap.measure.evidence import GoodEvidence
 from flawmap.measure.photos import GoodPhotos
 from flawmap.measure.threshold import Threshold
@@ -191,7 +191,7 @@ def load_bundle(path: Path) -> Bundle:
         recipe = recipe_from_text((path / RECIPE).read_text(encoding="utf-8"), str(path / RECIPE))
         found = sha256(path / WEIGHTS)
     except (ConfigError, OSError, UnicodeDecodeError) as problem:
-        raise BundleError(f"{path / RECIPE} or {WEIGHTS} cannot be read: {_first_line(problem)}") from problem
+        raise BundleError(f"{path / RECIPE} or {WEIGHTS} cannot be read: {first_line(problem)}") from problem
     if found != note["weights_sha256"]:
         raise BundleError(
             f"{path / WEIGHTS} is not the file that {NOTE} describes; copy the bundle again, or train it anew"
@@ -384,9 +384,7 @@ def _load_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             _check_format(int(metadata.get("format", "0")), file)
             return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118, not a mapping
     except (OSError, SafetensorError, ValueError) as problem:
-        raise BundleError(
-            f"{file} is not readable weights ({_first_line(problem)}); copy or make it again"
-        ) from problem
+        raise BundleError(f"{file} is not readable weights ({first_line(problem)}); copy or make it again") from problem
 
 
 def _read_note(path: Path) -> dict[str, Any]:
@@ -396,7 +394,7 @@ def _read_note(path: Path) -> dict[str, Any]:
     try:
         note = json.loads((path / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
-        raise BundleError(f"{path / NOTE} cannot be read: {_first_line(problem)}") from problem
+        raise BundleError(f"{path / NOTE} cannot be read: {first_line(problem)}") from problem
     kinds = {"format": int, "refinement": bool, "weights_sha256": str, "provenance": dict}
     if isinstance(note, dict) and isinstance(note.get("format"), int):
         _check_format(note["format"], path / NOTE)
@@ -438,7 +436,7 @@ def _ignore(note: Mapping[str, Any], path: Path) -> np.ndarray[Any, np.dtype[np.
             raise BundleError(f"{path / IGNORE} is not the file that {NOTE} describes; copy the bundle again")
         return read_mask(path / IGNORE)
     except (OSError, ImageError) as problem:
-        raise BundleError(f"{path / IGNORE} cannot be read: {_first_line(problem)}; copy the bundle again") from problem
+        raise BundleError(f"{path / IGNORE} cannot be read: {first_line(problem)}; copy the bundle again") from problem
 
 
 def _photos(note: Mapping[str, Any], path: Path) -> GoodPhotos | None:
@@ -446,7 +444,7 @@ def _photos(note: Mapping[str, Any], path: Path) -> GoodPhotos | None:
     try:
         return None if tensors is None else GoodPhotos.from_tensors(tensors)
     except (KeyError, ValueError) as problem:
-        raise BundleError(f"{path / PHOTOS} cannot be read: {_first_line(problem)}; copy the bundle again") from problem
+        raise BundleError(f"{path / PHOTOS} cannot be read: {first_line(problem)}; copy the bundle again") from problem
 
 
 def _evidence(note: Mapping[str, Any], path: Path, model: DSR) -> GoodEvidence | None:
@@ -457,7 +455,7 @@ def _evidence(note: Mapping[str, Any], path: Path, model: DSR) -> GoodEvidence |
         return GoodEvidence.from_tensors(tensors, (MAP, *model.familiarity.sources))
     except (KeyError, ValueError, IndexError) as problem:
         raise BundleError(
-            f"{path / EVIDENCE} cannot be read: {_first_line(problem)}; copy the bundle again"
+            f"{path / EVIDENCE} cannot be read: {first_line(problem)}; copy the bundle again"
         ) from problem
 
 
@@ -470,7 +468,7 @@ def _described(note: Mapping[str, Any], entry: str, file: Path) -> dict[str, Ten
             raise BundleError(f"{file} is not the file that {NOTE} describes; copy the bundle again")
         return _load_tensors(file)[0]
     except OSError as problem:
-        raise BundleError(f"{file} cannot be read: {_first_line(problem)}; copy the bundle again") from problem
+        raise BundleError(f"{file} cannot be read: {first_line(problem)}; copy the bundle again") from problem
 
 
 def _json(note: Mapping[str, Any]) -> str:
@@ -485,7 +483,7 @@ def _writing(path: Path, saving: Path) -> Iterator[None]:
     except BaseException as problem:
         _remove(saving)
         if isinstance(problem, OSError | SafetensorError | ImageError):
-            raise BundleError(f"cannot write {path}: {_first_line(problem)}") from problem
+            raise BundleError(f"cannot write {path}: {first_line(problem)}") from problem
         raise
 
 
@@ -495,9 +493,3 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
-
-
-def _first_line(problem: BaseException) -> str:
-    if isinstance(problem, OSError) and problem.strerror:
-        return problem.strerror
-    return (str(problem).splitlines() or [type(problem).__name__])[0]

@@ -925,6 +925,9 @@ def watch_command(
     token: Annotated[
         str | None, typer.Option("--token", envvar="FLAWMAP_TOKEN", help="For it; safer in FLAWMAP_TOKEN.")
     ] = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", metavar="FILE", help="What its certificate is trusted by, PEM.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Of pass, reject, doubt, failed; default: DIR.")
     ] = None,
@@ -941,11 +944,11 @@ def watch_command(
     device: Device = "auto",
     runtime: Runtime_ = "torch",
 ) -> None:
-    """Inspect each new file of a folder once, as a camera writes them."""
+    """Inspect each new file of a folder once, as a camera writes them. With --once exit code 1 when any failed."""
     from flawmap.station.client import Client
     from flawmap.station.mqtt import Broker
     from flawmap.station.seen import Table
-    from flawmap.station.watch import PATIENCE, Sink, Watch, by_bundle, by_server, stopped_by_signals
+    from flawmap.station.watch import PATIENCE_S, Sink, Watch, by_bundle, by_server, stopped_by_signals
 
     if (model is None) == (server is None):
         raise ConfigError("give --model BUNDLE or --server URL, one of them")
@@ -953,11 +956,13 @@ def watch_command(
         raise ConfigError("--move and --copy exclude each other")
     if out is not None and not (move or copy):
         raise ConfigError("--out is for --move or --copy")
+    if ca is not None and server is None:
+        raise ConfigError("--ca is for --server")
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder} to watch")
     with ExitStack() as opened:
         if server is not None:
-            client = Client(server, token, retries=PATIENCE)
+            client = Client(server, token, timeout=PATIENCE_S, ca=ca)
             opened.callback(client.close)
             inspect = by_server(client, lot)
         else:
@@ -975,23 +980,25 @@ def watch_command(
         opened.callback(watch.close)
         with stopped_by_signals(watch):
             done = watch.run(once)
-    _say(f"{done} files inspected")
+    _say(f"{done} files inspected" + (f", {watch.failed} of them failed" if watch.failed else ""))
+    if once and watch.failed:
+        raise typer.Exit(1)
 
 
 @contextmanager
 def _record(data: Path, database: str | None, new: bool = False) -> Iterator[Record]:
-    """The record of a station, made where it is `new`."""
+    """The record of a station; where it is `new`, one is made if there is none, and that is said."""
     from flawmap.errors import StationError
     from flawmap.station.record import Record, url_of
 
-    if database is None and not new and not (data / "record.sqlite").is_file():
-        raise StationError(f"{data} holds no record; give the --data or --database of a station")
-    if new:
+    if new and database is None:
         try:
             data.mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as problem:
             raise StationError(f"cannot write to {data}: {problem.strerror}") from problem
-    record = Record(url_of(data, database))
+    record = Record(url_of(data, database), new)
+    if record.made:
+        _remark(f"made a new record in {record.place}")
     try:
         yield record
     finally:

@@ -70,3 +70,10 @@ class StationError(FlawmapError):
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.status, self.retry_after, self.code, self.values = status, retry_after, code, values
+
+
+def first_line(problem: BaseException) -> str:
+    """The reason a problem gives, in one line, without the name of the file, which messages give themselves."""
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    return (str(problem).splitlines() or [type(problem).__name__])[0]

@@ -73,7 +73,7 @@ class Server:
             assert self.process.poll() is None, self.log.read_text()
             with self.log.open("rb") as log:
                 log.seek(start)
-                found = re.search(rb"(http://\S+:\d+), records in", log.read())
+                found = re.search(rb"(https?://\S+:\d+), records in", log.read())
             self.url = "" if found is None else found[1].decode().replace("0.0.0.0", "127.0.0.1")
             return found is not None
 

@@ -384,6 +384,27 @@ def test_a_model_is_loaded_named_in_a_request_and_let_go(client: Client, http: h
     refused(http.delete(f"/api/models/{current}/load"), 409)
 
 
+def test_a_bundle_is_listed_while_it_is_copied_and_used_when_it_is_whole(station: Server) -> None:
+    whole, half = station.models / "part.bundle", station.models / "part@2.bundle"
+    note = (whole / "bundle.json").read_bytes()
+    half.mkdir()
+    with Client(station.url) as client:
+        for size, listed, status in ((0, 1, 404), (len(note) // 2, 1, 404), (len(note), 2, 409)):
+            (half / "bundle.json").write_bytes(note[:size])
+            assert len(client.models()["models"]) == listed
+            with pytest.raises(StationError) as raised:
+                client.use("part@2")
+            assert (raised.value.status, client.models()["current"]) == (status, "part@1")
+        shutil.copyfile(whole / "recipe.toml", half / "recipe.toml")
+        (half / "weights.safetensors").write_bytes((whole / "weights.safetensors").read_bytes()[:9000])
+        with pytest.raises(StationError, match="copy the bundle again"):
+            client.use("part@2")
+        assert client.inspect(png(1))["model"]["ref"] == "part@1"
+        shutil.copytree(whole, half, dirs_exist_ok=True)
+        assert client.use("part")["ref"] == "part@2"
+        assert client.inspect(png(1))["model"]["ref"] == "part@2"
+
+
 def test_health_metrics_and_drift(http: httpx.Client) -> None:
     assert http.get("/healthz").json() == {"alive": True}
     assert http.get("/readyz").json() == {"ready": True, "why": "", "why_code": ""}

@@ -9,12 +9,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from station_helpers import Server, png
 from typer.testing import CliRunner, Result
 
 from flawmap import cli
 from flawmap.errors import ConfigError
 from flawmap.station.client import Client
+from flawmap.station.record import _engine
 from flawmap.station.settings import StationSettings, load_settings
 
 
@@ -71,7 +73,27 @@ def test_tokens_are_added_listed_and_revoked(tmp_path: Path) -> None:
     assert "no action" in refused("token", "steal", "--data", data)
     assert "--role" in refused("token", "add", "x", "--data", data)
     assert "takes no name" in refused("token", "list", "x", "--data", data)
-    assert "holds no record" in refused("token", "list", "--data", tmp_path / "none")
+
+
+def test_a_new_record_is_made_by_token_add_alone_which_says_so(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for words in (["token", "list"], ["token", "revoke", "anna"], ["audit"], ["backup", tmp_path / "out.tar"]):
+        assert f"{data / 'record.sqlite'} holds no record" in refused(*words, "--data", data)
+    assert list(tmp_path.iterdir()) == []
+    told = [run("token", "add", name, "--role", "camera", "--data", data).stderr for name in ("a", "b")]
+    assert f"made a new record in {data / 'record.sqlite'}\n" in told[0]
+    assert "new record" not in told[1]
+
+
+@pytest.mark.parametrize("action", ["audit", "backup", "list", "revoke"])
+def test_a_database_without_a_record_is_refused_and_stays_empty(database: str, tmp_path: Path, action: str) -> None:
+    words = {"audit": ["audit"], "backup": ["backup", tmp_path / "out.tar"]}.get(action, ["token", action])
+    words += ["anna"] if action == "revoke" else []
+    assert "holds no record" in refused(*words, "--database", database, "--data", tmp_path)
+    assert not (tmp_path / "record.sqlite").exists() and not (tmp_path / "out.tar").exists()
+    engine = _engine(database)
+    assert sa.inspect(engine).get_table_names() == []
+    engine.dispose()
 
 
 def test_audit_ends_with_1_when_one_row_was_edited(data: Path) -> None:
@@ -79,6 +101,7 @@ def test_audit_ends_with_1_when_one_row_was_edited(data: Path) -> None:
     assert whole.exit_code == 0 and "the chain is whole" in whole.stdout
     noted = whole.stdout.split("head ")[1].strip()
     assert run("audit", "--data", data, "--head", noted).exit_code == 0
+    assert "64 letters" in refused("audit", "--data", data, "--head", noted[:12])
     database = sqlite3.connect(data / "record.sqlite")
     database.execute("UPDATE records SET verdict = 'pass' WHERE seq = 3")
     database.commit()
@@ -96,6 +119,10 @@ def test_a_backup_restored_elsewhere_is_the_same_station(
     assert run("backup", out, "--data", data, "--models", station / "models").exit_code == 0
     assert out.stat().st_mode & 0o777 == 0o600, "tokens' hashes are in it"
     assert "exists" in refused("backup", out, "--data", data)
+    record = f"sqlite:///{data / 'record.sqlite'}"
+    none = tmp_path / "none"
+    assert "no folder" in refused("backup", tmp_path / "b.tar", "--data", none, "--database", record)
+    assert not none.exists()
     words: list[object] = ["restore", out, "--data", tmp_path / "again", "--models", tmp_path / "models"]
     words += [] if "sqlite" in database else ["--database", database]
     restored = run(*words)
@@ -104,8 +131,12 @@ def test_a_backup_restored_elsewhere_is_the_same_station(
     assert head == run("audit", "--data", data).stdout.split("head ")[1].strip()
     assert "is not empty" in refused(*words)
     server = Server(
-        tmp_path / "models", tmp_path / "again", *([] if "sqlite" in database else ["--database", database])
+        tmp_path / "models",
+        tmp_path / "again",
+        *([] if "sqlite" in database else ["--database", database.replace("flawmap@", "flawmap:secret@")]),
     )
+    place = str(tmp_path / "again") if "sqlite" in database else database.replace("flawmap@", "flawmap:***@")
+    assert f"records in {place}\n" in server.log.read_text()
     with Client(server.url) as client:
         parts = list(client.parts(order="oldest"))
         assert [part["label"] for part in parts] == [f"part {number}" for number in range(4)]
@@ -170,6 +201,10 @@ def test_a_mistake_in_serve_is_one_line(models: Path, tmp_path: Path) -> None:
         [*usual, "--certificate", tmp_path / "none.pem"],
     ):  # fmt: skip
         assert refused("serve", *words)
+    missing = tmp_path / "none.toml"
+    assert f"there is no file {missing}" in refused("serve", *usual, "--config", missing)
+    told = refused("serve", *usual, "--database", "mysql://anna:secret@host/name")
+    assert "mysql:// is not supported; expected sqlite:///FILE or postgresql://" in told and "secret" not in told
 
 
 def test_settings_are_read_checked_and_all_in_the_docs(tmp_path: Path) -> None:

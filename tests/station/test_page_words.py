@@ -79,6 +79,7 @@ def test_no_model_is_told_and_what_is_sent_then(page: Any, tmp_path: Path) -> No
         wait_until(lambda: http.get("/readyz").json()["why_code"] == "no-model")
         answer = http.post("/api/parts", content=png(1), headers={"Content-Type": "image/png"})
         assert (answer.status_code, answer.json()["code"]) == (503, "no-model") and answer.headers["retry-after"]
+        assert "and use it" in answer.json()["error"], "a bundle copied to a station that runs is not used by itself"
     open_view(page, server, "live")
     expect(page.locator(".notice")).to_have_text(
         "Die Station ist nicht bereit: noch ist kein Modell da. Ein Ingenieur lernt unter Anlernen eines an."

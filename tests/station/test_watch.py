@@ -116,7 +116,7 @@ def test_a_file_that_stays_damaged_is_told_once(tmp_path: Path) -> None:
     watching, collect = watch(tmp_path, inspect, damaged_s=0.1, out=tmp_path, move=True)
     assert watching.run(once=True) == 2
     assert [result["verdict"] for result in collect.results] == [None, None]
-    assert "not an image" in collect.results[0]["error"]
+    assert collect.results[0]["error"] == "not an image", "the file's name stands beside it"
     assert sorted(path.name for path in (tmp_path / "failed").iterdir()) == ["damaged.png", "empty.png"]
     watching.close()
 
@@ -274,6 +274,7 @@ def test_mistakes_are_told_in_one_line(models: Path, tmp_path: Path) -> None:
         [str(tmp_path), *bundle, "--server", "http://127.0.0.1:1"],
         [str(tmp_path), *bundle, "--move", "--copy"],
         [str(tmp_path), *bundle, "--out", "x"],
+        [str(tmp_path), *bundle, "--ca", "cert.pem"],
         [str(tmp_path), *bundle, "--csv", str(tmp_path / "other.csv")],
         [str(tmp_path), *bundle, "--mqtt", "http://x"],
         [str(tmp_path), *bundle, "--mqtt", "mqtt://127.0.0.1:1/x"],
@@ -285,6 +286,22 @@ def test_mistakes_are_told_in_one_line(models: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(cli.app, ["watch", *words, "--once"])
         assert result.exit_code == 2, (words, result.output, result.exception)
         assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_watch_once_ends_with_1_when_files_failed_in_that_run(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from flawmap import cli
+
+    write(tmp_path, "good.png", 1)
+    (tmp_path / "damaged.png").write_bytes(png(2)[:50])
+    monkeypatch.setitem(Watch.__init__.__kwdefaults__, "damaged_s", 0.1)
+    words = ["watch", str(tmp_path), "--model", str(models / "part.bundle"), "--device", "cpu", "--once"]
+    runs = [CliRunner().invoke(cli.app, words) for _ in range(2)]
+    told = [(run.exit_code, run.stdout.splitlines()[-1]) for run in runs]
+    assert told == [(1, "2 files inspected, 1 of them failed"), (0, "0 files inspected")]
 
 
 def test_the_service_records_each_file_once(models: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from flawmap.bundle import sha256
 from flawmap.config import Recipe, dump_recipe
 from flawmap.data.categories import find_categories
 from flawmap.data.layouts import Listing
-from flawmap.errors import ConfigError, DataError
+from flawmap.errors import ConfigError, DataError, first_line
 
 PLAN, RECIPE = "plan.json", "recipe.toml"
 JOB, RESULT, ERROR, LOG, BUNDLE, EVALUATION, SECONDS = (
@@ -136,4 +136,4 @@ def make_jobs(
                 jobs.append(job)
         return jobs
     except (OSError, ValueError) as problem:
-        raise DataError(f"cannot use {out} for a benchmark: {problem}; choose another --out") from problem
+        raise DataError(f"cannot use {out} for a benchmark: {first_line(problem)}; choose another --out") from problem

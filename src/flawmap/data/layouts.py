@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from flawmap.data.images import SUFFIXES
-from flawmap.errors import DataError, LayoutError
+from flawmap.errors import DataError, LayoutError, first_line
 
 Split = Literal["train", "test"]
 GOOD_NAMES = frozenset({"good", "ok", "normal", "free", "0"})
@@ -391,7 +391,7 @@ def _rows(table: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]
                 raise LayoutError(f"{table} has no column {', '.join(missing)}; expected {','.join(columns)}")
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise LayoutError(f"{table} cannot be read as a UTF-8 csv ({problem}); save it again") from problem
+        raise LayoutError(f"{table} cannot be read as a UTF-8 csv ({first_line(problem)}); save it again") from problem
     for number, row in rows:
         if any(row[name] is None for name in columns):
             raise LayoutError(f"{table} row {number} has too few columns; expected {','.join(columns)}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from flawmap.errors import StationError
 from flawmap.station.record import START, Record, Row, hash_of, head, records
 
 AT_ONCE = 1000  # rows in memory
+HASH = re.compile(r"[0-9a-f]{64}")
 MOST = 100  # faults listed
 
 
@@ -33,8 +36,11 @@ def audit(record: Record, noted: str | None = None) -> Audit:
     """Check every row and the links between them.
 
     `noted`: a hash written down at an earlier time; it must still be in the chain. Who can write to the database can
-    make a whole new chain, but not one with that hash.
+    make a whole new chain, but not one with that hash. Raises StationError (400) where it is no whole hash: one could
+    be made to begin alike.
     """
+    if noted is not None and not HASH.fullmatch(noted):
+        raise StationError(f"{noted[:80]} is no hash of a record; give all its 64 letters, 0 to 9 and a to f", 400)
     faults: list[str] = []
     count, expected, previous, met = 0, 1, START, noted is None or noted == START
     after, ended, last = -(1 << 62), False, None

@@ -29,6 +29,8 @@ def backup(record: Record, data: Path, out: Path, models: Path | None, overwrite
     """Write `out`, whole or not at all; (records, pictures) in it. The station may run. Raises StationError."""
     if out.exists() and not overwrite:
         raise StationError(f"{out} exists; choose another OUT, or --overwrite it")
+    if not data.is_dir():
+        raise StationError(f"there is no folder {data}, where the station keeps its pictures; give its --data")
     saving = out.with_name(f".{out.name}.saving")
     try:
         saving.unlink(missing_ok=True)  # left by a killed backup

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,18 +14,23 @@ import httpx
 
 from flawmap.errors import StationError
 
-LONGEST_WAIT_S = 30.0  # before another try, whatever the station asks for
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0  # before another try, where the station does not say when
 
 
 class Client:
     """Speaks to a station. A part is a dict, as docs/station-api.md tells it. Raises StationError.
 
-    `token`: None where the station asks for none. `retries`: how often an image is sent again that met a full queue, a
-    station that is being started, or no station at all; waits as long as it is told to. An image is recorded once,
-    however often it is sent.
+    `token`: None where the station asks for none. `timeout`: seconds that an answer is waited for; as long goes `inspect`
+    on sending an image that met a full queue, a station that is being started, or no station at all: after waits that
+    grow from half a second to five, or when the station says to. An image is recorded once, however often it is
+    sent. `retries`: at most so often; 0: never, None: until the timeout. `ca`: a PEM file with the certificate that a
+    station's own is trusted by, or is; None: the system's.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, timeout: float = 90.0, retries: int = 5) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout: float = 90.0,
+        retries: int | None = None, ca: str | Path | None = None,
+    ) -> None:  # fmt: skip
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
             address = httpx.URL(url)
@@ -32,8 +38,10 @@ class Client:
             address = httpx.URL("")
         if address.scheme not in ("http", "https") or not address.host:
             raise StationError(f"{url!r} is no address; expected one as http://127.0.0.1:8000")
-        self._http = httpx.Client(base_url=address, headers=headers, timeout=timeout, trust_env=False)
-        self.url, self.retries = url, retries
+        self._http = httpx.Client(
+            base_url=address, headers=headers, timeout=timeout, trust_env=False, verify=_trusting(ca)
+        )
+        self.url, self.timeout, self.retries = url, timeout, retries
 
     def __enter__(self) -> Client:
         """The client itself."""
@@ -64,7 +72,7 @@ class Client:
         data = image if isinstance(image, bytes) else _bytes_of(Path(image))
         query = {"model": model, "label": label, "lot": lot, "camera": camera, "deadline": deadline}
         headers = {"Content-Type": "application/octet-stream"}
-        if key is None and self.retries:
+        if key is None and self.retries != 0:
             import uuid
 
             key = uuid.uuid4().hex
@@ -119,7 +127,7 @@ class Client:
         return self._ask("GET", "/api/models")
 
     def use(self, ref: str, note: str = "") -> dict[str, Any]:
-        """Switch to a version."""
+        """Switch to a version, by its ref or a name for the newest of it; also one just copied to the models folder."""
         return self._ask("POST", f"/api/models/{ref}/use", json={"note": note})
 
     def roll_back(self, note: str = "") -> dict[str, Any]:
@@ -153,14 +161,17 @@ class Client:
                     yield name, json.loads(line.removeprefix("data: "))
 
     def _patiently(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        for tried in range(self.retries + 1):
+        ends, wait, tried = time.monotonic() + self.timeout, FIRST_WAIT_S, 0
+        while True:
             try:
                 return self._ask(method, path, **request)
             except StationError as problem:
-                if tried == self.retries or problem.status not in (0, 429, 503):
+                left = ends - time.monotonic()
+                passes = isinstance(problem, _Away) or problem.status in (429, 503)
+                if not passes or left <= 0 or tried == self.retries:
                     raise
-                time.sleep(min(problem.retry_after or 0.5 * 2**tried, LONGEST_WAIT_S))
-        raise AssertionError("unreachable")
+                time.sleep(min(problem.retry_after or wait, left))
+            tried, wait = tried + 1, min(2 * wait, LONGEST_WAIT_S)
 
     def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:
@@ -180,6 +191,10 @@ class Client:
         return _Errors(self.url)
 
 
+class _Away(StationError):
+    """A station that cannot be reached, which may pass."""
+
+
 class _Errors:
     """What httpx raises becomes a StationError."""
 
@@ -193,9 +208,33 @@ class _Errors:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:  # fmt: skip
         if isinstance(problem, httpx.TimeoutException):
-            raise StationError(f"the station {self.url} did not answer in time") from problem
+            raise _Away(f"the station {self.url} did not answer in time") from problem
+        if untrusted := _untrusted(problem):
+            raise StationError(
+                f"the certificate of {self.url} is not trusted ({untrusted}); "
+                "give the file of it, or of the authority that signed it, as ca= or --ca"
+            ) from problem
         if isinstance(problem, httpx.TransportError | httpx.InvalidURL):
-            raise StationError(f"the station {self.url} cannot be reached ({problem}); is it running?") from problem
+            raise _Away(f"the station {self.url} cannot be reached ({problem}); is it running?") from problem
+
+
+def _trusting(ca: str | Path | None) -> ssl.SSLContext:
+    """What certificates are checked by. Raises StationError for a file that holds none."""
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except ssl.SSLError as problem:
+        raise StationError(f"{ca} holds no certificate; expected a file in PEM") from problem
+    except OSError as problem:
+        raise StationError(f"the certificate {ca} cannot be read: {problem.strerror}") from problem
+
+
+def _untrusted(problem: BaseException | None) -> str:
+    """Why a certificate was refused, "" where none was; httpx wraps what the ssl module raised."""
+    while problem is not None:
+        if isinstance(problem, ssl.SSLCertVerificationError):
+            return problem.verify_message
+        problem = problem.__cause__ or problem.__context__
+    return ""
 
 
 def _problem(answer: httpx.Response) -> StationError:

@@ -30,6 +30,7 @@ log = logging.getLogger("flawmap.station")
 NOTE, ABOUT = "bundle.json", "station.json"
 NAMED = "a model's name is 1 to 100 letters without @ and /, and does not begin with a dot"
 FOLDER = re.compile(r"(?P<name>[^@/\x00-\x1f]{1,100}?)(@(?P<version>[1-9]\d{0,8}))?(\.bundle)?")
+NONE_USED = "there is no model in use; train one, or copy a bundle to the models folder and use it (docs/station.md)"
 LOAD_S = 900.0  # an export on first use takes minutes
 
 
@@ -97,8 +98,7 @@ class Models:
         """The version that inspects: the one in use, or a loaded one by its name or ref. Raises StationError."""
         if wanted is None:
             if self.current is None:
-                text = "there is no model in use; train one, or copy a bundle to the models folder"
-                raise StationError(text, 503, code="no-model")
+                raise StationError(NONE_USED, 503, code="no-model")
             return self.current
         if self.current is not None and wanted in (self.current.ref, self.current.name):
             return self.current

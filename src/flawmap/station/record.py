@@ -27,6 +27,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from flawmap.errors import StationError
 
+SUPPORTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
 FORMAT = 1  # of the tables; raised when an older flawmap could no longer read what a newer one writes
 START = "0" * 64  # the hash before the first row
 TOGETHER = 64  # entries in one transaction, at most
@@ -139,15 +140,20 @@ def hash_of(row: Row) -> str:
 class Record:
     """An open record. `url`: of SQLAlchemy; SQLite and PostgreSQL are tested. Raises StationError.
 
-    Threads may share it. `submit` appends from a thread of its own, several entries to a transaction.
+    Threads may share it. `submit` appends from a thread of its own, several entries to a transaction. `new`: whether
+    one is made where there is none; `made` tells that it was.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, new: bool = True) -> None:
         self.engine = _engine(url)
+        self.place = place_of(self.engine)
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._lock = threading.Lock()
         try:
+            if not new and not _holds_record(self.engine):
+                self.engine.dispose()
+                raise StationError(f"{self.place} holds no record; give the --data or --database of a station")
             metadata.create_all(self.engine)
             with self.writing() as connection:
                 _index(connection)
@@ -155,7 +161,8 @@ class Record:
                 if known is None:
                     connection.execute(head.insert().values(id=1, format=FORMAT, seq=0, hash=START))
         except SQLAlchemyError as problem:
-            raise StationError(f"the database {place_of(self.engine)} cannot be used: {reason(problem)}") from problem
+            raise StationError(f"the database {self.place} cannot be used: {reason(problem)}") from problem
+        self.made = known is None
         if known is not None and known > FORMAT:
             raise StationError(f"the record is of format {known}, this flawmap knows up to {FORMAT}; update flawmap")
 
@@ -228,6 +235,13 @@ class Record:
         self.engine.dispose()
 
 
+def _holds_record(engine: Engine) -> bool:
+    """Whether a database has the tables of a record; nothing is made by asking."""
+    if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
+        return False
+    return sa.inspect(engine).has_table(records.name)
+
+
 def _index(connection: Connection) -> None:
     """Give a record of an older flawmap the indexes of this one."""
     known = {index["name"] for index in sa.inspect(connection).get_indexes(records.name)}
@@ -272,8 +286,10 @@ def url_of(data: Path, database: str | None) -> str:
 
 
 def place_of(engine: Engine) -> str:
-    """The database in words, without its password."""
-    return engine.url.render_as_string(hide_password=True)
+    """The database in words: a file, or its URL without password and options, which may hold one."""
+    if engine.dialect.name == "sqlite":
+        return str(engine.url.database)
+    return engine.url.set(drivername=engine.dialect.name, query={}).render_as_string(hide_password=True)
 
 
 def reason(problem: Exception) -> str:
@@ -287,7 +303,10 @@ def _engine(url: str) -> Engine:
         parsed = sa.make_url(url)
         if parsed.drivername == "postgresql":  # the driver that flawmap[postgresql] brings
             parsed = parsed.set(drivername="postgresql+psycopg")
-        lite = parsed.get_backend_name() == "sqlite"
+        kind = parsed.get_backend_name()
+        if kind not in ("sqlite", "postgresql"):
+            raise StationError(f"--database {kind}:// is not supported; expected {SUPPORTED}")
+        lite = kind == "sqlite"
         options: dict[str, Any] = {"connect_args": {"timeout": 30}} if lite else {"pool_pre_ping": True}
         engine = sa.create_engine(parsed, **options)
     except ModuleNotFoundError as problem:
@@ -295,9 +314,7 @@ def _engine(url: str) -> Engine:
             f"the database needs the package {problem.name}; pip install 'flawmap[postgresql]'"
         ) from problem
     except (ArgumentError, NoSuchModuleError, ValueError) as problem:
-        raise StationError(
-            "--database is no URL of a database; expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
-        ) from problem
+        raise StationError(f"--database is no URL of a database; expected {SUPPORTED}") from problem
     if lite:
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)

@@ -68,9 +68,9 @@ def serve(
             ssl_keyfile=key,
         )
         shown = f"[{host}]" if ":" in host else host
-        logging.getLogger("flawmap.station").info(
-            "%s://%s:%d, records in %s", "https" if certificate else "http", shown, taken.getsockname()[1], data
-        )
+        scheme, place = "https" if certificate else "http", station.record.place if database else data
+        log = logging.getLogger("flawmap.station")
+        log.info("%s://%s:%d, records in %s", scheme, shown, taken.getsockname()[1], place)
         _Server(config, station).run(sockets=[taken])
 
 

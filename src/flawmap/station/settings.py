@@ -126,6 +126,8 @@ def load_settings(file: Path | None = None, overrides: list[str] | None = None) 
     if file is not None:
         try:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as problem:
+            raise ConfigError(f"there is no file {file}; expected a station's settings in TOML") from problem
         except (OSError, UnicodeDecodeError) as problem:
             raise ConfigError(f"{file} cannot be read as UTF-8 text; expected a station's settings") from problem
         except tomllib.TOMLDecodeError as problem:

@@ -29,7 +29,7 @@ from flawmap.station.files import Pictures, new_id, thin
 from flawmap.station.inspecting import Outcome
 from flawmap.station.live import Hub
 from flawmap.station.metrics import Metrics
-from flawmap.station.models import Models, Version, change_of
+from flawmap.station.models import NONE_USED, Models, Version, change_of
 from flawmap.station.record import Entry, Record, Row, now, stamp, url_of
 from flawmap.station.results import Query, Results, decision_of
 from flawmap.station.settings import ShiftSettings, StationSettings
@@ -302,7 +302,7 @@ class Station:
         try:
             self.drift.prepare()
             self.models.start()
-            self.why = ("there is no model in use; train one, or copy a bundle to the models folder", "no-model")
+            self.why = (NONE_USED, "no-model")
         except FlawmapError as problem:
             self.why = (str(problem), "model-failed")
             log.error("no model: %s", problem)

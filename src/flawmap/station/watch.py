@@ -34,7 +34,7 @@ STATE = ".flawmap-watch.sqlite"
 FOLDERS = ("pass", "reject", "doubt", "failed")
 SETTLE_S = 0.3  # between two looks at a folder
 DAMAGED_S = 30.0  # a file that stays the same for so long and still is no whole image has failed
-PATIENCE = 10  # tries, with longer and longer waits, for a station that is away or busy
+PATIENCE_S = 150.0  # for a station that is away or busy
 AT_ONCE = 64  # files between two looks
 
 
@@ -52,7 +52,7 @@ class Sink(Protocol):
 
 
 class Watch:
-    """One watched folder. `say` is told a line for each file."""
+    """One watched folder. `say` is told a line for each file. `failed` counts those done that were no usable image."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Watch:
         self.folder, self.inspect, self.sinks, self.out, self.move = folder, inspect, sinks, out, move
         self.say, self.settle_s, self.damaged_s = say, settle_s, damaged_s
         self.seen = Seen(state or folder / STATE)
-        self.stopping = threading.Event()
+        self.stopping, self.failed = threading.Event(), 0
         self._done: dict[str, tuple[int, int]] = {}  # by name: size and time of change; saves asking `seen`
         self._looks: dict[str, tuple[int, int, float]] = {}  # by name: size, time of change, since when
 
@@ -160,6 +160,7 @@ class Watch:
         if self.out is not None:
             self._sort(arrived, result["verdict"] or "failed")
         self.seen.note(arrived, "done")
+        self.failed += result["verdict"] is None
         self._looks.pop(arrived.name, None)
         score = "" if result["score"] is None else f"{result['score']:.4f}"
         self.say(f"{result['verdict'] or 'failed':<8} {score:<7} {arrived.name} {result['error']}".rstrip())
@@ -172,7 +173,7 @@ class Watch:
         try:
             return {**empty, "error": "", **self.inspect(arrived, data), **known}
         except ImageError as problem:
-            return {**empty, **known, "error": str(problem)}
+            return {**empty, **known, "error": str(problem).removeprefix(f"{arrived.name}: ")}
         except StationError as problem:
             if problem.status not in (413, 415, 422):  # of the image; anything else is no fault of it
                 raise

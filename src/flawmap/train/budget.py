@@ -14,7 +14,7 @@ import torch
 
 from flawmap.config import FewSettings, Recipe
 from flawmap.data.real import RealDefects
-from flawmap.errors import CheckpointError, ConfigError, TrainingError
+from flawmap.errors import CheckpointError, ConfigError, TrainingError, first_line
 from flawmap.model.dsr import DSR
 from flawmap.train.detect import Images, train_detection
 from flawmap.train.familiar import PAINTED, PHOTOS
@@ -50,7 +50,9 @@ def planned(folder: Path, minutes: float | None, begun: bool) -> Plan | None:
     try:
         plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as problem:
-        raise CheckpointError(f"{file} is not readable ({problem}); delete {folder} to start anew") from problem
+        raise CheckpointError(
+            f"{file} is not readable ({first_line(problem)}); delete {folder} to start anew"
+        ) from problem
     if minutes is not None and minutes != plan.minutes:
         raise TrainingError(f"{folder} was started with --minutes {plan.minutes:g}; resume with the same")
     return plan

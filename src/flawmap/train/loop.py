@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from flawmap.config import RunSettings
 from flawmap.devices import has_fast_bfloat16, pick_device
-from flawmap.errors import CheckpointError
+from flawmap.errors import CheckpointError, first_line
 from flawmap.memory import keep_freed_memory
 
 METRICS = "metrics.jsonl"
@@ -83,7 +83,9 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             notes = json.loads((file.metadata() or {}).get("notes", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118, not a mapping
     except (OSError, SafetensorError, json.JSONDecodeError) as problem:
-        raise CheckpointError(f"{path} is not a readable checkpoint ({problem}); delete it to start anew") from problem
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint ({first_line(problem)}); delete it to start anew"
+        ) from problem
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:

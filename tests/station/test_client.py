@@ -1,0 +1,131 @@
+"""`flawmap.Client` and `flawmap watch --server` at stations that are not simply there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from station_helpers import Server, free_port, png, wait_until
+from typer.testing import CliRunner
+
+from flawmap import cli
+from flawmap.errors import StationError
+from flawmap.station.client import Client
+
+
+def certify(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that no authority signed, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl (apt-get install openssl)")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    words += ["-days", "2", "-subj", "/CN=station", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+def test_a_stations_own_certificate_is_trusted_when_its_file_is_given(models: Path, tmp_path: Path) -> None:
+    certificate, key = certify(tmp_path)
+    words = ["--certificate", str(certificate), "--key", str(key)]
+    server = Server(models, tmp_path / "data", *words, wait=False)
+    assert server.url.startswith("https://")
+    with Client(server.url, ca=certificate) as client:
+        wait_until(client.ready)
+        assert client.inspect(png(1))["verdict"] in ("pass", "reject")
+    with Client(server.url) as client, pytest.raises(StationError, match=r"not trusted \(self-signed.* ca= or --ca"):
+        client.inspect(png(2))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "3.png").write_bytes(png(3))
+    words = ["watch", str(folder), "--server", server.url, "--once"]
+    assert "is not trusted" in CliRunner().invoke(cli.app, words).stderr
+    done = CliRunner().invoke(cli.app, [*words, "--ca", str(certificate)])
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "1 files inspected")
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("name", "why"), [("none.pem", "No such file"), ("text.pem", "holds no certificate")])
+def test_a_file_that_is_no_certificate_is_told_in_one_line(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "text.pem").write_text("no certificate")
+    with pytest.raises(StationError, match=why) as raised:
+        Client("https://127.0.0.1:1", ca=tmp_path / name)
+    assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_an_image_waits_for_a_station_that_is_started_later(models: Path, tmp_path: Path) -> None:
+    port = free_port()
+    found: list[dict[str, Any]] = []
+
+    def send() -> None:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            found.append(client.inspect(png(1)))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    time.sleep(3)
+    server = Server(models, tmp_path / "data", "--port", str(port), wait=False)
+    thread.join()
+    assert found[0]["verdict"] in ("pass", "reject")
+    with Client(server.url) as client:
+        assert [part["id"] for part in client.parts()] == [found[0]["id"]]
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the client sleeps, on a clock that nothing else moves."""
+    slept: list[float] = []
+    clock = SimpleNamespace(sleep=slept.append, monotonic=lambda: sum(slept))
+    monkeypatch.setattr("flawmap.station.client.time", clock)
+    return slept
+
+
+def answered_by(answer: Callable[[httpx.Request], httpx.Response], **options: Any) -> Client:
+    client = Client("http://127.0.0.1:1", **options)
+    client._http = httpx.Client(base_url=client.url, transport=httpx.MockTransport(answer))
+    return client
+
+
+def test_waits_grow_and_are_as_long_as_the_station_says(waits: list[float]) -> None:
+    keys = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["Idempotency-Key"])
+        if len(keys) <= 6:
+            raise httpx.ConnectError("refused")
+        if len(keys) == 7:
+            return httpx.Response(503, headers={"Retry-After": "7"}, json={"error": "loading"})
+        return httpx.Response(201, json={"verdict": "pass"})
+
+    with answered_by(answer) as client:
+        assert client.inspect(b"image") == {"verdict": "pass"}
+    assert waits == [0.5, 1, 2, 4, 5, 5, 7]
+    assert len(set(keys)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"timeout": 10.0}, [0.5, 1, 2, 4, 2.5]), ({"retries": 2}, [0.5, 1]), ({"retries": 0}, [])],
+)
+def test_the_client_gives_up_at_its_timeout(waits: list[float], options: Any, expected: list[float]) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    with answered_by(answer, **options) as client, pytest.raises(StationError, match="cannot be reached"):
+        client.inspect(b"image")
+    assert waits == expected
+
+
+@pytest.mark.parametrize("status", [200, 401, 422])
+def test_what_does_not_pass_is_told_at_once(waits: list[float], status: int) -> None:
+    with answered_by(lambda request: httpx.Response(status)) as client, pytest.raises(StationError):
+        client.inspect(b"image")
+    assert waits == []
