@@ -20,11 +20,11 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0  # before another try, where the station
 class Client:
     """Speaks to a station. A part is a dict, as docs/station-api.md tells it. Raises StationError.
 
-    `token`: None where the station asks for none. `timeout`: seconds that an answer is waited for; as long goes `inspect`
-    on sending an image that met a full queue, a station that is being started, or no station at all: after waits that
-    grow from half a second to five, or when the station says to. An image is recorded once, however often it is
-    sent. `retries`: at most so often; 0: never, None: until the timeout. `ca`: a PEM file with the certificate that a
-    station's own is trusted by, or is; None: the system's.
+    `token`: None where the station asks for none. `timeout`: seconds that an answer is waited for; as long goes
+    `inspect` on sending an image that met a full queue, a station that is being started, or no station at all: after
+    waits that grow from half a second to five, or when the station says to. An image is recorded once, however often
+    it is sent. `retries`: at most so often; 0: never, None: until the timeout. `ca`: a PEM file with the certificate
+    that a station's own is trusted by, or is; None: the system's.
     """
 
     def __init__(
