@@ -52,6 +52,16 @@ def test_a_stations_own_certificate_is_trusted_when_its_file_is_given(models: Pa
     assert server.stop() == 0
 
 
+def test_a_certificate_and_a_key_that_do_not_belong_together_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (certificate, key), (_, other) = certify(tmp_path), certify(tmp_path / "other")
+    words = ["serve", "--models", str(tmp_path), "--data", str(tmp_path / "data"), "--port", "0"]
+    for pair in ((certificate, other), (key, certificate)):
+        done = CliRunner().invoke(cli.app, [*words, "--certificate", str(pair[0]), "--key", str(pair[1])])
+        assert done.exit_code == 2 and "are no certificate and its key" in done.stderr, done.stderr
+        assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize(("name", "why"), [("none.pem", "No such file"), ("text.pem", "holds no certificate")])
 def test_a_file_that_is_no_certificate_is_told_in_one_line(tmp_path: Path, name: str, why: str) -> None:
     (tmp_path / "text.pem").write_text("no certificate")

@@ -228,6 +228,19 @@ def test_a_question_closes_with_its_view_and_nothing_is_done(page: Any, station:
         assert client.station()["model"] == before
 
 
+def test_a_threshold_is_not_applied_to_a_model_that_was_not_asked_about(page: Any, station: Server) -> None:
+    send(station, *range(4))
+    open_view(page, station, "threshold")
+    page.locator(".apply").click()
+    with Client(station.url) as client:
+        made = client.set_threshold(overkill=0.5)
+        expect(page.locator(".versions tr.current td b").first).to_have_text(made["ref"])
+        page.locator("dialog button[value=yes]").click()
+        expect(page.locator(".told.bad")).to_contain_text(f"{made['ref']} has come into use meanwhile")
+        assert client.station()["model"]["ref"] == made["ref"]
+        assert len(client.models()["models"]) == 2
+
+
 def test_a_wrong_token_gives_one_clear_line(page: Any, guarded: tuple[Server, dict[str, str]]) -> None:
     server, known = guarded
     page.goto(server.url)

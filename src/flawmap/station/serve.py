@@ -6,13 +6,14 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from flawmap.errors import StationError
+from flawmap.errors import StationError, first_line
 from flawmap.station.access import is_loopback
 from flawmap.station.settings import StationSettings
 from flawmap.station.station import Station
@@ -49,6 +50,13 @@ def serve(
             raise StationError(f"there is no file {file}; expected a certificate and its key in PEM")
     if (certificate is None) != (key is None):
         raise StationError("--certificate and --key belong together; give both")
+    if certificate is not None and key is not None:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+        except (ssl.SSLError, OSError) as problem:
+            raise StationError(
+                f"{certificate} and {key} are no certificate and its key in PEM ({first_line(problem)})"
+            ) from problem
     with _bind(host, port) as taken:
         station = Station(models, data, database, settings)
         if not is_loopback(host) and not station.access.needed:

@@ -149,6 +149,10 @@ const STRINGS = {
   ],
   fromTo: ["Threshold {from} → {to}", "Schwelle {from} → {to}"],
   applied: ["{ref} is in use.", "{ref} ist in Gebrauch."],
+  switchedMeanwhile: [
+    "Nothing was changed: {ref} has come into use meanwhile.",
+    "Nichts wurde geändert: inzwischen ist {ref} in Gebrauch.",
+  ],
   engineersOnly: ["Changing it needs an engineer's token.", "Ändern darf es nur ein Token der Rolle Ingenieur."],
   noModel: ["No model is in use yet.", "Noch ist kein Modell in Gebrauch."],
   versions: ["Versions", "Versionen"],

@@ -118,7 +118,8 @@ export function threshold(root) {
 
   async function apply(note, control) {
     const to = at;
-    const name = data.model.split("@")[0];
+    const { model } = data;
+    const name = model.split("@")[0];
     if (
       !(await ask(
         t("applyAsk", { score: written(to) }),
@@ -127,7 +128,9 @@ export function threshold(root) {
       ))
     )
       return;
-    const made = await busy(control, () => post("/api/threshold", { score: to, note, use: true }));
+    // Somebody may have switched while the question stood: what was asked is no longer what would be done.
+    if (data.model !== model) return tell(t("switchedMeanwhile", { ref: data.model }), true);
+    const made = await busy(control, () => post("/api/threshold", { score: to, note, use: true, model }));
     if (!made) return;
     tell(t("applied", { ref: made.ref }));
     refresh();
