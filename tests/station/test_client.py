@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from flawmap import cli
 from flawmap.errors import StationError
 from flawmap.station.client import Client
+from flawmap.station.serve import _bind
 
 
 def certify(folder: Path) -> tuple[Path, Path]:
@@ -87,6 +89,11 @@ def test_an_image_waits_for_a_station_that_is_started_later(models: Path, tmp_pa
     with Client(server.url) as client:
         assert [part["id"] for part in client.parts()] == [found[0]["id"]]
     assert server.stop() == 0
+
+
+def test_who_connects_before_the_station_is_there_is_not_refused() -> None:
+    with _bind("127.0.0.1", 0) as taken, socket.create_connection(taken.getsockname(), timeout=5):
+        pass
 
 
 @pytest.fixture
