@@ -25,7 +25,7 @@ bench: $(VENV)/.ready
 	@$(BIN)/python bench/table.py
 
 test: $(VENV)/.ready
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.ready-dev
 	@$(BIN)/ruff check .
