@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ import flawmap
 from flawmap.errors import ImageError, StationError
 from flawmap.station.client import Client
 from flawmap.station.seen import Arrived, Seen, Table
-from flawmap.station.watch import Watch, by_bundle, by_server
+from flawmap.station.watch import STATE, Watch, by_bundle, by_server, stopped_by_signals
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
 
@@ -339,6 +341,49 @@ def test_the_service_records_each_file_once(models: Path, tmp_path: Path) -> Non
     assert server.stop() == 0
 
 
+def test_a_stop_ends_a_watch_that_waits_for_its_station(models: Path, tmp_path: Path) -> None:
+    folder, state = tmp_path / "in", tmp_path / "in" / STATE
+    folder.mkdir()
+    write(folder, "part.png")
+    words = [sys.executable, "-m", "flawmap", "watch", str(folder), "--server"]
+
+    def begun() -> bool:
+        if not state.exists():
+            return False
+        connection = sqlite3.connect(state)
+        try:
+            return connection.execute("SELECT state FROM seen").fetchall() == [("begun",)]
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections and never answers
+        for number, port in ((signal.SIGTERM, free_port()), (signal.SIGINT, silent.getsockname()[1])):
+            watching = subprocess.Popen([*words, f"http://127.0.0.1:{port}"], stdout=subprocess.PIPE)
+            wait_until(begun)
+            watching.send_signal(number)
+            told, _ = watching.communicate(timeout=60)  # it would wait for 150 seconds
+            assert (watching.returncode, told) == (0, b"0 files inspected\n")
+            state.unlink()
+    server = Server(models, tmp_path / "data")
+    with Client(server.url) as client:
+        ask = by_server(client, None)
+
+        def stopped(arrived: Arrived, data: bytes) -> dict[str, Any]:
+            found = ask(arrived, data)
+            signal.raise_signal(signal.SIGTERM)  # the station has recorded it, the watch does not know
+            return found
+
+        for inspect, expected in ((stopped, 0), (ask, 1)):
+            watching_, collect = watch(folder, inspect)
+            with stopped_by_signals(watching_):
+                assert watching_.run(once=True) == expected
+            watching_.close()
+        assert [result["id"] for result in collect.results] == [part["id"] for part in client.parts()]
+    assert server.stop() == 0
+
+
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[str]:
     """A real mosquitto on loopback."""
@@ -350,7 +395,6 @@ def broker(tmp_path: Path) -> Iterator[str]:
     config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n")
     process = subprocess.Popen([MOSQUITTO, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        import socket
 
         def answers() -> bool:
             with socket.socket() as tried:
