@@ -313,6 +313,7 @@ def test_the_service_records_each_file_once(models: Path, tmp_path: Path) -> Non
     for number in range(5):
         write(folder, f"part {number} ü.png", number, at=10**18 + number)
     (folder / "large.bmp").write_bytes(b"BM" + b"x" * 100)
+    (folder / "short.png").write_bytes(png(9)[:-20])
     sender = Client(server.url)
     watching, collect = watch(folder, by_server(sender, "lot 1"), damaged_s=0.1)
     found = watching.seen.note
@@ -336,6 +337,9 @@ def test_the_service_records_each_file_once(models: Path, tmp_path: Path) -> Non
     with Client(server.url) as client:
         parts = list(client.parts(lot="lot 1", order="oldest"))
     assert [part["label"] for part in parts] == [f"part {number} ü.png" for number in range(5)]
+    errors = {result["file"]: result["error"] for result in more.results if not result["id"]}
+    assert errors["large.bmp"].startswith("the image is damaged"), "the file's name stands beside it"
+    assert errors["short.png"].startswith("the image is truncated")
     told = [result for result in collect.results + more.results if result["id"]]
     assert [result["id"] for result in told] == [part["id"] for part in parts]
     assert server.stop() == 0

@@ -188,7 +188,7 @@ class Station:
         try:
             header = header_of(data, "image")
         except ImageError as problem:
-            raise StationError(str(problem), 415, code="no-image") from problem
+            raise StationError(str(problem).removeprefix("image: "), 415, code="no-image") from problem
         if header.width * header.height > self.settings.limits.pixels:
             raise too_many_pixels(header.width, header.height, self.settings.limits.pixels)
         return header.kind
