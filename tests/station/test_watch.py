@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -388,52 +389,113 @@ def test_a_stop_ends_a_watch_that_waits_for_its_station(models: Path, tmp_path: 
     assert server.stop() == 0
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[str]:
-    """A real mosquitto on loopback."""
-    if MOSQUITTO is None:
-        pytest.skip("no mosquitto is installed (apt-get install mosquitto)")
-    pytest.importorskip("paho.mqtt")
-    port = free_port()
-    config = tmp_path / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n")
-    process = subprocess.Popen([MOSQUITTO, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+class Mosquitto:
+    """A real broker on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config, self.port = folder / "mosquitto.conf", free_port()
+        self.config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\n")
+        self.url, self.process = f"mqtt://127.0.0.1:{self.port}/line/3", None
+
+    def start(self) -> None:
+        words = [str(MOSQUITTO), "-c", str(self.config)]
+        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
         def answers() -> bool:
             with socket.socket() as tried:
-                return tried.connect_ex(("127.0.0.1", port)) == 0
+                return tried.connect_ex(("127.0.0.1", self.port)) == 0
 
         wait_until(answers)
-        yield f"mqtt://127.0.0.1:{port}/line/3"
-    finally:
-        process.terminate()
-        process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
 
 
-def test_results_reach_an_mqtt_broker(broker: str, tmp_path: Path) -> None:
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """One that runs."""
+    if MOSQUITTO is None:
+        pytest.skip("no mosquitto is installed (apt-get install mosquitto)")
+    pytest.importorskip("paho.mqtt")
+    started = Mosquitto(tmp_path)
+    started.start()
+    yield started
+    started.stop()
+
+
+@contextlib.contextmanager
+def subscribed(broker: Mosquitto) -> Iterator[list[dict[str, Any]]]:
+    """What the broker hands on, as it comes."""
     from paho.mqtt import client as paho
     from paho.mqtt.enums import CallbackAPIVersion
-
-    from flawmap.station.mqtt import Broker
 
     got: list[dict[str, Any]] = []
     listening = threading.Event()
     reader = paho.Client(CallbackAPIVersion.VERSION2)
     reader.on_message = lambda client, data, message: got.append(json.loads(message.payload))
     reader.on_subscribe = lambda *given: listening.set()
-    reader.connect("127.0.0.1", int(broker.split(":")[2].split("/")[0]))
+    reader.connect("127.0.0.1", broker.port)
     reader.subscribe("line/3", 1)
     reader.loop_start()
     assert listening.wait(30)
-    for number in range(5):
-        write(tmp_path, f"{number}.png", number, at=10**18 + number)
-    sink = Broker(broker)
-    watching, collect = watch(tmp_path, sinks=[sink])
-    assert watching.run(once=True) == 5
-    wait_until(lambda: len(got) == 5)
-    assert got == collect.results
-    watching.close()
-    sink.close()
+    yield got
     reader.disconnect()
     reader.loop_stop()
+
+
+def test_results_reach_an_mqtt_broker(broker: Mosquitto, tmp_path: Path) -> None:
+    from flawmap.station.mqtt import Broker
+
+    for number in range(5):
+        write(tmp_path, f"{number}.png", number, at=10**18 + number)
+    sink = Broker(broker.url)
+    watching, collect = watch(tmp_path, sinks=[sink])
+    with subscribed(broker) as got:
+        assert watching.run(once=True) == 5
+        wait_until(lambda: len(got) == 5)
+        assert got == collect.results
+    watching.close()
+    sink.close()
+
+
+def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_that(broker: Mosquitto, tmp_path: Path) -> None:
+    from flawmap.station.mqtt import Broker
+
+    file = write(tmp_path, "part.png")
+    sink = Broker(broker.url)
+    broker.stop()
+    watching, collect = watch(tmp_path, sinks=[sink])
+    stop = threading.Thread(
+        target=lambda: (wait_until(lambda: collect.results), os.kill(os.getpid(), signal.SIGTERM))  # type: ignore[func-returns-value]
+    )
+    stop.start()
+    with stopped_by_signals(watching):
+        assert watching.run(once=True) == 0
+        stop.join()
+    arrived = Arrived(file, file.name, file.stat().st_size, file.stat().st_mtime_ns)
+    assert watching.seen.state(arrived.key) == "found"
+    watching.close()
+    sink.close()
+    broker.start()
+    sink = Broker(broker.url)
+    broker.stop()
+    watching, collect = watch(tmp_path, sinks=[sink])
+    done: list[int] = []
+    thread = threading.Thread(target=lambda: done.append(watching.run(once=True)))
+    thread.start()
+    wait_until(lambda: collect.results)
+    broker.start()
+    thread.join()
+    assert done == [1] and watching.seen.state(arrived.key) == "done"
+    watching.close()
+    sink.close()
+
+
+def test_a_broker_that_is_not_there_is_told_with_what_to_check() -> None:
+    pytest.importorskip("paho.mqtt")
+    from flawmap.station.mqtt import Broker
+
+    with pytest.raises(StationError, match=r"Connection refused\); check host and port, and that the broker runs"):
+        Broker(f"mqtt://127.0.0.1:{free_port()}/x")
