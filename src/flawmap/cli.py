@@ -874,13 +874,17 @@ def audit_command(
     ] = None,
 ) -> None:
     """Walk the chain of the record. Exit code 1 when a row was edited, removed or inserted."""
+    from flawmap.errors import StationError
     from flawmap.station.audit import audit
 
     with _record(data, database) as record:
         found = audit(record, head)
     for fault in found.faults:
         _say(fault)
-    _say(f"{found.records} records, {'the chain is whole' if found.whole else 'the chain is broken'}")
+    if not found.records and found.whole:
+        raise StationError(f"{record.place} holds no record yet; give the --data or --database of a station")
+    told = "the chain is whole" if found.linked else "the chain is broken"
+    _say(f"{found.records} records, {told}{'' if found.whole or not found.linked else ', without the hash noted'}")
     _say(f"head {found.head}")
     if not found.whole:
         raise typer.Exit(1)
