@@ -917,8 +917,13 @@ def restore_command(
     from flawmap.station.backup import restore
 
     found = restore(source, data, database, models)
-    _say(f"restored {found.records} records, the chain is whole")
-    _say(f"head {found.head}")
+    _say(f"restored {found.audit.records} records, the chain is whole")
+    _say(f"head {found.audit.head}")
+    if found.models and models is None:
+        left = ", ".join(sorted(found.models))
+        _remark(f"left out the models in it ({left}); serve with a folder that has them, or restore with --models DIR")
+    elif found.used and found.used not in found.models:
+        _remark(f"the backup does not hold the model in use, {found.used}; serve with a folder of models that has it")
 
 
 @_command("watch", "go on with the same command; what is done is kept")

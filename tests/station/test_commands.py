@@ -154,7 +154,7 @@ def test_a_backup_restored_elsewhere_is_the_same_station(
     words: list[object] = ["restore", out, "--data", tmp_path / "again", "--models", tmp_path / "models"]
     words += [] if "sqlite" in database else ["--database", database]
     restored = run(*words)
-    assert restored.exit_code == 0, restored.output
+    assert (restored.exit_code, restored.stderr) == (0, ""), restored.output
     head = restored.stdout.split("head ")[1].strip()
     assert head == run("audit", "--data", data).stdout.split("head ")[1].strip()
     assert "is not empty" in refused(*words)
@@ -173,6 +173,18 @@ def test_a_backup_restored_elsewhere_is_the_same_station(
         assert client.models()["current"] == "part@2"
         client.inspect(png(9))
     assert server.stop() == 0
+
+
+def test_a_restore_says_which_models_are_not_there(station: Path, tmp_path: Path) -> None:
+    for name, models in (("with", ["--models", station / "models"]), ("without", [])):
+        assert run("backup", tmp_path / f"{name}.tar", "--data", station / "data", *models).exit_code == 0
+    told = {}
+    for name, more in (("with", []), ("without", ["--models", tmp_path / "models"])):
+        restored = run("restore", tmp_path / f"{name}.tar", "--data", tmp_path / name, *more)
+        assert restored.exit_code == 0 and len(restored.stderr.splitlines()) == 1
+        told[name] = restored.stderr
+    assert "left out the models in it (part@1, part@2); serve with a folder that has them" in told["with"]
+    assert "does not hold the model in use, part@2; serve with a folder" in told["without"]
 
 
 def test_a_backup_is_made_while_the_station_runs(models: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from flawmap.bundle import update_threshold
 from flawmap.errors import StationError
 from flawmap.station.audit import audit
-from flawmap.station.models import Models
+from flawmap.station.models import Models, used
 from flawmap.station.record import Record
 
 
@@ -50,7 +50,7 @@ def test_a_model_that_is_gone_is_replaced_in_the_record_too(opened: Callable[[],
     shutil.move(tmp_path / "models" / "part@3.bundle", tmp_path / "away")
     models = opened()
     assert (models.current.ref if models.current else None, models.previous) == ("part@2", "part@1")
-    assert models._replay()[-1] == "part@2", "the record says which one inspects"
+    assert used(models.record)[-1] == "part@2", "the record says which one inspects"
     assert opened()._used == ["part@1", "part@2"], "it is told once"
     shutil.move(tmp_path / "away", tmp_path / "models" / "part@3.bundle")
     models = opened()

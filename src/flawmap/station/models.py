@@ -83,7 +83,7 @@ class Models:
         self.told: Callable[[Row], object] = lambda row: None  # of every switch and addition
         self._changing = threading.RLock()
         self._opened: dict[str, Version] = {}  # as they were when they were loaded
-        self._used = self._replay()
+        self._used = used(record)
 
     def versions(self) -> list[Version]:
         """All that can be read, by name, the newest version first."""
@@ -273,18 +273,25 @@ class Models:
         (row,) = self.record.append([Entry("model", body, model=version.ref, threshold=limit, who=who)])
         self.told(row)
 
-    def _replay(self) -> list[str]:
-        """The refs used one after the other, what was rolled back left out."""
-        used: list[str] = []
-        with self.record.reading() as connection:
-            chosen = sa.select(records.c.model, records.c.body).where(records.c.kind == "model")
-            for row in connection.execute(chosen.order_by(records.c.seq)):
-                action = json.loads(row.body)["action"]
-                if action == "use":
-                    used.append(row.model)
-                elif action == "roll back" and len(used) > 1:
-                    used.pop()
-        return used
+
+def used(record: Record) -> list[str]:
+    """The refs used one after the other, what was rolled back left out."""
+    found: list[str] = []
+    with record.reading() as connection:
+        chosen = sa.select(records.c.model, records.c.body).where(records.c.kind == "model")
+        for row in connection.execute(chosen.order_by(records.c.seq)):
+            action = json.loads(row.body)["action"]
+            if action == "use":
+                found.append(row.model)
+            elif action == "roll back" and len(found) > 1:
+                found.pop()
+    return found
+
+
+def ref_of(folder: str) -> str | None:
+    """The ref of a bundle by the name of its folder; None for no name of one."""
+    match = FOLDER.fullmatch(folder)
+    return None if match is None else f"{match['name']}@{match['version'] or 1}"
 
 
 def change_of(row: Row) -> dict[str, Any]:
