@@ -243,6 +243,9 @@ def test_a_mistake_in_serve_is_one_line(models: Path, tmp_path: Path) -> None:
         assert refused("serve", *words)
     missing = tmp_path / "none.toml"
     assert f"there is no file {missing}" in refused("serve", *usual, "--config", missing)
+    for place in ("host/name", "secret/again@host/name"):
+        told = refused("serve", *usual, "--database", f"postgresql://anna:very@secret@{place}")
+        assert "as %40, or use PGPASSWORD" in told and "secret" not in told
     told = refused("serve", *usual, "--database", "mysql://anna:secret@host/name")
     assert "mysql:// is not supported; expected sqlite:///FILE or postgresql://" in told and "secret" not in told
 

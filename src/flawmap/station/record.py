@@ -316,6 +316,8 @@ def _engine(url: str) -> Engine:
         if kind not in ("sqlite", "postgresql"):
             raise StationError(f"--database {kind}:// is not supported; expected {SUPPORTED}")
         lite = kind == "sqlite"
+        if not lite and "@" in f"{parsed.host}{parsed.database}":  # a password would go into messages
+            raise StationError("--database holds an @ too many; write one of a password as %40, or use PGPASSWORD")
         options: dict[str, Any] = {"connect_args": {"timeout": 30}} if lite else {"pool_pre_ping": True}
         engine = sa.create_engine(parsed, **options)
     except ModuleNotFoundError as problem:
