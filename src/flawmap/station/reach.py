@@ -12,6 +12,7 @@ import httpx
 from flawmap.errors import StationAwayError, StationError
 
 LOOK_S = 5.0  # for a second look at a station that could not be spoken with
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # OpenSSL's words for an answer in plain http
 EXPIRED, NOT_YET, OTHER_NAME, OTHER_ADDRESS = 10, 9, 62, 64  # X509_V_ERR_… of OpenSSL
 
 
@@ -32,7 +33,7 @@ def unreached(problem: BaseException | None, address: httpx.URL, ca: str | Path 
     fault = _tls_fault(problem)
     if isinstance(fault, ssl.SSLCertVerificationError):
         return StationError(_refused(fault, address, ca))
-    if fault is not None and fault.reason == "WRONG_VERSION_NUMBER":
+    if fault is not None and fault.reason in NO_TLS:
         other = address.copy_with(scheme="http")
         return StationError(f"the station {address} has no certificate and speaks http; give its address as {other}")
     broken = isinstance(problem, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError)
