@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         FlawmapError,
         ImageError,
         LayoutError,
+        StationAwayError,
         StationError,
         TrainingError,
     )
@@ -51,6 +52,7 @@ _HOME = {
     "Recipe": "config",
     "Region": "measure.scores",
     "Sample": "data.layouts",
+    "StationAwayError": "errors",
     "StationError": "errors",
     "Threshold": "measure.threshold",
     "TrainingError": "errors",
@@ -84,6 +86,7 @@ __all__ = [
     "Recipe",
     "Region",
     "Sample",
+    "StationAwayError",
     "StationError",
     "Threshold",
     "TrainingError",

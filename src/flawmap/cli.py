@@ -874,13 +874,17 @@ def audit_command(
     ] = None,
 ) -> None:
     """Walk the chain of the record. Exit code 1 when a row was edited, removed or inserted."""
+    from flawmap.errors import StationError
     from flawmap.station.audit import audit
 
     with _record(data, database) as record:
         found = audit(record, head)
     for fault in found.faults:
         _say(fault)
-    _say(f"{found.records} records, {'the chain is whole' if found.whole else 'the chain is broken'}")
+    if not found.records and found.whole:
+        raise StationError(f"{record.place} holds no record yet; give the --data or --database of a station")
+    told = "the chain is whole" if found.linked else "the chain is broken"
+    _say(f"{found.records} records, {told}{'' if found.whole or not found.linked else ', without the hash noted'}")
     _say(f"head {found.head}")
     if not found.whole:
         raise typer.Exit(1)
@@ -913,8 +917,13 @@ def restore_command(
     from flawmap.station.backup import restore
 
     found = restore(source, data, database, models)
-    _say(f"restored {found.records} records, the chain is whole")
-    _say(f"head {found.head}")
+    _say(f"restored {found.audit.records} records, the chain is whole")
+    _say(f"head {found.audit.head}")
+    if found.models and models is None:
+        left = ", ".join(sorted(found.models))
+        _remark(f"left out the models in it ({left}); serve with a folder that has them, or restore with --models DIR")
+    elif found.used and found.used not in found.models:
+        _remark(f"the backup does not hold the model in use, {found.used}; serve with a folder of models that has it")
 
 
 @_command("watch", "go on with the same command; what is done is kept")

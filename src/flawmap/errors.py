@@ -8,8 +8,9 @@ FlawmapError
 ├── BundleError        a bundle that cannot be read or written
 │   ├── CheckpointError   a foreign or half-finished checkpoint
 │   └── DisagreementError   an export that does not find what PyTorch finds
-├── TrainingError      a training that cannot start or go on
-└── StationError       the inspection station: its record, its tokens, its answers
+├── StationError       the inspection station: its record, its tokens, its answers
+│   └── StationAwayError   it cannot be reached, or does not answer
+└── TrainingError      a training that cannot start or go on
 
 The command line prints the message and exits with 2; anything else is a defect of flawmap and shows its traceback.
 """
@@ -70,6 +71,10 @@ class StationError(FlawmapError):
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.status, self.retry_after, self.code, self.values = status, retry_after, code, values
+
+
+class StationAwayError(StationError):
+    """No station was reached, or it did not answer in time; this may pass."""
 
 
 def first_line(problem: BaseException) -> str:

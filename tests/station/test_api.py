@@ -395,10 +395,14 @@ def test_a_bundle_is_listed_while_it_is_copied_and_used_when_it_is_whole(station
             with pytest.raises(StationError) as raised:
                 client.use("part@2")
             assert (raised.value.status, client.models()["current"]) == (status, "part@1")
+        told = client.models()["models"][0]
+        assert (told["ref"], told["usable"], told["why_code"]) == ("part@2", False, "incomplete")
+        assert "it has no weights.safetensors" in told["why"]
         shutil.copyfile(whole / "recipe.toml", half / "recipe.toml")
         (half / "weights.safetensors").write_bytes((whole / "weights.safetensors").read_bytes()[:9000])
-        with pytest.raises(StationError, match="copy the bundle again"):
+        with pytest.raises(StationError, match=r"weights.safetensors is cut short.*; copy the bundle again") as raised:
             client.use("part@2")
+        assert raised.value.code == "incomplete"
         assert client.inspect(png(1))["model"]["ref"] == "part@1"
         shutil.copytree(whole, half, dirs_exist_ok=True)
         assert client.use("part")["ref"] == "part@2"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,20 +21,118 @@ from station_helpers import Server, free_port, png, wait_until
 from typer.testing import CliRunner
 
 from flawmap import cli
-from flawmap.errors import StationError
+from flawmap.errors import StationAwayError, StationError
 from flawmap.station.client import Client
 from flawmap.station.serve import _bind
 
 
-def certify(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that no authority signed, and its key."""
+def certify(folder: Path, names: str = "IP:127.0.0.1", days: int = 2) -> tuple[Path, Path]:
+    """A certificate that no authority signed, and its key; of minus so many days, one that has expired."""
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl (apt-get install openssl)")
     certificate, key = folder / "cert.pem", folder / "key.pem"
-    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    words += ["-days", "2", "-subj", "/CN=station", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    asked, curve = folder / "asked.pem", "ec_paramgen_curve:prime256v1"
+    words = ["req", "-new", "-newkey", "ec", "-pkeyopt", curve, "-nodes", "-subj", "/CN=station", "-keyout", key]
+    signing = ["x509", "-req", "-in", asked, "-signkey", key, "-days", str(days), "-copy_extensions", "copy"]
+    for each in ([*words, "-addext", f"subjectAltName={names}", "-out", asked], [*signing, "-out", certificate]):
+        subprocess.run(["openssl", *each], check=True, capture_output=True)
     return certificate, key
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Stands for a station where only the line to it matters; a proxy has it under /line3."""
+
+    def do_GET(self) -> None:
+        self._answer(200, {"alive": True}) if self.path == "/line3/healthz" else self._answer(404, "Not Found")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/moved/api/parts":
+            self.send_response(301)
+            self.send_header("Location", "https://station.local/")
+            self.end_headers()
+        elif self.path == "/line3/api/parts":
+            self._answer(422, "the station refuses")
+        else:
+            self._answer(405, "Method Not Allowed")
+
+    def _answer(self, status: int, told: Any) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps({"error": told} if isinstance(told, str) else told).encode())
+
+    def log_message(self, *given: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def answers() -> Iterator[Callable[..., int]]:
+    """Starts a server, with a certificate if one is given, and gives its port."""
+    started = []
+
+    def start(certificate: Path | None = None, key: Path | None = None) -> int:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        server.handle_error = lambda *given: None  # type: ignore[method-assign]
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        started.append(server)
+        return int(server.server_address[1])
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def why(url: str, **options: Any) -> str:
+    """The one line in which an image is refused, at once."""
+    with Client(url, **options) as client, pytest.raises(StationError) as raised:
+        client.inspect(b"image")
+    assert not isinstance(raised.value, StationAwayError) and "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_the_wrong_scheme_is_told(answers: Callable[..., int], tmp_path: Path) -> None:
+    plain, safe = answers(), answers(*certify(tmp_path))
+    assert f"speaks http; give its address as http://127.0.0.1:{plain}" in why(f"https://127.0.0.1:{plain}")
+    assert f"speaks https alone; give its address as https://127.0.0.1:{safe}" in why(f"http://127.0.0.1:{safe}")
+
+
+def test_a_certificate_for_another_name_or_of_another_time_is_told_from_one_not_trusted(
+    answers: Callable[..., int], tmp_path: Path
+) -> None:
+    found = {}
+    for name, names, days in (("other", "DNS:station.local,IP:192.168.0.5", 2), ("old", "IP:127.0.0.1", -1)):
+        (tmp_path / name).mkdir()
+        certificate, key = certify(tmp_path / name, names, days)
+        found[name] = (certificate, f"https://127.0.0.1:{answers(certificate, key)}")
+    (other, at), (old, old_at) = found["other"], found["old"]
+    told = why(at, ca=other)
+    assert "is for station.local, 192.168.0.5, not for 127.0.0.1; ask by a name that it holds" in told
+    assert "not trusted" not in told
+    assert f"is not trusted by {old}" in why(at, ca=old)
+    assert "has expired; give the station a new one" in why(old_at, ca=old)
+
+
+def test_an_address_with_a_path_is_a_proxys_or_told(answers: Callable[..., int]) -> None:
+    url = f"http://127.0.0.1:{answers()}"
+    assert why(f"{url}/line3") == "the station refuses"
+    assert "is no flawmap station; leave out /api, unless a proxy has" in why(f"{url}/api")
+    assert why(url).endswith("is no flawmap station")
+    assert "sends to https://station.local/" in why(f"{url}/moved")
+
+
+def test_a_token_that_is_missing_or_refused_is_told_with_how_to_give_one(
+    guarded: tuple[Server, dict[str, str]], tmp_path: Path
+) -> None:
+    server, tokens = guarded
+    assert "asks for a token; give one as token=, or to flawmap watch as --token or in FLAWMAP_TOKEN" in why(server.url)
+    assert "does not know this token; give one as token=" in why(server.url, token="fm-wrong-one")
+    with Client(server.url, f"{tokens['camera']}\n") as client:  # as read from a file
+        assert client.inspect(png(1))["by"] == "camera-1"
 
 
 def test_a_stations_own_certificate_is_trusted_when_its_file_is_given(models: Path, tmp_path: Path) -> None:
@@ -136,7 +237,7 @@ def test_the_client_gives_up_at_its_timeout(waits: list[float], options: Any, ex
     def answer(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
-    with answered_by(answer, **options) as client, pytest.raises(StationError, match="cannot be reached"):
+    with answered_by(answer, **options) as client, pytest.raises(StationAwayError, match="cannot be reached"):
         client.inspect(b"image")
     assert waits == expected
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from flawmap import cli
 from flawmap.errors import ConfigError
 from flawmap.station.client import Client
-from flawmap.station.record import _engine
+from flawmap.station.record import Record, _engine
 from flawmap.station.settings import StationSettings, load_settings
 
 
@@ -85,6 +85,31 @@ def test_a_new_record_is_made_by_token_add_alone_which_says_so(tmp_path: Path) -
     assert "new record" not in told[1]
 
 
+def test_a_file_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "other.sqlite"
+    database = sqlite3.connect(file)
+    database.execute("CREATE TABLE records (a)")
+    database.close()
+    before = file.read_bytes()
+    assert f"{file} holds no record" in refused("audit", "--database", f"sqlite:///{file}")
+    assert (file.read_bytes(), list(tmp_path.iterdir())) == (before, [file])
+
+
+def test_audit_of_tables_without_a_row_says_that_there_is_no_record_and_makes_nothing(database: str) -> None:
+    Record(database).close()  # as an older `flawmap audit` left them in an empty database
+    assert "holds no record yet; give the --data or --database" in refused("audit", "--database", database)
+    engine = _engine(database)
+    for statement in ("DELETE FROM head", "DROP INDEX records_by_time"):
+        with engine.begin() as connection:
+            connection.execution_options(writes=True).execute(sa.text(statement))
+    broken = run("audit", "--database", database)
+    assert broken.exit_code == 1 and "the note of the last record is missing" in broken.stdout
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM head")).scalar() == 0
+    assert "records_by_time" not in {index["name"] for index in sa.inspect(engine).get_indexes("records")}
+    engine.dispose()
+
+
 @pytest.mark.parametrize("action", ["audit", "backup", "list", "revoke"])
 def test_a_database_without_a_record_is_refused_and_stays_empty(database: str, tmp_path: Path, action: str) -> None:
     words = {"audit": ["audit"], "backup": ["backup", tmp_path / "out.tar"]}.get(action, ["token", action])
@@ -102,6 +127,9 @@ def test_audit_ends_with_1_when_one_row_was_edited(data: Path) -> None:
     noted = whole.stdout.split("head ")[1].strip()
     assert run("audit", "--data", data, "--head", noted).exit_code == 0
     assert "64 letters" in refused("audit", "--data", data, "--head", noted[:12])
+    other = run("audit", "--data", data, "--head", "ab" * 32)
+    assert other.exit_code == 1 and f"the hash {'ab' * 32} is not in this record: " in other.stdout
+    assert "the chain is whole, without the hash noted" in other.stdout and "broken" not in other.stdout
     database = sqlite3.connect(data / "record.sqlite")
     database.execute("UPDATE records SET verdict = 'pass' WHERE seq = 3")
     database.commit()
@@ -126,7 +154,7 @@ def test_a_backup_restored_elsewhere_is_the_same_station(
     words: list[object] = ["restore", out, "--data", tmp_path / "again", "--models", tmp_path / "models"]
     words += [] if "sqlite" in database else ["--database", database]
     restored = run(*words)
-    assert restored.exit_code == 0, restored.output
+    assert (restored.exit_code, restored.stderr) == (0, ""), restored.output
     head = restored.stdout.split("head ")[1].strip()
     assert head == run("audit", "--data", data).stdout.split("head ")[1].strip()
     assert "is not empty" in refused(*words)
@@ -145,6 +173,18 @@ def test_a_backup_restored_elsewhere_is_the_same_station(
         assert client.models()["current"] == "part@2"
         client.inspect(png(9))
     assert server.stop() == 0
+
+
+def test_a_restore_says_which_models_are_not_there(station: Path, tmp_path: Path) -> None:
+    for name, models in (("with", ["--models", station / "models"]), ("without", [])):
+        assert run("backup", tmp_path / f"{name}.tar", "--data", station / "data", *models).exit_code == 0
+    told = {}
+    for name, more in (("with", []), ("without", ["--models", tmp_path / "models"])):
+        restored = run("restore", tmp_path / f"{name}.tar", "--data", tmp_path / name, *more)
+        assert restored.exit_code == 0 and len(restored.stderr.splitlines()) == 1
+        told[name] = restored.stderr
+    assert "left out the models in it (part@1, part@2); serve with a folder that has them" in told["with"]
+    assert "does not hold the model in use, part@2; serve with a folder" in told["without"]
 
 
 def test_a_backup_is_made_while_the_station_runs(models: Path, tmp_path: Path) -> None:
@@ -203,6 +243,9 @@ def test_a_mistake_in_serve_is_one_line(models: Path, tmp_path: Path) -> None:
         assert refused("serve", *words)
     missing = tmp_path / "none.toml"
     assert f"there is no file {missing}" in refused("serve", *usual, "--config", missing)
+    for place in ("host/name", "secret/again@host/name"):
+        told = refused("serve", *usual, "--database", f"postgresql://anna:very@secret@{place}")
+        assert "as %40, or use PGPASSWORD" in told and "secret" not in told
     told = refused("serve", *usual, "--database", "mysql://anna:secret@host/name")
     assert "mysql:// is not supported; expected sqlite:///FILE or postgresql://" in told and "secret" not in told
 

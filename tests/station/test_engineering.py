@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -21,6 +22,8 @@ from flawmap.data.images import decode_image, encode_png
 from flawmap.data.surfaces import write_sample_parts
 from flawmap.station import checking
 from flawmap.station.client import Client
+from flawmap.station.results import Query
+from flawmap.station.thresholds import Scores
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,18 @@ def test_the_histogram_counts_every_score_and_the_curve_tells_escape_and_overkil
     at = http.get("/api/threshold/at", params={"score": found["edges"][20]}).json()
     assert at == found["curve"][20]
     assert found["low"] <= found["suggested"]["score"] <= found["high"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "score", "code"), [((0.6, 0.9), 0.5, "halfway"), ((0.35, 0.8, 0.9), 0.3, "least-wrong")]
+)
+def test_a_suggested_threshold_says_by_a_code_how_it_was_found(bad: tuple[float, ...], score: float, code: str) -> None:
+    decided = [(0.4, "pass"), *((one, "reject") for one in bad)]
+    results = SimpleNamespace(decided_scores=lambda query, alike: decided)
+    station = SimpleNamespace(results=results, models=SimpleNamespace(versions=list))
+    version = SimpleNamespace(weights_sha256="", held_out_scores=(0.1, 0.2, 0.3))
+    found = Scores(station, version, Query()).suggested()  # type: ignore[arg-type]
+    assert found is not None and (found["score"], found["why_code"]) == (pytest.approx(score), code)
 
 
 def test_parts_around_a_line_are_the_nearest_on_either_side(http: httpx.Client, parts: list[dict[str, Any]]) -> None:
@@ -201,7 +216,7 @@ def test_what_is_wrong_with_photos_is_found(http: httpx.Client) -> None:
     files += [("image", ("../../text.txt", b"no image", "text/plain"))]
     answer = http.post(f"/api/datasets/{ident}/photos", files=files).json()
     assert [one["name"] for one in answer["added"]] == list(odd)
-    assert len(answer["refused"]) == 1 and "not an image" in answer["refused"][0]["error"]
+    assert len(answer["refused"]) == 1 and answer["refused"][0]["error"].startswith("not an image")
     assert http.post(f"/api/datasets/{ident}/check").status_code == 202
     wait_until(lambda: http.get(f"/api/datasets/{ident}").json()["checked"], 120)
     found = http.get(f"/api/datasets/{ident}").json()

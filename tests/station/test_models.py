@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from flawmap.bundle import update_threshold
 from flawmap.errors import StationError
 from flawmap.station.audit import audit
-from flawmap.station.models import Models
+from flawmap.station.models import Models, used
 from flawmap.station.record import Record
 
 
@@ -49,7 +50,7 @@ def test_a_model_that_is_gone_is_replaced_in_the_record_too(opened: Callable[[],
     shutil.move(tmp_path / "models" / "part@3.bundle", tmp_path / "away")
     models = opened()
     assert (models.current.ref if models.current else None, models.previous) == ("part@2", "part@1")
-    assert models._replay()[-1] == "part@2", "the record says which one inspects"
+    assert used(models.record)[-1] == "part@2", "the record says which one inspects"
     assert opened()._used == ["part@1", "part@2"], "it is told once"
     shutil.move(tmp_path / "away", tmp_path / "models" / "part@3.bundle")
     models = opened()
@@ -66,3 +67,24 @@ def test_a_roll_back_ends_with_the_first_model(opened: Callable[[], Models]) -> 
     assert told == [("anna", "part@1")]
     with pytest.raises(StationError, match="no other model"):
         models.roll_back("anna")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "recipe.toml", "photos.safetensors"])
+def test_a_bundle_that_is_not_whole_is_not_used(opened: Callable[[], Models], tmp_path: Path, name: str) -> None:
+    shutil.copytree(tmp_path / "models" / "part.bundle", tmp_path / "models" / "part@2.bundle")
+    (tmp_path / "models" / "part@2.bundle" / name).unlink()
+    models = opened()
+    assert models.current is not None and models.current.ref == "part@1"
+    assert [models.facts(version)["usable"] for version in models.versions()] == [False, True]
+    for refused in (lambda: models.use("part@2", "anna"), lambda: models.with_threshold("part@2", 0.2, None, "", "")):
+        with pytest.raises(StationError, match=f"part@2 is not whole: it has no {name}; copy the bundle again"):
+            refused()
+
+
+def test_a_model_without_a_threshold_is_told_as_such(opened: Callable[[], Models], tmp_path: Path) -> None:
+    update_threshold(tmp_path / "models" / "part.bundle", None)
+    models = opened()
+    (told,) = map(models.facts, models.versions())
+    assert (models.current, told["usable"], told["why_code"]) == (None, False, "no-threshold")
+    with pytest.raises(StationError, match="part@1 has no threshold; set one with"):
+        models.use("part@1", "anna")

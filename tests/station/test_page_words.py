@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -203,3 +204,15 @@ def test_photos_and_trainings_are_spoken_of_in_german(page: Any, server: Server)
         assert (training["state"], training["why_code"]) == ("cancelled", "cancelled")
         wait_until(lambda: http.get("/api/station").json()["training"] is None)
         assert http.post("/api/trainings/none/cancel").json()["code"] == "gone"
+
+
+@GERMAN
+def test_a_bundle_that_is_not_whole_is_told_in_german_and_not_offered(page: Any, station: Server) -> None:
+    shutil.copytree(station.models / "part.bundle", station.models / "part@2.bundle")
+    (station.models / "part@2.bundle" / "weights.safetensors").unlink()
+    open_view(page, station, "threshold")
+    row = page.locator(".versions tbody tr").first
+    expect(row).to_contain_text("part@2")
+    expect(row).to_contain_text("Dieses Modell ist unvollständig")
+    expect(row.locator("button")).to_have_count(0)
+    looked_at(page, "a bundle that is not whole")

@@ -1,14 +1,48 @@
 from __future__ import annotations
 
 import datetime
+import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
+from station_helpers import wait_until
 
 from flawmap.errors import StationError
 from flawmap.station.report import _harmless
 from flawmap.station.results import recorded_time
-from flawmap.station.settings import ShiftSettings
-from flawmap.station.station import shift_start, verdict_of
+from flawmap.station.settings import ShiftSettings, StationSettings
+from flawmap.station.station import Station, shift_start, verdict_of
+
+
+def test_a_database_that_is_away_is_a_line_in_the_log_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("flawmap.station.station.TELL_S", 0.01)
+    (tmp_path / "models").mkdir()
+    station = Station(tmp_path / "models", tmp_path / "data", None, StationSettings())
+    away, told = threading.Event(), threading.Event()
+    counted = station.results.counts
+
+    def counts(*given: Any) -> Any:
+        if away.is_set():
+            raise OperationalError("SELECT", {}, Exception("connection refused\nis it running?"))
+        told.set()
+        return counted(*given)
+
+    monkeypatch.setattr(station.results, "counts", counts)
+    away.set()
+    looking = threading.Thread(target=station._look_after)
+    looking.start()
+    wait_until(lambda: caplog.records)
+    away.clear()
+    assert told.wait(60)
+    station._stopping.set()
+    looking.join()
+    station.close()
+    assert {record.getMessage() for record in caplog.records} == {"the record: connection refused"}
+    assert not any(record.exc_info for record in caplog.records)
 
 
 @pytest.mark.parametrize(

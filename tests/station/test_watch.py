@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import shutil
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,7 +22,7 @@ import flawmap
 from flawmap.errors import ImageError, StationError
 from flawmap.station.client import Client
 from flawmap.station.seen import Arrived, Seen, Table
-from flawmap.station.watch import Watch, by_bundle, by_server
+from flawmap.station.watch import STATE, Watch, by_bundle, by_server, stopped_by_signals
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
 
@@ -311,6 +314,7 @@ def test_the_service_records_each_file_once(models: Path, tmp_path: Path) -> Non
     for number in range(5):
         write(folder, f"part {number} ü.png", number, at=10**18 + number)
     (folder / "large.bmp").write_bytes(b"BM" + b"x" * 100)
+    (folder / "short.png").write_bytes(png(9)[:-20])
     sender = Client(server.url)
     watching, collect = watch(folder, by_server(sender, "lot 1"), damaged_s=0.1)
     found = watching.seen.note
@@ -334,58 +338,164 @@ def test_the_service_records_each_file_once(models: Path, tmp_path: Path) -> Non
     with Client(server.url) as client:
         parts = list(client.parts(lot="lot 1", order="oldest"))
     assert [part["label"] for part in parts] == [f"part {number} ü.png" for number in range(5)]
+    errors = {result["file"]: result["error"] for result in more.results if not result["id"]}
+    assert errors["large.bmp"].startswith("the image is damaged"), "the file's name stands beside it"
+    assert errors["short.png"].startswith("the image is truncated")
     told = [result for result in collect.results + more.results if result["id"]]
     assert [result["id"] for result in told] == [part["id"] for part in parts]
     assert server.stop() == 0
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[str]:
-    """A real mosquitto on loopback."""
-    if MOSQUITTO is None:
-        pytest.skip("no mosquitto is installed (apt-get install mosquitto)")
-    pytest.importorskip("paho.mqtt")
-    port = free_port()
-    config = tmp_path / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n")
-    process = subprocess.Popen([MOSQUITTO, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        import socket
+def test_a_stop_ends_a_watch_that_waits_for_its_station(models: Path, tmp_path: Path) -> None:
+    folder, state = tmp_path / "in", tmp_path / "in" / STATE
+    folder.mkdir()
+    write(folder, "part.png")
+    words = [sys.executable, "-m", "flawmap", "watch", str(folder), "--server"]
+
+    def begun() -> bool:
+        if not state.exists():
+            return False
+        connection = sqlite3.connect(state)
+        try:
+            return connection.execute("SELECT state FROM seen").fetchall() == [("begun",)]
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections and never answers
+        for number, port in ((signal.SIGTERM, free_port()), (signal.SIGINT, silent.getsockname()[1])):
+            watching = subprocess.Popen([*words, f"http://127.0.0.1:{port}"], stdout=subprocess.PIPE)
+            wait_until(begun)
+            watching.send_signal(number)
+            told, _ = watching.communicate(timeout=60)  # it would wait for 150 seconds
+            assert (watching.returncode, told) == (0, b"0 files inspected\n")
+            state.unlink()
+    server = Server(models, tmp_path / "data")
+    with Client(server.url) as client:
+        ask = by_server(client, None)
+
+        def stopped(arrived: Arrived, data: bytes) -> dict[str, Any]:
+            found = ask(arrived, data)
+            signal.raise_signal(signal.SIGTERM)  # the station has recorded it, the watch does not know
+            return found
+
+        for inspect, expected in ((stopped, 0), (ask, 1)):
+            watching_, collect = watch(folder, inspect)
+            with stopped_by_signals(watching_):
+                assert watching_.run(once=True) == expected
+            watching_.close()
+        assert [result["id"] for result in collect.results] == [part["id"] for part in client.parts()]
+    assert server.stop() == 0
+
+
+class Mosquitto:
+    """A real broker on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config, self.port = folder / "mosquitto.conf", free_port()
+        self.config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\n")
+        self.url, self.process = f"mqtt://127.0.0.1:{self.port}/line/3", None
+
+    def start(self) -> None:
+        words = [str(MOSQUITTO), "-c", str(self.config)]
+        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
         def answers() -> bool:
             with socket.socket() as tried:
-                return tried.connect_ex(("127.0.0.1", port)) == 0
+                return tried.connect_ex(("127.0.0.1", self.port)) == 0
 
         wait_until(answers)
-        yield f"mqtt://127.0.0.1:{port}/line/3"
-    finally:
-        process.terminate()
-        process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
 
 
-def test_results_reach_an_mqtt_broker(broker: str, tmp_path: Path) -> None:
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """One that runs."""
+    if MOSQUITTO is None:
+        pytest.skip("no mosquitto is installed (apt-get install mosquitto)")
+    pytest.importorskip("paho.mqtt")
+    started = Mosquitto(tmp_path)
+    started.start()
+    yield started
+    started.stop()
+
+
+@contextlib.contextmanager
+def subscribed(broker: Mosquitto) -> Iterator[list[dict[str, Any]]]:
+    """What the broker hands on, as it comes."""
     from paho.mqtt import client as paho
     from paho.mqtt.enums import CallbackAPIVersion
-
-    from flawmap.station.mqtt import Broker
 
     got: list[dict[str, Any]] = []
     listening = threading.Event()
     reader = paho.Client(CallbackAPIVersion.VERSION2)
     reader.on_message = lambda client, data, message: got.append(json.loads(message.payload))
     reader.on_subscribe = lambda *given: listening.set()
-    reader.connect("127.0.0.1", int(broker.split(":")[2].split("/")[0]))
+    reader.connect("127.0.0.1", broker.port)
     reader.subscribe("line/3", 1)
     reader.loop_start()
     assert listening.wait(30)
-    for number in range(5):
-        write(tmp_path, f"{number}.png", number, at=10**18 + number)
-    sink = Broker(broker)
-    watching, collect = watch(tmp_path, sinks=[sink])
-    assert watching.run(once=True) == 5
-    wait_until(lambda: len(got) == 5)
-    assert got == collect.results
-    watching.close()
-    sink.close()
+    yield got
     reader.disconnect()
     reader.loop_stop()
+
+
+def test_results_reach_an_mqtt_broker(broker: Mosquitto, tmp_path: Path) -> None:
+    from flawmap.station.mqtt import Broker
+
+    for number in range(5):
+        write(tmp_path, f"{number}.png", number, at=10**18 + number)
+    sink = Broker(broker.url)
+    watching, collect = watch(tmp_path, sinks=[sink])
+    with subscribed(broker) as got:
+        assert watching.run(once=True) == 5
+        wait_until(lambda: len(got) == 5)
+        assert got == collect.results
+    watching.close()
+    sink.close()
+
+
+def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_that(broker: Mosquitto, tmp_path: Path) -> None:
+    from flawmap.station.mqtt import Broker
+
+    file = write(tmp_path, "part.png")
+    sink = Broker(broker.url)
+    broker.stop()
+    watching, collect = watch(tmp_path, sinks=[sink])
+    stop = threading.Thread(
+        target=lambda: (wait_until(lambda: collect.results), os.kill(os.getpid(), signal.SIGTERM))  # type: ignore[func-returns-value]
+    )
+    stop.start()
+    with stopped_by_signals(watching):
+        assert watching.run(once=True) == 0
+        stop.join()
+    arrived = Arrived(file, file.name, file.stat().st_size, file.stat().st_mtime_ns)
+    assert watching.seen.state(arrived.key) == "found"
+    watching.close()
+    sink.close()
+    broker.start()
+    sink = Broker(broker.url)
+    broker.stop()
+    watching, collect = watch(tmp_path, sinks=[sink])
+    done: list[int] = []
+    thread = threading.Thread(target=lambda: done.append(watching.run(once=True)))
+    thread.start()
+    wait_until(lambda: collect.results)
+    broker.start()
+    thread.join()
+    assert done == [1] and watching.seen.state(arrived.key) == "done"
+    watching.close()
+    sink.close()
+
+
+def test_a_broker_that_is_not_there_is_told_with_what_to_check() -> None:
+    pytest.importorskip("paho.mqtt")
+    from flawmap.station.mqtt import Broker
+
+    with pytest.raises(StationError, match=r"Connection refused\); check host and port, and that the broker runs"):
+        Broker(f"mqtt://127.0.0.1:{free_port()}/x")

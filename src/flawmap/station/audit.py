@@ -20,12 +20,17 @@ MOST = 100  # faults listed
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found. whole: no fault; records: rows walked; head: the last hash; faults: a line each, up to MOST."""
+    """What was found.
+
+    whole: no fault; records: rows walked; head: the last hash; faults: a line each, up to MOST; linked: whole but for
+    a hash noted earlier, which may be missing
+    """
 
     whole: bool
     records: int
     head: str
     faults: list[str]
+    linked: bool
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""
@@ -67,9 +72,11 @@ def audit(record: Record, noted: str | None = None) -> Audit:
         faults.append("the note of the last record is missing")
     elif (last.seq, last.hash) != (expected - 1, previous):
         faults.append(f"the last record should be {last.seq}, and the chain ends with {expected - 1}")
+    linked = not faults
     if not met:
-        faults.append(f"no record has the hash {noted}; the chain was made anew, or cut")
-    return Audit(not faults, count, previous, faults[:MOST])
+        anew = "rows were cut off its end, it was made anew, or the hash is of another record"
+        faults.append(f"the hash {noted} is not in this record: {anew}")
+    return Audit(not faults, count, previous, faults[:MOST], linked)
 
 
 def _rows_after(connection: Connection, seq: int) -> list[Row]:

@@ -9,7 +9,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flawmap.errors import StationError
 from flawmap.station.audit import Audit, audit
 from flawmap.station.files import Pictures, is_id, to_disk
+from flawmap.station.models import ref_of, used
 from flawmap.station.record import FORMAT, Record, head, records, tokens, url_of
 
 NOTE = "station.json"
@@ -66,7 +67,15 @@ def backup(record: Record, data: Path, out: Path, models: Path | None, overwrite
     return count, pictures
 
 
-def restore(source: Path, data: Path, database: str | None, models: Path | None) -> Audit:
+class Restored(NamedTuple):
+    """What was restored: how the chain is; by their refs the models in the backup, and the one in use ("": none)."""
+
+    audit: Audit
+    models: set[str]
+    used: str
+
+
+def restore(source: Path, data: Path, database: str | None, models: Path | None) -> Restored:
     """Put a backup into an empty `data` and database, and walk the chain. Raises StationError."""
     if data.exists() and any(data.iterdir()):
         raise StationError(f"{data} is not empty; restore into a new folder")
@@ -80,8 +89,8 @@ def restore(source: Path, data: Path, database: str | None, models: Path | None)
             data.mkdir(parents=True, exist_ok=True, mode=0o750)
             record = Record(url_of(data, database))
             try:
-                _fill(tar, record, data, models)
-                found = audit(record)
+                held = _fill(tar, record, data, models)
+                found, refs = audit(record), used(record)
             finally:
                 record.close()
     except (tarfile.TarError, SQLAlchemyError, KeyError, ValueError, TypeError, AttributeError) as problem:
@@ -90,10 +99,12 @@ def restore(source: Path, data: Path, database: str | None, models: Path | None)
         raise StationError(f"cannot restore {source}: {problem.strerror or problem}") from problem
     if not found.whole:
         raise StationError(f"the chain in {source} is broken: {found.faults[0]}")
-    return found
+    return Restored(found, held, refs[-1] if refs else "")
 
 
-def _fill(tar: tarfile.TarFile, record: Record, data: Path, models: Path | None) -> None:
+def _fill(tar: tarfile.TarFile, record: Record, data: Path, models: Path | None) -> set[str]:
+    """Put everything in its place; the models that the backup holds, also where they are left out."""
+    held = set()
     with record.writing() as connection:
         if connection.execute(sa.select(sa.func.count()).select_from(records)).scalar():
             raise StationError("the database holds a record already; restore into an empty one")
@@ -109,10 +120,14 @@ def _fill(tar: tarfile.TarFile, record: Record, data: Path, models: Path | None)
                     connection.execute(TABLES[kind].insert(), rows)
             elif (kind == "pictures" and is_id(Path(rest).name[:32]) and member.isfile()) or kind == "datasets":
                 tar.extract(member, data, filter="data")
-            elif kind == "models" and models is not None and rest:
+            elif kind == "models" and rest:
+                held.add(ref_of(rest.partition("/")[0]))
+                if models is None:
+                    continue
                 member.name = rest
                 models.mkdir(parents=True, exist_ok=True)
                 tar.extract(member, models, filter="data")
+    return {ref for ref in held if ref is not None}
 
 
 def _lines(connection: Connection, table: sa.Table) -> Iterator[list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,13 +11,20 @@ from typing import Any
 
 import httpx
 
-from flawmap.errors import StationError
+from flawmap.errors import StationAwayError, StationError
+from flawmap.station.reach import trusting, unreached
 
+GIVE_TOKEN = (
+    "give one as token=, or to flawmap watch as --token or in FLAWMAP_TOKEN; "
+    "an engineer makes one with: flawmap token add"
+)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0  # before another try, where the station does not say when
 
 
 class Client:
-    """Speaks to a station. A part is a dict, as docs/station-api.md tells it. Raises StationError.
+    """Speaks to a station. A part is a dict, as docs/station-api.md tells it.
+
+    Raises StationError, and of these StationAwayError where no station was reached, which may pass.
 
     `token`: None where the station asks for none. `timeout`: seconds that an answer is waited for; as long goes
     `inspect` on sending an image that met a full queue, a station that is being started, or no station at all: after
@@ -31,7 +37,7 @@ class Client:
         self, url: str, token: str | None = None, *, timeout: float = 90.0,
         retries: int | None = None, ca: str | Path | None = None,
     ) -> None:  # fmt: skip
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        headers = {} if token is None else {"Authorization": f"Bearer {token.strip()}"}
         try:
             address = httpx.URL(url)
         except (httpx.InvalidURL, TypeError):
@@ -39,9 +45,9 @@ class Client:
         if address.scheme not in ("http", "https") or not address.host:
             raise StationError(f"{url!r} is no address; expected one as http://127.0.0.1:8000")
         self._http = httpx.Client(
-            base_url=address, headers=headers, timeout=timeout, trust_env=False, verify=_trusting(ca)
+            base_url=address, headers=headers, timeout=timeout, trust_env=False, verify=trusting(ca)
         )
-        self.url, self.timeout, self.retries = url, timeout, retries
+        self.url, self.timeout, self.retries, self.ca = url, timeout, retries, ca
 
     def __enter__(self) -> Client:
         """The client itself."""
@@ -152,7 +158,7 @@ class Client:
         with self._errors(), reading as answer:
             if answer.status_code != 200:
                 answer.read()
-                raise _problem(answer)
+                raise self._problem(answer)
             name = ""
             for line in answer.iter_lines():
                 if line.startswith("event: "):
@@ -167,7 +173,7 @@ class Client:
                 return self._ask(method, path, **request)
             except StationError as problem:
                 left = ends - time.monotonic()
-                passes = isinstance(problem, _Away) or problem.status in (429, 503)
+                passes = isinstance(problem, StationAwayError) or problem.status in (429, 503)
                 if not passes or left <= 0 or tried == self.retries:
                     raise
                 time.sleep(min(problem.retry_after or wait, left))
@@ -184,22 +190,47 @@ class Client:
         with self._errors():
             answer = self._http.request(method, path, **request)
         if answer.status_code >= 300:
-            raise _problem(answer)
+            raise self._problem(answer)
         return answer
 
     def _errors(self) -> _Errors:
-        return _Errors(self.url)
+        return _Errors(httpx.URL(self.url), self.ca)
 
+    def _problem(self, answer: httpx.Response) -> StationError:
+        """Why the station refused, or that there is none."""
+        if answer.has_redirect_location:
+            return StationError(f"{self.url} sends to {answer.headers['location']}; give the station's own address")
+        if answer.status_code in (404, 405) and not self._is_station():
+            path = httpx.URL(self.url).path.rstrip("/")
+            without = f"; leave out {path}, unless a proxy has the station there" if path else ""
+            return StationError(f"{self.url} answers, but is no flawmap station{without}", answer.status_code)
+        code = ""
+        try:
+            told = answer.json()
+            text, code = str(told["error"]), str(told.get("code", ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            text = f"the station answered {answer.status_code}"
+        if code == "token":
+            given = "Authorization" in self._http.headers
+            text = f"the station {self.url} {'does not know this token' if given else 'asks for a token'}; {GIVE_TOKEN}"
+        try:
+            wait = float(answer.headers.get("retry-after", 0))
+        except ValueError:
+            wait = 0.0
+        return StationError(text, answer.status_code, wait, code)
 
-class _Away(StationError):
-    """A station that cannot be reached, which may pass."""
+    def _is_station(self) -> bool:
+        try:
+            return bool(self._http.get("/healthz").json()["alive"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return False
 
 
 class _Errors:
     """What httpx raises becomes a StationError."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, address: httpx.URL, ca: str | Path | None) -> None:
+        self.address, self.ca = address, ca
 
     def __enter__(self) -> None:
         pass
@@ -207,48 +238,8 @@ class _Errors:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:  # fmt: skip
-        if isinstance(problem, httpx.TimeoutException):
-            raise _Away(f"the station {self.url} did not answer in time") from problem
-        if untrusted := _untrusted(problem):
-            raise StationError(
-                f"the certificate of {self.url} is not trusted ({untrusted}); "
-                "give the file of it, or of the authority that signed it, as ca= or --ca"
-            ) from problem
-        if isinstance(problem, httpx.TransportError | httpx.InvalidURL):
-            raise _Away(f"the station {self.url} cannot be reached ({problem}); is it running?") from problem
-
-
-def _trusting(ca: str | Path | None) -> ssl.SSLContext:
-    """What certificates are checked by. Raises StationError for a file that holds none."""
-    try:
-        return ssl.create_default_context(cafile=ca)
-    except ssl.SSLError as problem:
-        raise StationError(f"{ca} holds no certificate; expected a file in PEM") from problem
-    except OSError as problem:
-        raise StationError(f"the certificate {ca} cannot be read: {problem.strerror}") from problem
-
-
-def _untrusted(problem: BaseException | None) -> str:
-    """Why a certificate was refused, "" where none was; httpx wraps what the ssl module raised."""
-    while problem is not None:
-        if isinstance(problem, ssl.SSLCertVerificationError):
-            return problem.verify_message
-        problem = problem.__cause__ or problem.__context__
-    return ""
-
-
-def _problem(answer: httpx.Response) -> StationError:
-    code = ""
-    try:
-        told = answer.json()
-        text, code = str(told["error"]), str(told.get("code", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        text = f"the station answered {answer.status_code}"
-    try:
-        wait = float(answer.headers.get("retry-after", 0))
-    except ValueError:
-        wait = 0.0
-    return StationError(text, answer.status_code, wait, code)
+        if (told := unreached(problem, self.address, self.ca)) is not None:
+            raise told from problem
 
 
 def _given(query: dict[str, Any]) -> dict[str, Any]:

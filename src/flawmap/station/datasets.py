@@ -91,9 +91,9 @@ class DataSets:
         if len(data) > self.limits.bytes:
             raise StationError(f"more than {self.limits.bytes} bytes", 413, code="bytes", limit=self.limits.bytes)
         try:
-            header = header_of(data, "the file")
+            header = header_of(data, "photo")
         except ImageError as problem:
-            raise StationError(str(problem), 415, code="no-image") from problem
+            raise StationError(str(problem).removeprefix("photo: "), 415, code="no-image") from problem
         if header.width * header.height > self.limits.pixels:
             raise too_many_pixels(header.width, header.height, self.limits.pixels)
         photo = {

@@ -133,7 +133,7 @@ class _Worker:
                     try:
                         pixels = decode_pixels(message.data, "image")
                     except ImageError as problem:
-                        self._send("failed", message.number, str(problem), 422)
+                        self._send("failed", message.number, str(problem).removeprefix("image: "), 422)
                         continue
                     with self.changed:
                         self.ready.append((message, pixels))

@@ -28,6 +28,13 @@ from flawmap.station.workers import Pool
 
 log = logging.getLogger("flawmap.station")
 NOTE, ABOUT = "bundle.json", "station.json"
+FILES = {  # of a bundle, and what of its notes tells that there is one; "": always
+    "weights.safetensors": "",
+    "recipe.toml": "",
+    "ignore.png": "ignore_sha256",
+    "photos.safetensors": "photos_sha256",
+    "evidence.safetensors": "evidence_sha256",
+}
 NAMED = "a model's name is 1 to 100 letters without @ and /, and does not begin with a dot"
 FOLDER = re.compile(r"(?P<name>[^@/\x00-\x1f]{1,100}?)(@(?P<version>[1-9]\d{0,8}))?(\.bundle)?")
 NONE_USED = "there is no model in use; train one, or copy a bundle to the models folder and use it (docs/station.md)"
@@ -36,7 +43,7 @@ LOAD_S = 900.0  # an export on first use takes minutes
 
 @dataclass(frozen=True)
 class Version:
-    """One bundle. threshold None: it gives scores, and no verdicts, so that it is of no use here."""
+    """One bundle. threshold None: it gives scores, and no verdicts. lacks: what is not there of it."""
 
     ref: str
     name: str
@@ -52,6 +59,16 @@ class Version:
     held_out_folders: int
     origin: str
     by: str
+    lacks: str
+
+    def fault(self) -> StationError | None:
+        """Why it cannot be used, None where it can."""
+        if self.lacks:
+            return StationError(f"{self.ref} is not whole: {self.lacks}; copy the bundle again", 409, code="incomplete")
+        if self.threshold is None:
+            text = f"{self.ref} has no threshold; set one with: flawmap threshold BUNDLE"
+            return StationError(text, 409, code="no-threshold")
+        return None
 
     def short(self) -> dict[str, Any]:
         """What a verdict says of it."""
@@ -66,7 +83,7 @@ class Models:
         self.told: Callable[[Row], object] = lambda row: None  # of every switch and addition
         self._changing = threading.RLock()
         self._opened: dict[str, Version] = {}  # as they were when they were loaded
-        self._used = self._replay()
+        self._used = used(record)
 
     def versions(self) -> list[Version]:
         """All that can be read, by name, the newest version first."""
@@ -109,7 +126,7 @@ class Models:
 
     def start(self) -> None:
         """Load what was in use when the station stopped, or the newest version there is."""
-        there = {one.ref: one for one in self.versions() if one.threshold is not None}
+        there = {one.ref: one for one in self.versions() if one.fault() is None}
         last, known = self._used[-1] if self._used else "", [ref for ref in self._used if ref in there]
         self._used = [ref for ref, before in zip(known, ["", *known], strict=False) if ref != before]
         if self._used:
@@ -125,8 +142,8 @@ class Models:
         """Load and warm up; returns when every worker has it. Raises StationError."""
         with self._changing:
             version = self.find(ref)
-            if version.threshold is None:
-                raise StationError(f"{version.ref} has no threshold; set one with: flawmap threshold BUNDLE", 409)
+            if (fault := version.fault()) is not None:
+                raise fault
             self.pool.load(version.ref, version.path).result(LOAD_S)
             self._opened[version.ref] = version
             return version
@@ -162,6 +179,8 @@ class Models:
         """A new version of `base` with another threshold: a score, or for an overkill. Raises StationError."""
         with self._changing:
             version = self.find(base)
+            if version.lacks and (fault := version.fault()) is not None:
+                raise fault
             old = version.threshold
             if score is not None:
                 pixel = old.pixel if old is not None else score
@@ -183,12 +202,14 @@ class Models:
 
     def facts(self, version: Version) -> dict[str, Any]:
         """A version as the API tells it."""
+        fault = version.fault()
         return {
             **version.short(),
             "current": bool(self._used) and self._used[-1] == version.ref,
             "loaded": version.ref in self._opened,
-            "usable": version.threshold is not None,
-            "why": "" if version.threshold is not None else "it has no threshold",
+            "usable": fault is None,
+            "why": "" if fault is None else str(fault),
+            "why_code": "" if fault is None else fault.code,
             "threshold": None if version.threshold is None else asdict(version.threshold),
             "weights_sha256": version.weights_sha256,
             "created": version.created,
@@ -252,18 +273,25 @@ class Models:
         (row,) = self.record.append([Entry("model", body, model=version.ref, threshold=limit, who=who)])
         self.told(row)
 
-    def _replay(self) -> list[str]:
-        """The refs used one after the other, what was rolled back left out."""
-        used: list[str] = []
-        with self.record.reading() as connection:
-            chosen = sa.select(records.c.model, records.c.body).where(records.c.kind == "model")
-            for row in connection.execute(chosen.order_by(records.c.seq)):
-                action = json.loads(row.body)["action"]
-                if action == "use":
-                    used.append(row.model)
-                elif action == "roll back" and len(used) > 1:
-                    used.pop()
-        return used
+
+def used(record: Record) -> list[str]:
+    """The refs used one after the other, what was rolled back left out."""
+    found: list[str] = []
+    with record.reading() as connection:
+        chosen = sa.select(records.c.model, records.c.body).where(records.c.kind == "model")
+        for row in connection.execute(chosen.order_by(records.c.seq)):
+            action = json.loads(row.body)["action"]
+            if action == "use":
+                found.append(row.model)
+            elif action == "roll back" and len(found) > 1:
+                found.pop()
+    return found
+
+
+def ref_of(folder: str) -> str | None:
+    """The ref of a bundle by the name of its folder; None for no name of one."""
+    match = FOLDER.fullmatch(folder)
+    return None if match is None else f"{match['name']}@{match['version'] or 1}"
 
 
 def change_of(row: Row) -> dict[str, Any]:
@@ -307,6 +335,25 @@ def _read(path: Path) -> Version | None:
             held_out_folders=int(facts.get("held_out_folders") or 0),
             origin=str(about.get("origin", "copied to the models folder")),
             by=str(about.get("by", "")),
+            lacks=_lacks(path, note),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _lacks(path: Path, note: dict[str, Any]) -> str:
+    """Which file that the notes tell of is missing or cut short, as while a bundle is copied; hashes are not taken."""
+    from safetensors import SafetensorError, safe_open
+
+    for name, entry in FILES.items():
+        if entry and note.get(entry) is None:
+            continue
+        if not (path / name).is_file():
+            return f"it has no {name}"
+        if name.endswith(".safetensors"):
+            try:
+                with safe_open(path / name, "numpy"):
+                    pass
+            except (OSError, SafetensorError):
+                return f"{name} is cut short or damaged"
+    return ""

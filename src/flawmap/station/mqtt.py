@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flawmap.errors import StationError
+from flawmap.errors import StationError, first_line
 
 WAIT_S = 30.0  # for the broker, before the watch gives up
+AGAIN_S = 5  # at most, between two tries to connect anew
 TOPIC = "flawmap/results"
 
 
@@ -37,8 +37,10 @@ class Broker:
             raise StationError(f"--mqtt: {self.topic!r} is no topic to publish to; leave out # and +")
         self.place = f"{parts.hostname}:{port}"
         self._connected, self._refused = threading.Event(), ""
+        self._changed, self._taken = threading.Condition(), set[int]()
         self._client = paho.Client(CallbackAPIVersion.VERSION2)
-        self._client.on_connect = self._on_connect
+        self._client.on_connect, self._client.on_publish = self._on_connect, self._on_publish
+        self._client.reconnect_delay_set(1, AGAIN_S)
         if parts.username:
             self._client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
         if parts.scheme == "mqtts":
@@ -46,19 +48,30 @@ class Broker:
         try:
             self._client.connect(parts.hostname, port)
         except OSError as problem:
-            raise StationError(f"the MQTT broker {self.place} cannot be reached: {problem}") from problem
+            raise StationError(
+                f"the MQTT broker {self.place} cannot be reached ({first_line(problem)}); "
+                "check host and port, and that the broker runs, then start the watch again"
+            ) from problem
         self._client.loop_start()  # it also connects anew by itself
         if not self._connected.wait(WAIT_S) or self._refused:
             self.close()
-            raise StationError(f"the MQTT broker {self.place} refuses: {self._refused or 'no answer'}")
+            raise StationError(
+                f"the MQTT broker {self.place} refuses ({self._refused}); check USER:PASSWORD in --mqtt"
+                if self._refused
+                else f"the MQTT broker {self.place} does not answer; check that it is one, and mqtt:// or mqtts://"
+            )
 
     def give(self, result: dict[str, Any]) -> None:
         """Publish; returns when the broker has it."""
-        message = self._client.publish(self.topic, json.dumps(result), qos=1)
-        with contextlib.suppress(ValueError, RuntimeError):
-            message.wait_for_publish(WAIT_S)
-        if not message.is_published():
-            raise StationError(f"the MQTT broker {self.place} did not take a result within {WAIT_S:g} seconds")
+        number = self._client.publish(self.topic, json.dumps(result), qos=1).mid  # queued where the broker is away
+        with self._changed:
+            taken = self._changed.wait_for(lambda: number in self._taken, WAIT_S)
+            self._taken.discard(number)
+        if not taken:
+            raise StationError(
+                f"the MQTT broker {self.place} did not take a result within {WAIT_S:g} seconds, and the watch ends; "
+                "check that the broker runs, and start the watch again: it begins with this result"
+            )
 
     def close(self) -> None:
         """Say goodbye."""
@@ -68,3 +81,8 @@ class Broker:
     def _on_connect(self, client: Any, data: Any, flags: Any, code: Any, properties: Any) -> None:
         self._refused = str(code) if code.is_failure else ""
         self._connected.set()
+
+    def _on_publish(self, client: Any, data: Any, number: int, code: Any, properties: Any) -> None:
+        with self._changed:
+            self._taken.add(number)
+            self._changed.notify_all()

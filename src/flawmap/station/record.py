@@ -141,8 +141,10 @@ class Record:
     """An open record. `url`: of SQLAlchemy; SQLite and PostgreSQL are tested. Raises StationError.
 
     Threads may share it. `submit` appends from a thread of its own, several entries to a transaction. `new`: whether
-    one is made where there is none; `made` tells that it was.
+    one is made where there is none, and gets what it lacks; `made` tells that it was.
     """
+
+    made = False
 
     def __init__(self, url: str, new: bool = True) -> None:
         self.engine = _engine(url)
@@ -154,15 +156,17 @@ class Record:
             if not new and not _holds_record(self.engine):
                 self.engine.dispose()
                 raise StationError(f"{self.place} holds no record; give the --data or --database of a station")
-            metadata.create_all(self.engine)
-            with self.writing() as connection:
-                _index(connection)
+            if new:
+                metadata.create_all(self.engine)
+                with self.writing() as connection:
+                    _index(connection)
+                    self.made = connection.execute(sa.select(head.c.id)).scalar() is None
+                    if self.made:
+                        connection.execute(head.insert().values(id=1, format=FORMAT, seq=0, hash=START))
+            with self.reading() as connection:
                 known = connection.execute(sa.select(head.c.format)).scalar()
-                if known is None:
-                    connection.execute(head.insert().values(id=1, format=FORMAT, seq=0, hash=START))
         except SQLAlchemyError as problem:
             raise StationError(f"the database {self.place} cannot be used: {reason(problem)}") from problem
-        self.made = known is None
         if known is not None and known > FORMAT:
             raise StationError(f"the record is of format {known}, this flawmap knows up to {FORMAT}; update flawmap")
 
@@ -239,7 +243,12 @@ def _holds_record(engine: Engine) -> bool:
     """Whether a database has the tables of a record; nothing is made by asking."""
     if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
         return False
-    return sa.inspect(engine).has_table(records.name)
+    plain = sa.create_engine(engine.url)  # ours sets a file of SQLite up for writing
+    try:
+        known = sa.inspect(plain).get_table_names()
+    finally:
+        plain.dispose()
+    return all(table in known for table in metadata.tables)
 
 
 def _index(connection: Connection) -> None:
@@ -307,6 +316,8 @@ def _engine(url: str) -> Engine:
         if kind not in ("sqlite", "postgresql"):
             raise StationError(f"--database {kind}:// is not supported; expected {SUPPORTED}")
         lite = kind == "sqlite"
+        if not lite and "@" in f"{parsed.host}{parsed.database}":  # a password would go into messages
+            raise StationError("--database holds an @ too many; write one of a password as %40, or use PGPASSWORD")
         options: dict[str, Any] = {"connect_args": {"timeout": 30}} if lite else {"pool_pre_ping": True}
         engine = sa.create_engine(parsed, **options)
     except ModuleNotFoundError as problem:

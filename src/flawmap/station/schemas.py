@@ -127,6 +127,7 @@ class Model(_Exact):
     loaded: bool
     usable: bool
     why: str
+    why_code: str
     threshold: dict[str, Any] | None
     weights_sha256: str
     created: str

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from flawmap import __version__
 from flawmap.data.images import header_of
 from flawmap.errors import FlawmapError, ImageError, StationError
@@ -30,7 +32,7 @@ from flawmap.station.inspecting import Outcome
 from flawmap.station.live import Hub
 from flawmap.station.metrics import Metrics
 from flawmap.station.models import NONE_USED, Models, Version, change_of
-from flawmap.station.record import Entry, Record, Row, now, stamp, url_of
+from flawmap.station.record import Entry, Record, Row, now, reason, stamp, url_of
 from flawmap.station.results import Query, Results, decision_of
 from flawmap.station.settings import ShiftSettings, StationSettings
 from flawmap.station.training import Trainings
@@ -188,7 +190,7 @@ class Station:
         try:
             header = header_of(data, "image")
         except ImageError as problem:
-            raise StationError(str(problem), 415, code="no-image") from problem
+            raise StationError(str(problem).removeprefix("image: "), 415, code="no-image") from problem
         if header.width * header.height > self.settings.limits.pixels:
             raise too_many_pixels(header.width, header.height, self.settings.limits.pixels)
         return header.kind
@@ -322,6 +324,8 @@ class Station:
                 if time.monotonic() - thinned > self.settings.keep.every_s:
                     thinned = time.monotonic()
                     self.thin()
+            except SQLAlchemyError as problem:  # a database that is away; it is tried again
+                log.error("the record: %s", reason(problem))
             except Exception:  # a full disk, say, must not end this thread: it is tried again, and the log has it all
                 log.exception("looking after the station")
 

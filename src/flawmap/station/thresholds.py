@@ -73,13 +73,14 @@ class Scores:
             return None
         if good.max() < bad.min():
             why = "halfway between the highest good and the lowest defective part"
-            return {"score": float((good.max() + bad.min()) / 2), "why": why}
+            return {"score": float((good.max() + bad.min()) / 2), "why": why, "why_code": "halfway"}
         lines = np.unique(np.concatenate([good, bad]))
         wrong = [
             (float((good > line).mean() + (bad <= line).mean()), abs(line - float(np.median(good)))) for line in lines
         ]
         best = int(min(range(len(lines)), key=lambda place: wrong[place]))
-        return {"score": float(lines[best]), "why": "the least escape and overkill together, of parts decided so far"}
+        why = "the least escape and overkill together, of parts decided so far"
+        return {"score": float(lines[best]), "why": why, "why_code": "least-wrong"}
 
 
 def _above(lists: Sequence[np.ndarray[Any, Any]], score: float) -> float | None:

@@ -41,11 +41,15 @@ AT_ONCE = 64  # files between two looks
 Inspect = Callable[[Arrived, bytes], Result]
 
 
+class _Stopped(BaseException):
+    """A stop came while a verdict, or somebody who takes it, was waited for; no problem of either."""
+
+
 class Sink(Protocol):
     """Where results go."""
 
     def give(self, result: Result) -> None:
-        """Hand over a result; when this returns, it is safe. May be given one again after a kill."""
+        """Hand over a result; when this returns, it is safe. May be given one again after a kill or a stop."""
 
     def close(self) -> None:
         """No more results come."""
@@ -73,6 +77,7 @@ class Watch:
         self.say, self.settle_s, self.damaged_s = say, settle_s, damaged_s
         self.seen = Seen(state or folder / STATE)
         self.stopping, self.failed = threading.Event(), 0
+        self._yields = False  # whether what is being done may be cut short
         self._done: dict[str, tuple[int, int]] = {}  # by name: size and time of change; saves asking `seen`
         self._looks: dict[str, tuple[int, int, float]] = {}  # by name: size, time of change, since when
 
@@ -84,12 +89,31 @@ class Watch:
             for each in arrived:
                 if self.stopping.is_set():
                     break
-                done += self._do(each)
+                with contextlib.suppress(_Stopped):
+                    done += self._do(each)
             if once and not arrived and not self._looks:
                 break
             if len(arrived) < AT_ONCE:
                 self.stopping.wait(self.settle_s)
         return done
+
+    def stop(self) -> None:
+        """End soon, called by a signal: what waits, maybe for minutes, is cut short, and its file the next watch's."""
+        self.stopping.set()
+        if self._yields:
+            self._yields = False
+            raise _Stopped
+
+    @contextlib.contextmanager
+    def _yielding(self) -> Iterator[None]:
+        """What `stop` may cut short; a kill may, too, and so nothing is lost or done twice by it."""
+        self._yields = True
+        try:
+            if self.stopping.is_set():
+                raise _Stopped
+            yield
+        finally:
+            self._yields = False
 
     def close(self) -> None:
         """Let go of what was done; the sinks are their maker's."""
@@ -153,10 +177,12 @@ class Watch:
         result = self.seen.result(arrived.key)
         if result is None:
             self.seen.note(arrived, "begun")
-            result = self._result(arrived, data)
+            with self._yielding():
+                result = self._result(arrived, data)
             self.seen.note(arrived, "found", result)
         for sink in self.sinks:
-            sink.give(result)
+            with self._yielding():
+                sink.give(result)
         if self.out is not None:
             self._sort(arrived, result["verdict"] or "failed")
         self.seen.note(arrived, "done")
@@ -240,10 +266,10 @@ def by_server(client: Client, lot: str | None) -> Inspect:
 
 @contextlib.contextmanager
 def stopped_by_signals(watch: Watch) -> Iterator[None]:
-    """SIGTERM and Ctrl-C let the file in hand be finished."""
+    """SIGTERM and Ctrl-C end the watch; a file in hand is finished, or left to the next one."""
 
     def stop(number: int, frame: Any) -> None:
-        watch.stopping.set()
+        watch.stop()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -136,10 +136,6 @@ const STRINGS = {
   ],
   none: ["none", "keine"],
   useSuggested: ["Suggested {score}", "Vorschlag {score}"],
-  suggestedBetween: [
-    "Halfway between the highest good and the lowest defective part decided",
-    "In der Mitte zwischen dem höchsten guten und dem niedrigsten fehlerhaften entschiedenen Teil",
-  ],
   useCurrent: ["Back to {score}", "Zurück zu {score}"],
   apply: ["Apply {score}", "{score} anwenden"],
   applyAsk: ["Use threshold {score} from now on?", "Ab jetzt Schwelle {score} benutzen?"],
@@ -157,7 +153,6 @@ const STRINGS = {
   noModel: ["No model is in use yet.", "Noch ist kein Modell in Gebrauch."],
   versions: ["Versions", "Versionen"],
   noVersions: ["There is none yet.", "Noch gibt es keine."],
-  noThreshold: ["has no threshold", "hat keine Schwelle"],
   thresholdOf: ["threshold of {ref}", "Schwelle von {ref}"],
   fromTraining: ["training", "Anlernen"],
   fromFolder: ["models folder", "Modellordner"],

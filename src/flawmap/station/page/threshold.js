@@ -8,6 +8,7 @@ import { thumbnail } from "./parts.js";
 import { may, onEach } from "./store.js";
 import { number, percent, score, t } from "./strings.js";
 import { versions } from "./versions.js";
+import { words } from "./words.js";
 
 const AROUND = 6;
 const SETTLED_MS = 200;
@@ -99,7 +100,7 @@ export function threshold(root) {
     const suggested =
       data.suggested &&
       button(t("useSuggested", { score: written(data.suggested.score) }), () => go(data.suggested.score), {
-        title: t("suggestedBetween"),
+        title: words(data.suggested.why_code, {}, data.suggested.why),
       });
     return el(
       "div",

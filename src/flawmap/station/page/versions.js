@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { ask, busy, button, el, refill, tell } from "./dom.js";
 import { may } from "./store.js";
 import { day, score, t } from "./strings.js";
-import { whoOf } from "./words.js";
+import { whoOf, words } from "./words.js";
 
 // How the station writes down where a version comes from (docs/station-api.md, Models).
 const ORIGINS = [
@@ -64,7 +64,7 @@ export function versions() {
               el("td", { class: "n" }, score(model.threshold?.score)),
               el("td", {}, day(model.created)),
               el("td", {}, whoOf(model.by)),
-              el("td", {}, model.usable ? originOf(model.origin) : t("noThreshold")),
+              el("td", {}, model.usable ? originOf(model.origin) : words(model.why_code, {}, model.why)),
               el("td", {}, action(model)),
             ),
           ),

@@ -59,6 +59,18 @@ const CODES = {
     "Ein Fehler in flawmap; das Protokoll der Station sagt mehr.",
   ],
   "no-previous": ["No other model was used before this one.", "Vor diesem war kein anderes Modell in Gebrauch."],
+  incomplete: ["This model is not whole; copy it again.", "Dieses Modell ist unvollständig; noch einmal kopieren."],
+  "no-threshold": ["This model has no threshold.", "Dieses Modell hat keine Schwelle."],
+
+  // Why a threshold is suggested
+  halfway: [
+    "Halfway between the highest good and the lowest defective part decided",
+    "In der Mitte zwischen dem höchsten guten und dem niedrigsten fehlerhaften entschiedenen Teil",
+  ],
+  "least-wrong": [
+    "Good and defective parts overlap: here escape and overkill together are least",
+    "Gute und fehlerhafte Teile überschneiden sich: hier sind Durchschlupf und Pseudofehler zusammen am kleinsten",
+  ],
 
   // Training
   name: [
