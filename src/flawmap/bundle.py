@@ -41,10 +41,12 @@ from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
 from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.familiarity import MAP, Familiarity
+from flawmap.model.imagenet import CHANNELS, ImageNetFeatures
 from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
 WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
+IMAGENET = "imagenet.safetensors"  # among the weights that are shipped
 IGNORE, PHOTOS, EVIDENCE = "ignore.png", "photos.safetensors", "evidence.safetensors"
 Precision = Literal["float16", "float32"]
 DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
@@ -102,6 +104,7 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         fold=fold,
         score_side=settings.score_side,
         familiarity=_familiarity(settings),
+        imagenet=ImageNetFeatures() if "imagenet" in settings.familiarity else None,
         restricts=settings.restriction == "learned",
         quantizes=settings.quantize,
         against_image=settings.compared_with == "image",
@@ -112,7 +115,7 @@ def _familiarity(settings: ModelSettings) -> Familiarity | None:
     if not settings.familiarity:
         return None
     early = settings.discrete_width
-    channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width}
+    channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width, "imagenet": CHANNELS}
     return Familiarity({name: channels[name] for name in settings.familiarity})
 
 
@@ -228,12 +231,7 @@ def save_general(
     `card`, the model card, is kept in the file as JSON: data and its terms, steps, PSNR, codebook use, command, seed.
     The codebooks' running statistics are left out. Raises BundleError.
     """
-    path = Path(path)
-    saving = path.with_name(f".{path.name}.saving")
-    with _writing(path, saving):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _save_tensors(saving, model, dtype, {"card": json.dumps(dict(card or {}), allow_nan=False)})
-        saving.replace(path)
+    _save_carded(model, path, dtype, {"card": json.dumps(dict(card or {}), allow_nan=False)})
 
 
 def load_general(path: Path | None = None) -> DiscreteModel:
@@ -260,6 +258,17 @@ def load_general(path: Path | None = None) -> DiscreteModel:
     return model
 
 
+def load_imagenet(model: ImageNetFeatures) -> None:
+    """Put the shipped weights of EfficientNet-Lite0 (lite0.py) into `model`. Raises BundleError."""
+    file = _weights_folder() / IMAGENET
+    fill(model, _load_tensors(file)[0], str(file))
+
+
+def save_imagenet(model: ImageNetFeatures, path: Path, card: Mapping[str, Any]) -> None:
+    """Write weights of EfficientNet-Lite0 as one file, in place of one that is there. Raises BundleError."""
+    _save_carded(model, path, "float16", {"card": json.dumps(dict(card), allow_nan=False)})
+
+
 class Prior(NamedTuple):
     """A DSR trained on natural images, its sizes, and its model card: what a training for an object starts from."""
 
@@ -270,13 +279,8 @@ class Prior(NamedTuple):
 
 def save_prior(prior: Prior, path: Path, *, dtype: Precision = "float16") -> None:
     """Write a general prior as one safetensors file, in place of one that is there. Raises BundleError."""
-    path = Path(path)
-    saving = path.with_name(f".{path.name}.saving")
-    with _writing(path, saving):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"model": prior.settings.model_dump_json(), "card": json.dumps(prior.card, allow_nan=False)}
-        _save_tensors(saving, prior.model, dtype, metadata)
-        saving.replace(path)
+    metadata = {"model": prior.settings.model_dump_json(), "card": json.dumps(prior.card, allow_nan=False)}
+    _save_carded(prior.model, path, dtype, metadata)
 
 
 def load_prior(name: str | Path) -> Prior:
@@ -369,6 +373,16 @@ def _save_tensors(file: Path, model: nn.Module, dtype: Precision, metadata: Mapp
         if not tensors[name].isfinite().all():
             raise BundleError(f"{file}: weights {name} are not finite in {dtype}; the training failed, start it anew")
     _write_tensors(file, tensors, metadata)
+
+
+def _save_carded(model: nn.Module, path: Path, dtype: Precision, metadata: Mapping[str, str]) -> None:
+    """One file of weights with a card, whole or not at all."""
+    path = Path(path)
+    saving = path.with_name(f".{path.name}.saving")
+    with _writing(path, saving):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save_tensors(saving, model, dtype, metadata)
+        saving.replace(path)
 
 
 def _write_tensors(file: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -171,12 +171,12 @@ class ModelSettings(Section):
         "size; odd. A small square finds small defects, a large one is calmer. Authors: 21.",
     )
 
-    familiarity: tuple[Literal["encoder", "local", "detection"], ...] = Field(
+    familiarity: tuple[Literal["encoder", "local", "detection", "imagenet"], ...] = Field(
         (),
         description="Further evidence of a defect, fused with detection's map: how unlike those of good photos the "
         "features are of the discrete model's `encoder`, of the same where brightness and contrast are levelled "
-        "(`local`), and of `detection`. Fitted after the training, in about a minute; the bundle keeps what serves. "
-        "Paper: none.",
+        "(`local`), of `detection`, and of EfficientNet-Lite0, trained on the photos of ImageNet (`imagenet`). Fitted "
+        "after the training, in a minute or two; the bundle keeps what serves. Paper: none.",
     )
 
     @model_validator(mode="after")

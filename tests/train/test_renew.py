@@ -121,6 +121,14 @@ def test_evidence_is_the_same_from_its_tensors(made: Path) -> None:
             states.append({name: tensor.clone() for name, tensor in bundle.model.familiarity.state_dict().items()})
         for name, tensor in states[0].items():
             torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
+    whole = {
+        f"covariances.{name}": torch.stack([sums[name].covariance() for sums in told.moments.values()]).float()
+        for name in told.kinds[1:]
+    }
+    older = GoodEvidence.from_tensors({**told.tensors(), **whole}, told.kinds)  # covariances were stored whole
+    for group, sums in again.moments.items():
+        for name, moments in sums.items():
+            torch.testing.assert_close(older.moments[group][name].covariance(), moments.covariance())
     with pytest.raises(ValueError, match="other kinds"):
         GoodEvidence.from_tensors({**told.tensors(), "peaks": torch.zeros(3)}, told.kinds)
 

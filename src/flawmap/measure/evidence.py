@@ -10,7 +10,7 @@ Axes: P photos, K kinds of evidence, the map's first, C channels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class GoodEvidence:
     largest: Floats
     peaks: Floats
     usual: Floats
+    _fitted: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def wear(self, familiarity: Familiarity, left_out: int = NONE) -> None:
         """Set Gaussians and calibration as all photos tell but those of the group `left_out`. In place."""
@@ -56,8 +57,14 @@ class GoodEvidence:
         """Set the Gaussians alone. In place."""
         parts = [sums for group, sums in self.moments.items() if group != left_out] or list(self.moments.values())
         for name, density in familiarity.named_densities():
-            together = Moments.of([sums[name] for sums in parts])
-            density.fit(together.mean(), together.covariance())
+            known = name, left_out, sum(sums[name].count for sums in parts)  # moments are only ever added to
+            if known not in self._fitted:
+                together = Moments.of([sums[name] for sums in parts])
+                density.fit(together.mean(), together.covariance())
+                self._fitted[known] = density.mean.clone(), density.whitening.clone()
+            mean, whitening = self._fitted[known]
+            density.mean.copy_(mean)
+            density.whitening.copy_(whitening)
 
     def scores(self, familiarity: Familiarity, round_weights: Any = lambda module: None) -> list[float]:
         """The score of each photo by what the other groups tell, from its largest evidence. Leaves all told."""
@@ -107,7 +114,8 @@ class GoodEvidence:
             parts = [sums[name] for sums in self.moments.values()]
             stored[f"counts.{name}"] = torch.tensor([float(part.count) for part in parts])
             stored[f"means.{name}"] = torch.stack([part.mean() for part in parts]).float()
-            stored[f"covariances.{name}"] = torch.stack([part.covariance() for part in parts]).float()
+            down, across = torch.tril_indices(len(parts[0].mean()), len(parts[0].mean()))  # the rest mirrors it
+            stored[f"covariances.{name}"] = torch.stack([part.covariance()[down, across] for part in parts]).float()
         return {name: tensor.contiguous() for name, tensor in stored.items()}
 
     @classmethod
@@ -119,7 +127,7 @@ class GoodEvidence:
                 name: Moments.from_mean(
                     int(tensors[f"counts.{name}"][number]),
                     tensors[f"means.{name}"][number].double(),
-                    tensors[f"covariances.{name}"][number].double(),
+                    _square(tensors[f"covariances.{name}"][number].double(), len(tensors[f"means.{name}"][number])),
                 )
                 for name in kinds[1:]
             }
@@ -128,3 +136,14 @@ class GoodEvidence:
         if largest.shape != (len(groups), len(kinds)) or peaks.shape != groups.shape or usual.shape != (len(kinds),):
             raise ValueError("evidence of other kinds")
         return cls(tuple(kinds), moments, groups, largest, peaks, usual)
+
+
+def _square(stored: Tensor, channels: int) -> Tensor:
+    """A covariance (C, C) from its lower triangle, row by row; an older flawmap stored it whole."""
+    if stored.dim() == 2:
+        return stored
+    whole = stored.new_zeros(channels, channels)
+    down, across = torch.tril_indices(channels, channels)
+    whole[down, across] = stored
+    whole[across, down] = stored
+    return whole

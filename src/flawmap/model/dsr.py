@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, Encoding
 from flawmap.model.familiarity import Familiarity, levelled
+from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.restriction import SubspaceRestriction
 
 DARKEST = 0.02  # added to the deviation of a picture, of 1, before dividing by it: noise is not blown up
@@ -79,7 +80,8 @@ class DSR(nn.Module):
     instead of being enlarged: nothing is lost at that size (space to depth; Shi et al. 2016).
     With `standardise` all it sees is shifted and scaled so that the last picture has mean 0 and deviation 1: a scratch
     on a dark part then looks like one on a bright part. With `familiarity` the maps are of several kinds of
-    evidence, of which detection's own is one; there is no refinement then.
+    evidence, of which detection's own is one, and with `imagenet` features of another network among them; there is no
+    refinement then.
 
     Ablations: without `restricts` codes are drawn as they are; without `quantizes` features are not made codes; with
     `against_image` detection and refinement compare the object-specific drawing with the image, not a drawing of it.
@@ -100,6 +102,7 @@ class DSR(nn.Module):
         fold: bool = False,
         score_side: int = SCORE_SIDE,
         familiarity: Familiarity | None = None,
+        imagenet: ImageNetFeatures | None = None,
         restricts: bool = True,
         quantizes: bool = True,
         against_image: bool = False,
@@ -117,6 +120,7 @@ class DSR(nn.Module):
         self.fold = fold
         self._square = score_side
         self.familiarity = familiarity
+        self.imagenet = imagenet
         self.restricts, self.quantizes, self.against_image = restricts, quantizes, against_image
 
     @property
@@ -216,6 +220,8 @@ class DSR(nn.Module):
         features = {"encoder": early, "detection": inner}
         if self.familiarity is not None and "local" in self.familiarity.sources:
             features["local"] = encoder.early(levelled(image))
+        if self.imagenet is not None:
+            features["imagenet"] = self.imagenet(image)
         return Examined(encoding, restricted, object_image, general_image, logits, features)
 
     def forward(self, image: Tensor) -> DSRResult:

@@ -22,9 +22,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Source = Literal["encoder", "local", "detection"]
+Source = Literal["encoder", "local", "detection", "imagenet"]
 MAP = "map"  # detection's own map, among the evidence
 CELL = 4  # pixels along the side of a cell of the encoder's early features
+FEWEST_CELLS = 5  # along a side, of which the outermost can be spared
 WINDOW = 41  # pixels along the side of the square in which brightness and contrast are levelled
 DIMMEST = 0.02  # added to the deviation in a window, of 1, before dividing by it: noise is not blown up
 CLIP = 4.0  # deviations, beyond which a levelled image is clipped
@@ -98,13 +99,16 @@ class Familiarity(nn.Module):
         """Evidence of the map (B, 1, H, W), then of each source (B, 1, H/4, W/4), not yet set against good parts.
 
         `logits` (B, 2, H, W) are detection's, `features` (B, C, h, w) each source's. A source's is a mean over 3 by 3
-        cells; that of the outermost cells is their neighbours'.
+        cells of (H/4, W/4), of "imagenet" over 3 by 3 of its own; that of the outermost cells is their neighbours'.
         """
         logits = logits.float()
         found = [(logits[:, 1:] - logits[:, :1]).clamp(-12, 12)]
         size = [side // CELL for side in logits.shape[-2:]]
         for name, density in self.named_densities():
             distance = density(features[name])
+            if name == "imagenet":
+                found.append(_enlarged(_smoothed(distance), torch.Size(size)))
+                continue
             if list(distance.shape[-2:]) != size:
                 distance = nn.functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)
             means = nn.functional.avg_pool2d(within_border(distance), 3, stride=1)
@@ -171,12 +175,20 @@ def _enlarged(cells: Tensor, size: torch.Size) -> Tensor:
     return cells if same else nn.functional.interpolate(cells, size=size, mode="bilinear", align_corners=False)
 
 
+def _smoothed(distance: Tensor) -> Tensor:
+    """Means over 3 by 3 cells (B, 1, h, w), those within the border; the outermost cells are as their neighbours."""
+    inner = within_border(distance)
+    means = nn.functional.avg_pool2d(inner, 3, 1, 1, count_include_pad=False)
+    cut = distance.shape[-1] - inner.shape[-1]
+    return nn.functional.pad(means, (1, 1, 1, 1), mode="replicate") if cut else means
+
+
 def within_border(features: Tensor) -> Tensor:
     """Features (B, C, h, w) without the outermost cells, in which the zeros beyond the image show: as rare as a defect.
 
-    (B, C, h - 2, w - 2).
+    (B, C, h - 2, w - 2); with fewer than FEWEST_CELLS along a side, all.
     """
-    return features[..., 1:-1, 1:-1]
+    return features[..., 1:-1, 1:-1] if min(features.shape[-2:]) >= FEWEST_CELLS else features
 
 
 def levelled(image: Tensor) -> Tensor:

@@ -158,6 +158,8 @@ class CrossFit:
         steady = dict(zip(self.kinds, self.told.largest.std(axis=0) <= UNSTEADY, strict=True))
         kept = [name for name in familiarity.sources if steady[name] and found_by[name] >= USEFUL]
         familiarity.keep(kept)
+        if "imagenet" not in kept:
+            self.model.imagenet = None
         if kept:
             familiarity.share(_together_outlines_better(outlines, [self.kinds.index(name) for name in (MAP, *kept)]))
         else:

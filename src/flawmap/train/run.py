@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from flawmap.bundle import Bundle, build, load_general, load_prior, round_weights, save_bundle, sha256
+from flawmap.bundle import Bundle, build, load_general, load_imagenet, load_prior, round_weights, save_bundle, sha256
 from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
 from flawmap.data.layouts import Listing, Sample
 from flawmap.data.real import MILD, RealDefects
@@ -136,6 +136,8 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
             f"the general discrete model has other sizes than the recipe ({sizes}); give one of these with --general, "
             "or change them"
         ) from problem
+    if model.imagenet is not None:
+        load_imagenet(model.imagenet)
     warm = settings.prior and settings.warm != "none"
     if settings.decoder == "frozen" or (settings.decoder == "general" and not warm):
         model.object_decoder.load_state_dict(general.decoder.state_dict())
