@@ -48,6 +48,7 @@ EVIDENCE = {
     "encoder": "unlike good photos: encoder",
     "local": "unlike good photos: levelled",
     "detection": "unlike good photos: detection",
+    "imagenet": "unlike good photos: ImageNet",
 }
 SUFFIXES = (".png", ".jpg", ".html")
 FAR = 1.0  # mean distances between two codes at random, at which a change is shown brightest
