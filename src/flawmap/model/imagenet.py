@@ -73,8 +73,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
-        inner = x if self.expand is None else nn.functional.relu6(self.expand(x))
-        found: Tensor = self.project(nn.functional.relu6(self.depthwise(inner)))
+        inner = x if self.expand is None else nn.functional.relu6(self.expand(x), inplace=True)
+        found: Tensor = self.project(nn.functional.relu6(self.depthwise(inner), inplace=True))
         return x + found if self.adds else found
 
 
@@ -97,7 +97,7 @@ class ImageNetFeatures(nn.Module):
 
     def blocks(self, image: Tensor) -> list[Tensor]:
         """What each row of blocks puts out, at 1/2, 1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the image (B, 3, H, W)."""
-        x = nn.functional.relu6(self.stem((image - MEAN) / DEVIATION))
+        x = nn.functional.relu6(self.stem((image - MEAN) / DEVIATION), inplace=True)
         found = []
         for row in self.rows:
             x = row(x)
