@@ -198,10 +198,14 @@ def test_what_is_wrong_with_photos_is_found(http: httpx.Client) -> None:
         "dark.png": encode_png(dark), "spot.png": png(3),
     }  # fmt: skip
     files = [("image", (name, data, "image/png")) for name, data in odd.items()]
-    files += [("image", ("../../text.txt", b"no image", "text/plain"))]
+    files += [("image", ("../../text.txt", b"no image", "text/plain")), ("image", ("half.png", png(102)[:-2000]))]
     answer = http.post(f"/api/datasets/{ident}/photos", files=files).json()
     assert [one["name"] for one in answer["added"]] == list(odd)
-    assert len(answer["refused"]) == 1 and "not an image" in answer["refused"][0]["error"]
+    none, half = answer["refused"]
+    assert "not an image" in none["error"]
+    assert (half["name"], half["code"], half["error"]) == (
+        "half.png", "unreadable", "the photo: the image is truncated; copy it again or remove it",
+    )  # fmt: skip
     assert http.post(f"/api/datasets/{ident}/check").status_code == 202
     wait_until(lambda: http.get(f"/api/datasets/{ident}").json()["checked"], 120)
     found = http.get(f"/api/datasets/{ident}").json()
@@ -281,6 +285,17 @@ def test_a_training_is_cancelled_and_what_it_may_not_do_is_refused(http: httpx.C
     failed = http.post("/api/trainings", json=asked | {"dataset": few}).json()
     wait_until(lambda: http.get(f"/api/trainings/{failed['id']}").json()["state"] == "failed", 120)
     assert "too few" in http.get(f"/api/trainings/{failed['id']}").json()["why"]
+
+
+def test_a_photo_that_breaks_after_it_came_is_told_by_the_name_it_came_with(http: httpx.Client, server: Server) -> None:
+    ident = dataset(http, range(100, 112))
+    photo = next(one for one in http.get(f"/api/datasets/{ident}").json()["photos"] if one["name"] == "105.png")
+    file = server.data / "datasets" / ident / "good" / f"{photo['id']}.png"
+    file.write_bytes(file.read_bytes()[:-2000])
+    asked = {"dataset": ident, "name": "part", "recipe": "fast", "settings": TINY}
+    path = f"/api/trainings/{http.post('/api/trainings', json=asked).json()['id']}"
+    wait_until(lambda: http.get(path).json()["state"] == "failed", 120)
+    assert http.get(path).json()["why"] == "105.png: the image is truncated; copy it again or remove it"
 
 
 def test_recipes_that_train_no_inspector_are_neither_offered_nor_taken(http: httpx.Client) -> None:

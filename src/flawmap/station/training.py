@@ -38,6 +38,7 @@ END_S = 10.0  # for a training that is told to stop, before it is killed
 TRIES = 2  # stops without getting further, and it has failed
 FIRST = 6  # photos shown with the new model's maps
 SETTING = re.compile(r"(?P<key>[a-z]+\.[a-z_0-9]+)=(?P<value>[A-Za-z0-9_.,\[\]\" -]{0,200})")
+STORED = re.compile(rf"\S*/{PHOTOS}/(good|defective)/(?P<id>[0-9a-f]{{32}})\.\w+")  # where a training finds a photo
 PATHS = ("image.ignore", "model.prior")  # settings that name files: none comes from a request
 DERIVED = ("stage", "step", "steps", "progress", "losses", "metrics")  # read from its files, not noted
 OWN = ("stops", "furthest", "paused")  # noted for the station alone
@@ -280,8 +281,15 @@ class Trainings:
             elif code < 0:  # by a signal: for want of memory, say
                 self._again(ident)
             else:
-                why = course.last_words(self.folder / ident / LOG, self.folder.parent)
+                why = self._by_name(ident, course.last_words(self.folder / ident / LOG, self.folder.parent))
                 self._end(ident, "failed", why or f"it ended with code {code}")
+
+    def _by_name(self, ident: str, text: str) -> str:
+        """The text with photos called as whoever sent them calls them."""
+        with contextlib.suppress(StationError):  # the data set may have been removed
+            names = {one["id"]: one["name"] for one in self.datasets.get(self._read(ident)["dataset"])["photos"]}
+            return STORED.sub(lambda found: names.get(found["id"]) or found[0], text)
+        return text
 
     def _finish(self, ident: str) -> None:
         """What follows when the bundle is there, in the background: a few maps, then it is done."""

@@ -1,7 +1,7 @@
 // The photos to learn from: dropped, looked through, and put right.
 
 import { get, post, remove, send } from "./api.js";
-import { ask, busy, button, el, field, refill, select, tell } from "./dom.js";
+import { ask, busy, button, el, field, refill, select, symbol, tell } from "./dom.js";
 import { filesOf } from "./files.js";
 import { number, t } from "./strings.js";
 import { words } from "./words.js";
@@ -180,7 +180,12 @@ export function datasets(changed) {
     el(
       "figure",
       {},
-      el("img", { src: `/api/datasets/${set.id}/photos/${photo.id}?thumbnail=true`, alt: "", loading: "lazy" }),
+      el("img", {
+        src: `/api/datasets/${set.id}/photos/${photo.id}?thumbnail=true`,
+        alt: "",
+        loading: "lazy",
+        onerror: ({ target }) => target.replaceWith(el("p", { class: "gone" }, symbol("doubt"), t("noPicture"))),
+      }),
       el(
         "figcaption",
         {},

@@ -35,7 +35,10 @@ const CODES = {
     "The photo is too large: {width}\u00a0×\u00a0{height} pixels, {limit} million at most.",
     "Das Foto ist zu groß: {width}\u00a0×\u00a0{height} Pixel, höchstens {limit} Millionen.",
   ],
-  unreadable: ["The photo is damaged and cannot be read.", "Das Foto ist beschädigt und nicht lesbar."],
+  unreadable: [
+    "The photo is damaged, or stored in a way that cannot be read.",
+    "Das Foto ist beschädigt oder so gespeichert, dass es nicht lesbar ist.",
+  ],
   thinned: ["The pictures of this part are no longer kept.", "Die Bilder dieses Teils sind nicht mehr aufbewahrt."],
   gone: ["That is no longer there.", "Das gibt es nicht mehr."],
   "worker-stopped": [
