@@ -97,20 +97,22 @@ export function review(root) {
     if (!decided) return;
     notes.delete(part.id);
     done = decided;
-    tell(t("decided", { label: nameOf(decided), verdict: t(verdict) }));
     await forward();
     draw();
+    tell(t("decided", { label: nameOf(decided), verdict: t(verdict) }));
     pane.focus({ preventScroll: true });
   }
 
   /** The part decided last is undecided again, and shown. */
   async function undo(control) {
+    const { note: typed } = done.decision;
     const open = await say(done, { verdict: null }, control);
     if (!open) return;
     done = null;
-    tell(t("takenBack", { label: nameOf(open) }));
+    if (!notes.get(open.id)) notes.set(open.id, typed);
     at = queue.findIndex((part) => part.id === open.id);
     draw();
+    tell(t("takenBack", { label: nameOf(open) }));
     pane.focus({ preventScroll: true });
   }
 
