@@ -68,6 +68,9 @@ def test_the_histogram_counts_every_score_and_the_curve_tells_escape_and_overkil
     at = http.get("/api/threshold/at", params={"score": found["edges"][20]}).json()
     assert at == found["curve"][20]
     assert found["low"] <= found["suggested"]["score"] <= found["high"]
+    there = http.get("/api/threshold/at", params={"score": found["suggested"]["score"]}).json()
+    least = min(entry["escape"] + entry["overkill"] for entry in found["curve"])
+    assert there["escape"] + there["overkill"] <= least + 1e-9
 
 
 def test_parts_around_a_line_are_the_nearest_on_either_side(http: httpx.Client, parts: list[dict[str, Any]]) -> None:

@@ -136,9 +136,9 @@ const STRINGS = {
   ],
   none: ["none", "keine"],
   useSuggested: ["Suggested {score}", "Vorschlag {score}"],
-  suggestedBetween: [
-    "Halfway between the highest good and the lowest defective part decided",
-    "In der Mitte zwischen dem höchsten guten und dem niedrigsten fehlerhaften entschiedenen Teil",
+  suggestedMeans: [
+    "Where escape and overkill together are least",
+    "Wo Durchschlupf und Pseudofehler zusammen am kleinsten sind",
   ],
   useCurrent: ["Back to {score}", "Zurück zu {score}"],
   apply: ["Apply {score}", "{score} anwenden"],

@@ -60,7 +60,10 @@ export function threshold(root) {
     at = to;
     drawFigures(nearest(data.curve, at));
     const apply = plot.querySelector(".apply");
-    if (apply) apply.textContent = t("apply", { score: written(at) });
+    if (apply) {
+      apply.textContent = t("apply", { score: written(at) });
+      apply.disabled = written(at) === written(data.threshold); // as they are read, they are the same
+    }
     settle();
   }
 
@@ -99,7 +102,7 @@ export function threshold(root) {
     const suggested =
       data.suggested &&
       button(t("useSuggested", { score: written(data.suggested.score) }), () => go(data.suggested.score), {
-        title: t("suggestedBetween"),
+        title: t("suggestedMeans"),
       });
     return el(
       "div",
