@@ -8,6 +8,7 @@ import { words } from "./words.js";
 
 const AT_ONCE = 8; // photos a request
 const POLL_MS = 1000;
+const NAMED = 5; // of the files left out
 const PROBLEMS = ["duplicate", "size", "blurred", "outlier", "exposure", "unreadable"];
 const KINDS = { good: ["dropGood", "photosGood"], defective: ["dropBad", "photosBad"] };
 
@@ -110,7 +111,9 @@ export function datasets(changed) {
   }
 
   async function add(kind, files) {
-    const images = files.filter((file) => file.type.startsWith("image/"));
+    const isImage = (file) => file.type.startsWith("image/");
+    const images = files.filter(isImage);
+    const others = files.filter((file) => !isImage(file)).map((file) => file.name);
     if (!images.length) return tell(t("notAnImage"), true);
     const { id } = set;
     const bad = [];
@@ -125,6 +128,7 @@ export function datasets(changed) {
     status.textContent = "";
     refill(
       refused,
+      others.length > 0 && el("p", {}, t(others.length > 1 ? "leftOut" : "leftOutOne", leftOut(others))),
       bad.length > 0 && [
         el("p", { class: "wrong" }, t("refusedFiles", { n: bad.length })),
         el(
@@ -136,6 +140,11 @@ export function datasets(changed) {
     );
     await load(id);
   }
+
+  const leftOut = (names) => ({
+    n: number(names.length),
+    names: names.slice(0, NAMED).join(", ") + (names.length > NAMED ? ", …" : ""),
+  });
 
   function verdictOnPhotos() {
     if (!set.good) return "";

@@ -192,6 +192,8 @@ const STRINGS = {
   folder: ["Folder …", "Ordner …"],
   sending: ["Sending {done} of {total} …", "Sende {done} von {total} …"],
   refusedFiles: ["{n} not taken:", "{n} nicht angenommen:"],
+  leftOutOne: ["1 file left out, no photo: {names}", "1 Datei ausgelassen, kein Foto: {names}"],
+  leftOut: ["{n} files left out, no photos: {names}", "{n} Dateien ausgelassen, keine Fotos: {names}"],
   notAnImage: ["No image files among these.", "Keine Bilddateien darunter."],
   check: ["Check photos", "Fotos prüfen"],
   checking: ["Checking …", "Prüfe …"],
