@@ -103,6 +103,7 @@ def test_a_dropped_folder_is_walked_through(page: Any, server: Server, tmp_path:
     expect(page.locator(".drop.good b")).to_have_text("0 good")
     drop(page, folder, ".drop.good")
     expect(page.locator(".drop.good b")).to_have_text("4 good")
+    expect(page.locator(".refused")).to_have_text("1 file left out, no photo: notes.txt")
     drop(page, folder / "monday" / "late", ".drop.defective")
     expect(page.locator(".drop.defective b")).to_have_text("1 defective")
     expect(page.locator(".drop.over")).to_have_count(0)
@@ -131,7 +132,7 @@ def test_a_report_of_a_period_and_of_a_lot(page: Any, server: Server) -> None:
     assert len(csv.splitlines()) == 1 + 3
     page.get_by_label("Lot").fill("nobody's")
     show.click()
-    expect(page.locator(".paper")).to_contain_text("No parts in this period.")
+    expect(page.locator(".paper")).to_contain_text("No parts of lot nobody's.")
     looked_at(page, "a report of nothing")
 
     what.select_option("period")

@@ -147,7 +147,7 @@ def test_a_token_that_will_not_do_is_told_in_german(page: Any, guarded: tuple[Se
     page.goto(server.url)
     page.get_by_label("Token").fill("fm-nobody-nothing")
     page.get_by_role("button", name="Anmelden").click()
-    expect(page.locator(".wrong")).to_have_text("Dieser Token gilt nicht.")
+    expect(page.locator(".wrong")).to_contain_text("Dieser Token gilt nicht. Einen Ingenieur")
     page.get_by_label("Token").fill(known["operator"])
     page.get_by_role("button", name="Anmelden").click()
     expect(page.locator("nav a").first).to_be_visible()

@@ -311,6 +311,7 @@ const STRINGS = {
   overlay: ["overlay", "Überlagerung"],
   chain: ["Records {first} to {last} of the chain, head {head}", "Einträge {first} bis {last} der Kette, Kopf {head}"],
   noReport: ["No parts in this period.", "Keine Teile in diesem Zeitraum."],
+  noReportLot: ["No parts of lot {lot}.", "Keine Teile von Los {lot}."],
 };
 
 const LANGUAGES = ["en", "de"];

@@ -26,7 +26,10 @@ const CODES = {
     "No verdict in time: the station has too much to do. Try again.",
     "Kein Urteil in der Zeit: die Station hat zu viel zu tun. Noch einmal versuchen.",
   ],
-  token: ["This token is not valid.", "Dieser Token gilt nicht."],
+  token: [
+    "This token is not valid. Ask an engineer for another; flawmap token add makes one.",
+    "Dieser Token gilt nicht. Einen Ingenieur um einen anderen bitten; flawmap token add macht einen.",
+  ],
   "wrong-tokens": ["Too many wrong tokens. Wait a minute.", "Zu viele falsche Token. Eine Minute warten."],
   role: ["This takes the role {needed}; yours is {role}.", "Dazu gehört die Rolle {needed}; Ihre ist {role}."],
   "no-image": ["This is no photo: PNG, JPEG, BMP, TIFF or WebP.", "Das ist kein Foto: PNG, JPEG, BMP, TIFF oder WebP."],
