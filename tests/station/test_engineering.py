@@ -278,7 +278,15 @@ def test_a_training_is_cancelled_and_what_it_may_not_do_is_refused(http: httpx.C
     ):  # fmt: skip
         answer = http.post("/api/trainings", json=asked | wrong)
         assert answer.status_code in (400, 404), wrong
-        assert "\n" not in answer.json()["error"]
+        assert "\n" not in answer.json()["error"] and "docs/" not in answer.json()["error"]
+    for setting, code, values in (
+        ("detect.none=1", "no-setting", {"setting": "detect.none"}),
+        ("detect.steps=-1", "setting-value", {
+            "setting": "detect.steps", "why": "Input should be greater than or equal to 1",
+        }),
+    ):  # fmt: skip
+        answer = http.post("/api/trainings", json=asked | {"settings": [setting]}).json()
+        assert (answer["code"], answer["values"]) == (code, values)
     training = http.post("/api/trainings", json=asked | {"settings": ["run.threads=1"]}).json()
     cancelled = http.post(f"/api/trainings/{training['id']}/cancel").json()
     assert cancelled["state"] == "cancelled"

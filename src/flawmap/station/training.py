@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.data.images import decode_pixels, encode_jpeg, overlay, resize_map, to_float
-from flawmap.errors import FlawmapError, StationError
+from flawmap.errors import ConfigError, FlawmapError, StationError
 from flawmap.station import comparing, course
 from flawmap.station.datasets import GENTLY, DataSets
 from flawmap.station.files import is_id, link, new_id, write_whole
@@ -104,7 +104,10 @@ class Trainings:
             if found is None or found["key"] in PATHS:
                 text = f"{setting[:60]!r} cannot be set here; expected section.name=value, no file"
                 raise StationError(text, 400, code="setting", setting=setting[:60])
-        load_recipe(recipe, settings)
+        try:
+            load_recipe(recipe, settings)
+        except ConfigError as problem:
+            raise _setting_refused(str(problem).removeprefix(f"{recipe}: ")) from problem
         known = self.datasets.get(dataset)
         if known["good"] == 0:
             raise StationError("the data set has no good photos; add some first", 409, code="no-good-photos")
@@ -363,6 +366,15 @@ class Trainings:
             if file.name not in ("metrics.jsonl", "recipe.toml"):
                 with contextlib.suppress(OSError):
                     file.unlink()
+
+
+def _setting_refused(text: str) -> StationError:
+    """What is answered to a setting that a recipe does not take; whoever looks at the page has no docs/."""
+    text = text.removesuffix("; see docs/settings.md")
+    if text.startswith("there is no setting "):
+        return StationError(text, 400, code="no-setting", setting=text.rpartition(" ")[2])
+    setting, colon, why = text.partition(": ")
+    return StationError(text, 400, code="setting-value" if colon else "", setting=setting, why=why)
 
 
 def _end_left(folder: Path) -> None:

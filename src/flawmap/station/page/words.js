@@ -75,6 +75,8 @@ const CODES = {
     "“{setting}” cannot be set here. Write section.name=value, without file names.",
     "„{setting}“ lässt sich hier nicht einstellen. Erwartet: abschnitt.name=wert, ohne Dateinamen.",
   ],
+  "no-setting": ["There is no setting {setting}.", "Eine Einstellung {setting} gibt es nicht."],
+  "setting-value": ["{setting} does not take this value: {why}", "{setting} nimmt diesen Wert nicht: {why}"],
   "no-good-photos": ["Add good photos first.", "Zuerst gute Fotos hinzufügen."],
   "training-runs": [
     "A training runs already. Wait for it, or stop it.",
