@@ -57,7 +57,7 @@ const STRINGS = {
   passed: ["passed", "gut"],
   rejected: ["rejected", "fehlerhaft"],
   doubtful: ["doubtful", "unklar"],
-  perHour: ["per hour", "pro Stunde"],
+  lastHour: ["in the last 60 minutes", "in den letzten 60 Minuten"],
   thisShift: ["This shift, since {time}", "Diese Schicht, seit {time}"],
   part: ["Part {label}", "Teil {label}"],
   spoken: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
