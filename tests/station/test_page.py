@@ -141,7 +141,7 @@ def test_a_note_goes_with_the_next_decision_and_its_letters_decide_nothing(page:
     expect(page.locator(".facts h1")).to_contain_text(f"Part {first['label']}")
     expect(note).to_have_value("n x u: dust")  # taken back is the decision, not what was written
     page.keyboard.press("x")
-    expect(page.locator(".facts h1")).to_contain_text(f"Part {second['label']}")
+    expect(note).to_have_value("")
     assert _part(station, first["id"])["decision"]["note"] == "n x u: dust"
     page.get_by_role("button", name=f"Part {first['label']}:").click()
     expect(page.locator(".facts .decision")).to_contain_text("n x u: dust")
@@ -178,6 +178,25 @@ def test_a_tap_decides_and_an_empty_queue_says_so(page: Any, station: Server) ->
     expect(page.locator(".facts h1")).to_contain_text(f"Part {DEFECTIVE}")
     taken = _part(station, part["id"])
     assert (taken["final"], taken["decision"], len(taken["decisions"])) == ("reject", None, 2)
+
+
+def test_the_review_tells_how_many_wait_beyond_those_it_holds(page: Any, station: Server) -> None:
+    with Client(station.url) as client:
+        client.set_threshold(score=0.0)
+        sent = send(station, *range(53))
+        open_view(page, station, "review")
+        count = page.locator(".count")
+        expect(count).to_have_text("53 to review")
+        page.keyboard.press("Enter")
+        expect(count).to_have_text("52 to review")
+        send(station, 60)
+        expect(count).to_have_text("53 to review")
+        for verdict in ("pass", "reject"):  # of somebody else, who is further on
+            client.decide(sent[-1]["id"], verdict)
+        client.decide(sent[-2]["id"], "pass")
+        expect(count).to_have_text("51 to review")
+        client.decide(sent[-2]["id"], None)
+        expect(count).to_have_text("52 to review")
 
 
 def test_a_dragged_threshold_is_applied_and_rolled_back(page: Any, station: Server) -> None:

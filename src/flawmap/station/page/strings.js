@@ -82,7 +82,6 @@ const STRINGS = {
 
   // Review
   toReview: ["{n} to review", "{n} zu prüfen"],
-  toReviewMore: ["more than {n} to review", "mehr als {n} zu prüfen"],
   allReviewed: ["Everything is reviewed", "Alles ist geprüft"],
   allReviewedHint: [
     "Doubtful and rejected parts appear here as they come.",
