@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,18 @@ def test_a_dragged_threshold_is_applied_and_rolled_back(page: Any, station: Serv
     expect(page.locator(".versions tr.current td b").first).to_have_text(before["ref"])
     with Client(station.url) as client:
         assert client.station()["model"]["ref"] == before["ref"]
+
+
+def test_versions_stand_under_their_headings_and_wrap(page: Any, station: Server) -> None:
+    page.set_viewport_size({"width": 800, "height": 1280})
+    shutil.copytree(station.models / "part.bundle", station.models / "BracketLeftHandSideUpperRowSecondShift@12.bundle")
+    open_view(page, station, "threshold")
+    table = page.locator(".versions table")
+    expect(table).to_contain_text("SecondShift@12")
+    heads, cells = page.evaluate("""["thead th", "tbody tr:first-child td"].map((row) =>
+        [...document.querySelectorAll(`.versions ${row}`)].map((cell) => getComputedStyle(cell).textAlign))""")
+    assert heads[:-1] == cells[:-1] and "right" in heads  # the last one has no words
+    assert page.locator(".versions .scroll").evaluate("box => box.scrollWidth <= box.clientWidth")
 
 
 def test_a_question_closes_with_its_view_and_nothing_is_done(page: Any, station: Server) -> None:

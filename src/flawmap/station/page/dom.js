@@ -83,7 +83,7 @@ export function hush() {
   document.querySelector(".told")?.remove();
 }
 
-const CONTROLS = "button, .button, nav a, input, select, textarea, summary, [role=slider]";
+const CONTROLS = "button, .button, nav a, .field, .under-stage, summary, [role=slider]";
 const STEP = 8; // pixels
 
 /** As near to the foot of the page as no control lies under it. */

@@ -57,7 +57,7 @@ const STRINGS = {
   passed: ["passed", "gut"],
   rejected: ["rejected", "fehlerhaft"],
   doubtful: ["doubtful", "unklar"],
-  lastHour: ["in the last 60 minutes", "in den letzten 60 Minuten"],
+  lastHour: ["last 60 min", "letzte 60 min"],
   thisShift: ["This shift, since {time}", "Diese Schicht, seit {time}"],
   part: ["Part {label}", "Teil {label}"],
   spoken: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
