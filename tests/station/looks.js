@@ -181,6 +181,17 @@
       .map(name);
   }
 
+  /** Controls that what was told lies over. */
+  function covered() {
+    const told = document.querySelector(".told").getBoundingClientRect();
+    return controls()
+      .filter((node) => {
+        const box = node.getBoundingClientRect();
+        return box.left < told.right && box.right > told.left && box.top < told.bottom && box.bottom > told.top;
+      })
+      .map(name);
+  }
+
   function cut() {
     return [...layer().querySelectorAll("*")]
       .filter((node) => shown(node) && !node.closest("svg") && getComputedStyle(node).overflowX !== "visible")
@@ -201,6 +212,7 @@
     begin,
     at,
     mute,
+    covered,
     cut,
     wide: () => document.documentElement.scrollWidth,
   };

@@ -71,6 +71,9 @@ def test_the_histogram_counts_every_score_and_the_curve_tells_escape_and_overkil
     at = http.get("/api/threshold/at", params={"score": found["edges"][20]}).json()
     assert at == found["curve"][20]
     assert found["low"] <= found["suggested"]["score"] <= found["high"]
+    there = http.get("/api/threshold/at", params={"score": found["suggested"]["score"]}).json()
+    least = min(entry["escape"] + entry["overkill"] for entry in found["curve"])
+    assert there["escape"] + there["overkill"] <= least + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -213,10 +216,14 @@ def test_what_is_wrong_with_photos_is_found(http: httpx.Client) -> None:
         "dark.png": encode_png(dark), "spot.png": png(3),
     }  # fmt: skip
     files = [("image", (name, data, "image/png")) for name, data in odd.items()]
-    files += [("image", ("../../text.txt", b"no image", "text/plain"))]
+    files += [("image", ("../../text.txt", b"no image", "text/plain")), ("image", ("half.png", png(102)[:-2000]))]
     answer = http.post(f"/api/datasets/{ident}/photos", files=files).json()
     assert [one["name"] for one in answer["added"]] == list(odd)
-    assert len(answer["refused"]) == 1 and answer["refused"][0]["error"].startswith("not an image")
+    none, half = answer["refused"]
+    assert none["error"].startswith("not an image")
+    assert (half["name"], half["code"], half["error"]) == (
+        "half.png", "unreadable", "the photo: the image is truncated; copy it again or remove it",
+    )  # fmt: skip
     assert http.post(f"/api/datasets/{ident}/check").status_code == 202
     wait_until(lambda: http.get(f"/api/datasets/{ident}").json()["checked"], 120)
     found = http.get(f"/api/datasets/{ident}").json()
@@ -286,7 +293,15 @@ def test_a_training_is_cancelled_and_what_it_may_not_do_is_refused(http: httpx.C
     ):  # fmt: skip
         answer = http.post("/api/trainings", json=asked | wrong)
         assert answer.status_code in (400, 404), wrong
-        assert "\n" not in answer.json()["error"]
+        assert "\n" not in answer.json()["error"] and "docs/" not in answer.json()["error"]
+    for setting, code, values in (
+        ("detect.none=1", "no-setting", {"setting": "detect.none"}),
+        ("detect.steps=-1", "setting-value", {
+            "setting": "detect.steps", "why": "Input should be greater than or equal to 1",
+        }),
+    ):  # fmt: skip
+        answer = http.post("/api/trainings", json=asked | {"settings": [setting]}).json()
+        assert (answer["code"], answer["values"]) == (code, values)
     training = http.post("/api/trainings", json=asked | {"settings": ["run.threads=1"]}).json()
     cancelled = http.post(f"/api/trainings/{training['id']}/cancel").json()
     assert cancelled["state"] == "cancelled"
@@ -296,6 +311,17 @@ def test_a_training_is_cancelled_and_what_it_may_not_do_is_refused(http: httpx.C
     failed = http.post("/api/trainings", json=asked | {"dataset": few}).json()
     wait_until(lambda: http.get(f"/api/trainings/{failed['id']}").json()["state"] == "failed", 120)
     assert "too few" in http.get(f"/api/trainings/{failed['id']}").json()["why"]
+
+
+def test_a_photo_that_breaks_after_it_came_is_told_by_the_name_it_came_with(http: httpx.Client, server: Server) -> None:
+    ident = dataset(http, range(100, 112))
+    photo = next(one for one in http.get(f"/api/datasets/{ident}").json()["photos"] if one["name"] == "105.png")
+    file = server.data / "datasets" / ident / "good" / f"{photo['id']}.png"
+    file.write_bytes(file.read_bytes()[:-2000])
+    asked = {"dataset": ident, "name": "part", "recipe": "fast", "settings": TINY}
+    path = f"/api/trainings/{http.post('/api/trainings', json=asked).json()['id']}"
+    wait_until(lambda: http.get(path).json()["state"] == "failed", 120)
+    assert http.get(path).json()["why"] == "105.png: the image is truncated; copy it again or remove it"
 
 
 def test_recipes_that_train_no_inspector_are_neither_offered_nor_taken(http: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,12 @@ def test_a_note_goes_with_the_next_decision_and_its_letters_decide_nothing(page:
     expect(note).to_have_value("")
     (decision,) = _part(station, first["id"])["decisions"]
     assert (decision["decision"], decision["note"]) == ("overrule", "n x u: dust")
+    page.keyboard.press("u")
+    expect(page.locator(".facts h1")).to_contain_text(f"Part {first['label']}")
+    expect(note).to_have_value("n x u: dust")  # taken back is the decision, not what was written
+    page.keyboard.press("x")
+    expect(note).to_have_value("")
+    assert _part(station, first["id"])["decision"]["note"] == "n x u: dust"
     page.get_by_role("button", name=f"Part {first['label']}:").click()
     expect(page.locator(".facts .decision")).to_contain_text("n x u: dust")
     open_view(page, station, "report")
@@ -174,6 +181,25 @@ def test_a_tap_decides_and_an_empty_queue_says_so(page: Any, station: Server) ->
     assert (taken["final"], taken["decision"], len(taken["decisions"])) == ("reject", None, 2)
 
 
+def test_the_review_tells_how_many_wait_beyond_those_it_holds(page: Any, station: Server) -> None:
+    with Client(station.url) as client:
+        client.set_threshold(score=0.0)
+        sent = send(station, *range(53))
+        open_view(page, station, "review")
+        count = page.locator(".count")
+        expect(count).to_have_text("53 to review")
+        page.keyboard.press("Enter")
+        expect(count).to_have_text("52 to review")
+        send(station, 60)
+        expect(count).to_have_text("53 to review")
+        for verdict in ("pass", "reject"):  # of somebody else, who is further on
+            client.decide(sent[-1]["id"], verdict)
+        client.decide(sent[-2]["id"], "pass")
+        expect(count).to_have_text("51 to review")
+        client.decide(sent[-2]["id"], None)
+        expect(count).to_have_text("52 to review")
+
+
 def test_a_dragged_threshold_is_applied_and_rolled_back(page: Any, station: Server) -> None:
     send(station, *range(4), *range(100, 104))
     with Client(station.url) as client:
@@ -197,6 +223,9 @@ def test_a_dragged_threshold_is_applied_and_rolled_back(page: Any, station: Serv
     page.locator(".around .thumb").first.click()
     expect(page.locator("dialog .facts h1")).to_contain_text("Part")
     page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Back to").click()
+    expect(page.locator(".apply")).to_be_disabled()  # it is the threshold in use
+    handle.press("ArrowRight")
     page.locator(".apply").click()
     page.locator("dialog button[value=yes]").click()
     expect(page.locator(".versions tr.current td b").first).not_to_have_text(before["ref"])
@@ -210,6 +239,18 @@ def test_a_dragged_threshold_is_applied_and_rolled_back(page: Any, station: Serv
         assert client.station()["model"]["ref"] == before["ref"]
 
 
+def test_versions_stand_under_their_headings_and_wrap(page: Any, station: Server) -> None:
+    page.set_viewport_size({"width": 800, "height": 1280})
+    shutil.copytree(station.models / "part.bundle", station.models / "BracketLeftHandSideUpperRowSecondShift@12.bundle")
+    open_view(page, station, "threshold")
+    table = page.locator(".versions table")
+    expect(table).to_contain_text("SecondShift@12")
+    heads, cells = page.evaluate("""["thead th", "tbody tr:first-child td"].map((row) =>
+        [...document.querySelectorAll(`.versions ${row}`)].map((cell) => getComputedStyle(cell).textAlign))""")
+    assert heads[:-1] == cells[:-1] and "right" in heads  # the last one has no words
+    assert page.locator(".versions .scroll").evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
 def test_a_question_closes_with_its_view_and_nothing_is_done(page: Any, station: Server) -> None:
     send(station, *range(4))
     with Client(station.url) as client:
@@ -217,6 +258,7 @@ def test_a_question_closes_with_its_view_and_nothing_is_done(page: Any, station:
     open_view(page, station, "live")
     open_view(page, station, "threshold")
     for opens in (".apply", ".around .thumb"):
+        page.locator(".handle").press("ArrowRight")
         page.locator(opens).first.click()
         expect(page.locator("dialog")).to_be_visible()
         page.go_back()
@@ -231,6 +273,7 @@ def test_a_question_closes_with_its_view_and_nothing_is_done(page: Any, station:
 def test_a_threshold_is_not_applied_to_a_model_that_was_not_asked_about(page: Any, station: Server) -> None:
     send(station, *range(4))
     open_view(page, station, "threshold")
+    page.locator(".handle").press("ArrowRight")
     page.locator(".apply").click()
     with Client(station.url) as client:
         made = client.set_threshold(overkill=0.5)
@@ -246,7 +289,7 @@ def test_a_wrong_token_gives_one_clear_line(page: Any, guarded: tuple[Server, di
     page.goto(server.url)
     page.get_by_label("Token").fill("fm-nobody-nothing")
     page.get_by_role("button", name="Log in").click()
-    expect(page.locator(".wrong")).to_have_text("This token is not valid.")
+    expect(page.locator(".wrong")).to_contain_text("This token is not valid. Ask an engineer for another")
     looked_at(page, "login")
     page.get_by_label("Token").fill(known["operator"])
     page.get_by_role("button", name="Log in").click()

@@ -39,6 +39,24 @@ def test_a_silent_camera_is_told_until_a_part_comes(page: Any, server: Server) -
     looked_at(page, "a silent camera")
 
 
+@pytest.mark.parametrize("size", [(1280, 800), (1024, 768), (800, 1280)], ids=str)
+@pytest.mark.parametrize("page", [{"locale": "en-GB"}, {"locale": "de-DE"}], ids=["en", "de"], indirect=True)
+def test_below_a_notice_live_has_room_for_all_it_tells(page: Any, server: Server, size: tuple[int, int]) -> None:
+    width, height = size
+    page.set_viewport_size({"width": width, "height": height})
+    (part,) = send(server, 7, lot="A17", camera="camera-1")
+    assert part["verdict"] == "reject" and part["regions"] and part["p_value"] is not None
+    open_view(page, server, "live")
+    expect(page.locator(".notice.silent")).to_be_visible()
+    expect(page.locator(".facts h1")).to_contain_text("7")
+    expect(page.locator(".facts")).to_contain_text(re.compile("place|Stelle"))
+    whole = "box => box.scrollHeight <= box.clientHeight"
+    for told in page.locator(".facts p").all():
+        assert told.evaluate(whole), told.inner_text()
+    assert page.locator(".column").evaluate(whole)
+    assert page.evaluate("document.documentElement.scrollHeight") == height
+
+
 def test_parts_in_other_light_are_told_until_they_look_as_trained(page: Any, server: Server) -> None:
     with Client(server.url) as client:
         wait_until(lambda: client.station()["drift"]["verdict"] == "too few")  # the model in use is watched
@@ -103,6 +121,7 @@ def test_a_dropped_folder_is_walked_through(page: Any, server: Server, tmp_path:
     expect(page.locator(".drop.good b")).to_have_text("0 good")
     drop(page, folder, ".drop.good")
     expect(page.locator(".drop.good b")).to_have_text("4 good")
+    expect(page.locator(".refused")).to_have_text("1 file left out, no photo: notes.txt")
     drop(page, folder / "monday" / "late", ".drop.defective")
     expect(page.locator(".drop.defective b")).to_have_text("1 defective")
     expect(page.locator(".drop.over")).to_have_count(0)
@@ -131,7 +150,7 @@ def test_a_report_of_a_period_and_of_a_lot(page: Any, server: Server) -> None:
     assert len(csv.splitlines()) == 1 + 3
     page.get_by_label("Lot").fill("nobody's")
     show.click()
-    expect(page.locator(".paper")).to_contain_text("No parts in this period.")
+    expect(page.locator(".paper")).to_contain_text("No parts of lot nobody's.")
     looked_at(page, "a report of nothing")
 
     what.select_option("period")

@@ -63,6 +63,7 @@ def test_every_sheet_and_word_at_the_foot_can_be_read_and_hit(page: Any, server:
     looked_at(page, "one part large")
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
+    page.locator(".handle").press("ArrowRight")
     page.locator(".apply").click()
     looked_at(page, "a question")
     page.keyboard.press("Escape")
@@ -81,6 +82,7 @@ def test_tab_goes_through_every_view_in_order(page: Any, server: Server) -> None
         opened(page, server, view)
         tabbed_through(page, view)
     opened(page, server, "threshold")
+    page.locator(".handle").press("ArrowRight")
     page.locator(".apply").focus()
     page.keyboard.press("Enter")
     tabbed_through(page, "a question")
@@ -173,6 +175,25 @@ def test_a_finger_reviews_takes_back_and_leafs(page: Any, server: Server) -> Non
     before = page.locator(".facts h1").inner_text()
     page.get_by_role("button", name="Previous part").tap()
     expect(page.locator(".facts h1")).not_to_have_text(before)
+
+
+@pytest.mark.parametrize("size", [PANEL, {"width": 800, "height": 1280}, {"width": 390, "height": 844}], ids=str)
+def test_what_is_told_covers_no_control_and_ends_with_its_view(page: Any, server: Server, size: Any) -> None:
+    page.set_viewport_size(size)
+    send(server, *range(24, 30), label="told ")
+    opened(page, server, "review")
+    page.keyboard.press("Enter")
+    expect(page.locator(".told")).to_be_visible()
+    assert looks(page, "covered") == []
+    left = """new Promise((tell) => {
+        addEventListener("hashchange", () => tell(document.querySelectorAll(".told").length));
+        location.hash = "live";
+    })"""
+    assert page.evaluate(left) == 0
+    opened(page, server, "live")
+    page.locator("input[type=file]").set_input_files({"name": "x.png", "mimeType": "image/png", "buffer": b"none"})
+    expect(page.locator(".told.bad")).to_be_visible()
+    assert looks(page, "covered") == []
 
 
 def test_no_view_tells_of_one_part_and_shows_another(page: Any, server: Server) -> None:

@@ -148,7 +148,7 @@ def test_a_token_that_will_not_do_is_told_in_german(page: Any, guarded: tuple[Se
     page.goto(server.url)
     page.get_by_label("Token").fill("fm-nobody-nothing")
     page.get_by_role("button", name="Anmelden").click()
-    expect(page.locator(".wrong")).to_have_text("Dieser Token gilt nicht.")
+    expect(page.locator(".wrong")).to_contain_text("Dieser Token gilt nicht. Einen Ingenieur")
     page.get_by_label("Token").fill(known["operator"])
     page.get_by_role("button", name="Anmelden").click()
     expect(page.locator("nav a").first).to_be_visible()
@@ -170,18 +170,29 @@ def test_photos_and_trainings_are_spoken_of_in_german(page: Any, server: Server)
     dark = encode_png((picture(130) // 8).astype(np.uint8))
     photos = {f"{number}.png": png(number) for number in range(100, 112)}
     photos |= {"twice.png": png(100), "dark.png": dark, "none.png": b"no image", "large.png": png(1, 100, 100)}
+    photos |= {"half.png": png(101)[:-2000]}
     page.locator("input[data-kind=good]").first.set_input_files(
         [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in photos.items()]
     )
     expect(page.locator(".drop.good b")).to_have_text("14 gute")
     expect(page.locator(".refused")).to_contain_text("none.png: Das ist kein Foto")
     expect(page.locator(".refused")).to_contain_text("large.png: Das Foto ist zu groß")
+    expect(page.locator(".refused")).to_contain_text("half.png: Das Foto ist beschädigt")
+    (set_,) = page.request.get(f"{server.url}/api/datasets").json()["datasets"]
+    known = page.request.get(f"{server.url}/api/datasets/{set_['id']}").json()["photos"]
+    stored = next(one["id"] for one in known if one["name"] == "111.png")
+    file = server.data / "datasets" / set_["id"] / "good" / f"{stored}.png"
+    file.write_bytes(file.read_bytes()[:-2000])  # a disk may fail
     page.get_by_role("button", name="Fotos prüfen").click()
     found = page.locator(".photos figure")
     expect(found.filter(has_text="twice.png")).to_contain_text("doppelt dieselbe Datei wie 100.png", timeout=90_000)
     expect(found.filter(has_text="dark.png")).to_contain_text("dunkler als die meisten")
     expect(page.locator(".summary")).to_contain_text("doppelt: 1")
+    expect(found.filter(has_text="111.png").locator(".gone")).to_have_text("Das Bild war nicht zu laden.")
+    expect(found.filter(has_text="111.png").locator("img")).to_have_count(0)
     looked_at(page, "findings on photos")
+    page.get_by_role("button", name="111.png entfernen").click()
+    expect(page.locator(".drop.good b")).to_have_text("13 gute")
 
     page.get_by_text("Mehr", exact=True).click()
     page.get_by_label("Einstellungen").fill(SLOW)

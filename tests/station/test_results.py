@@ -113,6 +113,7 @@ def test_pages_and_counts_are_those_of_a_plain_look(results: Results, asked: dic
     assert [part["final"] for part in results.every(query)] == [row["final"] for row in rows]
     open_ = [row for row in rows if row["verdict"] != "pass" and row["said"] is None]
     counts = results.counts(query)
+    assert results.count(query) == len(rows)
     assert (counts["inspected"], counts["undecided"]) == (len(rows), len(open_))
     for verdict in ("pass", "reject", "doubt"):
         assert counts[verdict] == sum(row["verdict"] == verdict for row in rows)

@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 from station_helpers import wait_until
 
 from flawmap.errors import StationError
+from flawmap.station.record import COLUMNS, records, stamp
 from flawmap.station.report import _harmless
 from flawmap.station.results import recorded_time
 from flawmap.station.settings import ShiftSettings, StationSettings
@@ -88,6 +89,23 @@ def test_a_shift_starts_once_when_the_clock_is_changed(at: str, start: str) -> N
     settings = ShiftSettings(zone="Europe/Berlin", starts=("02:15", "14:00"))
     found = shift_start(settings, datetime.datetime.fromisoformat(at))
     assert found.astimezone(datetime.UTC) == datetime.datetime.fromisoformat(start)
+
+
+def test_parts_per_hour_are_those_of_the_last_60_minutes(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    station = Station(tmp_path / "models", tmp_path / "data", None, StationSettings())
+    here = datetime.datetime.now(datetime.UTC)
+    rows = [
+        dict.fromkeys(COLUMNS) | {
+            "seq": seq, "kind": "verdict", "part": str(seq), "verdict": "pass", "score": 0.0, "model": "part@1",
+            "time": stamp(here - datetime.timedelta(minutes=minutes)), "body": "{}", "previous": "", "hash": str(seq),
+        }
+        for seq, minutes in enumerate((200, 90, 61, 59, 30, 1), 1)
+    ]  # fmt: skip
+    with station.record.writing() as connection:
+        connection.execute(records.insert(), rows)
+    assert station.state()["counts"]["per_hour"] == 3
+    station.close()
 
 
 @pytest.mark.parametrize(

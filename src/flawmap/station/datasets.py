@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flawmap.data.images import header_of
+from flawmap.data.images import decode_pixels, header_of
 from flawmap.errors import ImageError, StationError
 from flawmap.station.drawing import thumbnail_jpeg
 from flawmap.station.files import SUFFIXES, is_id, new_id, write_whole
@@ -87,7 +87,7 @@ class DataSets:
             shutil.rmtree(self.folder / ident, ignore_errors=True)
 
     def add(self, ident: str, kind: str, name: str, data: bytes) -> dict[str, Any]:
-        """Keep a photo. Raises StationError for what is none."""
+        """Keep a photo. Raises StationError for what is none, or cannot be read whole."""
         if len(data) > self.limits.bytes:
             raise StationError(f"more than {self.limits.bytes} bytes", 413, code="bytes", limit=self.limits.bytes)
         try:
@@ -96,6 +96,10 @@ class DataSets:
             raise StationError(str(problem).removeprefix("photo: "), 415, code="no-image") from problem
         if header.width * header.height > self.limits.pixels:
             raise too_many_pixels(header.width, header.height, self.limits.pixels)
+        try:
+            decode_pixels(data, "the photo")
+        except ImageError as problem:  # a training would end at it
+            raise StationError(str(problem), 422, code="unreadable") from problem
         photo = {
             "id": new_id(), "kind": kind, "name": name[-200:], "width": header.width, "height": header.height,
             "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "problems": [],

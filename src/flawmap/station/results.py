@@ -189,6 +189,12 @@ class Results:
         each = {verdict: found.get(verdict, 0) for verdict in VERDICTS}
         return {"inspected": sum(each.values()), **each, "undecided": undecided}
 
+    def count(self, query: Query) -> int:
+        """How many parts."""
+        with self.record.reading() as connection:
+            where = sa.and_(query.where(), _of_model(connection, query.model))
+            return connection.execute(sa.select(sa.func.count()).select_from(records).where(where)).scalar() or 0
+
     def last_time(self) -> str | None:
         """When the last part was recorded."""
         with self.record.reading() as connection:

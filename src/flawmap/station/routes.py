@@ -211,6 +211,7 @@ def parts(
     order: Literal["newest", "oldest"] = "newest",
     limit: Annotated[int, Query(ge=1, le=results.MOST)] = 50,
     after: Annotated[int | None, Query(ge=0, le=LAST)] = None,
+    count: bool = False,
 ) -> JSONResponse:
     """Parts by verdict, time, model, lot, …, a page at a time."""
     verdicts = tuple(word for word in (verdict or "").split(",") if word)
@@ -221,7 +222,8 @@ def parts(
         model=model, lot=lot, camera=camera, label=label, min_score=min_score, max_score=max_score,
     )  # fmt: skip
     found, following = station.results.page(query, order == "newest", limit, after)
-    return json({"parts": found, "next": None if following is None else str(following)})
+    counted = {"count": station.results.count(query)} if count else {}
+    return json({"parts": found, "next": None if following is None else str(following), **counted})
 
 
 def own_part(station: Station, who: Who, ident: str) -> dict[str, Any]:

@@ -110,10 +110,11 @@ class Part(_Exact):
 
 
 class Parts(_Exact):
-    """A page of parts; `next` is to be given as `after`."""
+    """A page of parts; `next` is to be given as `after`; `count`, where it was asked for, is of all pages."""
 
     parts: list[Part]
     next: str | None
+    count: int | None = None
 
 
 class Model(_Exact):

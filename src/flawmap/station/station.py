@@ -243,7 +243,8 @@ class Station:
         current, load, (ready, (why, code)) = self.models.current, self.pool.load_now(), self.ready()
         since = shift_start(self.settings.shift)
         counts = self.results.counts(Query(since=stamp(since)))
-        hours = max((datetime.datetime.now(datetime.UTC) - since).total_seconds() / 3600, 1 / 60)
+        hour_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+        per_hour = self.results.count(Query(since=stamp(hour_ago)))
         silent = None if self.last_part is None else _seconds_since(self.last_part)
         limits = self.settings.limits
         return {
@@ -270,7 +271,7 @@ class Station:
                 "workers_alive": load.alive,
                 "workers_replaced": load.replaced,
             },
-            "counts": {"since": stamp(since), **counts, "per_hour": round(counts["inspected"] / hours, 1)},
+            "counts": {"since": stamp(since), **counts, "per_hour": per_hour},
             "last_part": self.last_part,
             "silent_s": None if silent is None else round(silent, 1),
             "silent": silent is None or silent > self.settings.shift.silent_s,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.data.images import decode_pixels, encode_jpeg, overlay, resize_map, to_float
-from flawmap.errors import FlawmapError, StationError
+from flawmap.errors import ConfigError, FlawmapError, StationError
 from flawmap.station import comparing, course
 from flawmap.station.datasets import GENTLY, DataSets
 from flawmap.station.files import is_id, link, new_id, write_whole
@@ -38,6 +38,7 @@ END_S = 10.0  # for a training that is told to stop, before it is killed
 TRIES = 2  # stops without getting further, and it has failed
 FIRST = 6  # photos shown with the new model's maps
 SETTING = re.compile(r"(?P<key>[a-z]+\.[a-z_0-9]+)=(?P<value>[A-Za-z0-9_.,\[\]\" -]{0,200})")
+STORED = re.compile(rf"\S*/{PHOTOS}/(good|defective)/(?P<id>[0-9a-f]{{32}})\.\w+")  # where a training finds a photo
 PATHS = ("image.ignore", "model.prior")  # settings that name files: none comes from a request
 DERIVED = ("stage", "step", "steps", "progress", "losses", "metrics")  # read from its files, not noted
 OWN = ("stops", "furthest", "paused")  # noted for the station alone
@@ -103,7 +104,10 @@ class Trainings:
             if found is None or found["key"] in PATHS:
                 text = f"{setting[:60]!r} cannot be set here; expected section.name=value, no file"
                 raise StationError(text, 400, code="setting", setting=setting[:60])
-        load_recipe(recipe, settings)
+        try:
+            load_recipe(recipe, settings)
+        except ConfigError as problem:
+            raise _setting_refused(str(problem).removeprefix(f"{recipe}: ")) from problem
         known = self.datasets.get(dataset)
         if known["good"] == 0:
             raise StationError("the data set has no good photos; add some first", 409, code="no-good-photos")
@@ -280,8 +284,15 @@ class Trainings:
             elif code < 0:  # by a signal: for want of memory, say
                 self._again(ident)
             else:
-                why = course.last_words(self.folder / ident / LOG, self.folder.parent)
+                why = self._by_name(ident, course.last_words(self.folder / ident / LOG, self.folder.parent))
                 self._end(ident, "failed", why or f"it ended with code {code}")
+
+    def _by_name(self, ident: str, text: str) -> str:
+        """The text with photos called as whoever sent them calls them."""
+        with contextlib.suppress(StationError):  # the data set may have been removed
+            names = {one["id"]: one["name"] for one in self.datasets.get(self._read(ident)["dataset"])["photos"]}
+            return STORED.sub(lambda found: names.get(found["id"]) or found[0], text)
+        return text
 
     def _finish(self, ident: str) -> None:
         """What follows when the bundle is there, in the background: a few maps, then it is done."""
@@ -355,6 +366,15 @@ class Trainings:
             if file.name not in ("metrics.jsonl", "recipe.toml"):
                 with contextlib.suppress(OSError):
                     file.unlink()
+
+
+def _setting_refused(text: str) -> StationError:
+    """What is answered to a setting that a recipe does not take; whoever looks at the page has no docs/."""
+    text = text.removesuffix("; see docs/settings.md")
+    if text.startswith("there is no setting "):
+        return StationError(text, 400, code="no-setting", setting=text.rpartition(" ")[2])
+    setting, colon, why = text.partition(": ")
+    return StationError(text, 400, code="setting-value" if colon else "", setting=setting, why=why)
 
 
 def _end_left(folder: Path) -> None:

@@ -1,7 +1,7 @@
 // The frame: who is logged in, the tabs their role has, notices, and the view that the address names.
 
 import { ApiError, get, remove } from "./api.js";
-import { button, el, refill, say, tell } from "./dom.js";
+import { button, el, hush, refill, say, tell } from "./dom.js";
 import { live } from "./live.js";
 import { login } from "./login.js";
 import { report } from "./report.js";
@@ -68,6 +68,7 @@ function whoIsThere() {
 function draw() {
   // A question belongs to the view that asked it; unanswered, it is a no.
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();
+  hush(); // it told of the view before
   close();
   drawTop();
   drawNotices();

@@ -1,13 +1,14 @@
 // The photos to learn from: dropped, looked through, and put right.
 
 import { get, post, remove, send } from "./api.js";
-import { ask, busy, button, el, field, refill, select, tell } from "./dom.js";
+import { ask, busy, button, el, field, refill, select, symbol, tell } from "./dom.js";
 import { filesOf } from "./files.js";
 import { number, t } from "./strings.js";
 import { words } from "./words.js";
 
 const AT_ONCE = 8; // photos a request
 const POLL_MS = 1000;
+const NAMED = 5; // of the files left out
 const PROBLEMS = ["duplicate", "size", "blurred", "outlier", "exposure", "unreadable"];
 const KINDS = { good: ["dropGood", "photosGood"], defective: ["dropBad", "photosBad"] };
 
@@ -110,7 +111,9 @@ export function datasets(changed) {
   }
 
   async function add(kind, files) {
-    const images = files.filter((file) => file.type.startsWith("image/"));
+    const isImage = (file) => file.type.startsWith("image/");
+    const images = files.filter(isImage);
+    const others = files.filter((file) => !isImage(file)).map((file) => file.name);
     if (!images.length) return tell(t("notAnImage"), true);
     const { id } = set;
     const bad = [];
@@ -125,6 +128,7 @@ export function datasets(changed) {
     status.textContent = "";
     refill(
       refused,
+      others.length > 0 && el("p", {}, t(others.length > 1 ? "leftOut" : "leftOutOne", leftOut(others))),
       bad.length > 0 && [
         el("p", { class: "wrong" }, t("refusedFiles", { n: bad.length })),
         el(
@@ -136,6 +140,11 @@ export function datasets(changed) {
     );
     await load(id);
   }
+
+  const leftOut = (names) => ({
+    n: number(names.length),
+    names: names.slice(0, NAMED).join(", ") + (names.length > NAMED ? ", …" : ""),
+  });
 
   function verdictOnPhotos() {
     if (!set.good) return "";
@@ -180,7 +189,12 @@ export function datasets(changed) {
     el(
       "figure",
       {},
-      el("img", { src: `/api/datasets/${set.id}/photos/${photo.id}?thumbnail=true`, alt: "", loading: "lazy" }),
+      el("img", {
+        src: `/api/datasets/${set.id}/photos/${photo.id}?thumbnail=true`,
+        alt: "",
+        loading: "lazy",
+        onerror: ({ target }) => target.replaceWith(el("p", { class: "gone" }, symbol("doubt"), t("noPicture"))),
+      }),
       el(
         "figcaption",
         {},

@@ -68,13 +68,33 @@ export function ask(question, details, yes) {
 
 let fading = 0;
 
-/** One line at the foot of the page for a few seconds: what was done, or why it was not. */
+/** One line for a few seconds: what was done, or why it was not. */
 export function tell(text, bad = false) {
-  document.querySelector(".told")?.remove();
-  clearTimeout(fading);
+  hush();
   const told = el("p", { class: bad ? "told bad" : "told", role: bad ? "alert" : "status" }, text);
   document.body.append(told);
-  fading = setTimeout(() => told.remove(), bad ? 9000 : 4000);
+  clearOfControls(told);
+  fading = setTimeout(hush, bad ? 9000 : 4000);
+}
+
+/** An end to what was told. */
+export function hush() {
+  clearTimeout(fading);
+  document.querySelector(".told")?.remove();
+}
+
+const CONTROLS = "button, .button, nav a, .field, .under-stage, summary, [role=slider]";
+const STEP = 8; // pixels
+
+/** As near to the foot of the page as no control lies under it. */
+function clearOfControls(node) {
+  const { left, right, top, bottom } = node.getBoundingClientRect();
+  const boxes = [...document.querySelectorAll(CONTROLS)].map((control) => control.getBoundingClientRect());
+  const beside = boxes.filter((box) => box.width > 1 && box.left < right && box.right > left);
+  const free = (up) => beside.every((box) => box.bottom < top - up || box.top > bottom - up);
+  let up = 0;
+  while (up < top && !free(up)) up += STEP;
+  if (up < top) node.style.translate = `-50% -${up}px`;
 }
 
 /** Run what a button starts: it is off meanwhile, and a refusal is told. Gives undefined then. */

@@ -6,7 +6,7 @@ import { number, score, t } from "./strings.js";
 const HEIGHT = 220;
 const TOP = 34; // room for what is written at the lines
 const FOOT = 26;
-const TICK = 80; // pixels between two ticks at least
+const TICK = 90; // pixels between two ticks at least
 const EDGE = 9; // pixels from an end within which a number is written to one side
 const STEPS = 200; // presses of an arrow key from one end to the other
 

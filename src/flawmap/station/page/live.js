@@ -50,7 +50,7 @@ export function live(root) {
       ["pass", counts.pass, "passed"],
       ["reject", counts.reject, "rejected"],
       ["doubt", counts.doubt, "doubtful"],
-      [null, counts.per_hour, "perHour"],
+      [null, counts.per_hour, "lastHour"],
     ];
     counters.replaceChildren(
       el("h2", {}, t("thisShift", { time: hour(counts.since) })),

@@ -24,13 +24,11 @@ export function scale(part) {
 
 export function facts(part) {
   const places = part.regions.length;
-  const rest = [
-    part.lot && `${t("lot")} ${part.lot}`,
-    part.camera && whoOf(part.camera),
-    part.model.ref,
+  const found = [
     places && t(places === 1 ? "region" : "regions", { n: places }),
     part.p_value !== null && t("asRare", { share: percent(part.p_value) }),
-  ];
+  ].filter(Boolean);
+  const names = [part.lot && `${t("lot")} ${part.lot}`, part.camera && whoOf(part.camera), part.model.ref];
   return el(
     "div",
     { class: "facts" },
@@ -42,7 +40,8 @@ export function facts(part) {
     ),
     el("p", {}, t("scoreOf", { score: score(part.score), threshold: score(part.threshold) })),
     scale(part),
-    el("p", { class: "soft rest" }, rest.filter(Boolean).join(" · ")),
+    found.length > 0 && el("p", { class: "soft" }, found.join(" · ")),
+    el("p", { class: "soft names" }, names.filter(Boolean).join(" · ")),
     part.decision &&
       el("p", { class: `decision ${part.decision.verdict}` }, symbol(part.decision.verdict), el("span", {}, decisionLine(part))),
   );

@@ -6,7 +6,7 @@ import { busy, button, el, field, refill, symbol, tell } from "./dom.js";
 import { facts, stripOf } from "./parts.js";
 import { picture } from "./picture.js";
 import { onEach, takeChange } from "./store.js";
-import { nameOf, t } from "./strings.js";
+import { nameOf, number, t } from "./strings.js";
 
 const PAGE = 50;
 const NOTE = 1000; // letters, as many as the station takes
@@ -27,20 +27,23 @@ export function review(root) {
   const queue = [];
   let at = 0;
   let more = null;
+  let rest = 0; // undecided parts beyond the queue
   let done = null; // the part decided last, to take back
 
   const open = () => queue.filter((part) => !part.decision).length;
 
   async function load() {
-    const { parts, next } = await get("/api/parts", {
+    const { parts, next, count: all } = await get("/api/parts", {
       verdict: "doubt,reject",
       decided: false,
       order: "oldest",
       limit: PAGE,
       after: more,
+      count: true,
     });
     more = next;
     for (const part of parts) if (!queue.some((known) => known.id === part.id)) queue.push(part);
+    rest = more ? Math.max(0, all - open()) : 0;
     draw();
   }
 
@@ -61,7 +64,7 @@ export function review(root) {
   }
 
   function drawQueue() {
-    count.textContent = t(more ? "toReviewMore" : "toReview", { n: open() });
+    count.textContent = t("toReview", { n: number(open() + rest) });
     strip.show(queue, queue[at].id);
   }
 
@@ -97,20 +100,22 @@ export function review(root) {
     if (!decided) return;
     notes.delete(part.id);
     done = decided;
-    tell(t("decided", { label: nameOf(decided), verdict: t(verdict) }));
     await forward();
     draw();
+    tell(t("decided", { label: nameOf(decided), verdict: t(verdict) }));
     pane.focus({ preventScroll: true });
   }
 
   /** The part decided last is undecided again, and shown. */
   async function undo(control) {
+    const { note: typed } = done.decision;
     const open = await say(done, { verdict: null }, control);
     if (!open) return;
     done = null;
-    tell(t("takenBack", { label: nameOf(open) }));
+    if (!notes.get(open.id)) notes.set(open.id, typed);
     at = queue.findIndex((part) => part.id === open.id);
     draw();
+    tell(t("takenBack", { label: nameOf(open) }));
     pane.focus({ preventScroll: true });
   }
 
@@ -143,11 +148,20 @@ export function review(root) {
   }
 
   function arrive(part) {
-    if (more || part.verdict === "pass" || part.decision || put(part)) return;
-    queue.push(part);
+    if (part.verdict === "pass" || part.decision || put(part)) return;
+    if (more) rest += 1;
+    else queue.push(part);
     // What is being looked at is left alone: a button must not move from under a finger.
     if (pane.hidden) draw();
     else drawQueue();
+  }
+
+  function change(part) {
+    if (put(part)) return draw();
+    if (!more || part.verdict === "pass") return;
+    const [before, now] = [-2, -1].map((place) => (part.decisions.at(place)?.verdict ? 0 : 1));
+    rest += now - before;
+    drawQueue();
   }
 
   function keepNote() {
@@ -201,6 +215,6 @@ export function review(root) {
   root.append(pane, all);
   document.addEventListener("keydown", press);
   busy(count, load).then(() => pane.focus({ preventScroll: true }));
-  const end = onEach({ part: arrive, changed: (part) => put(part) && draw(), lag: () => ((more = null), load()) });
+  const end = onEach({ part: arrive, changed: change, lag: () => ((more = null), load()) });
   return () => (end(), document.removeEventListener("keydown", press));
 }

@@ -13,7 +13,7 @@ export function sheet(report, kind) {
     el("h1", {}, titleOf(report, kind)),
     el("p", { class: "soft" }, t("madeBy", { station: report.station, time: day(report.made), who: whoOf(report.by) })),
   ];
-  if (!counts.inspected) return [...head, el("p", { class: "empty" }, t("noReport"))];
+  if (!counts.inspected) return [...head, el("p", { class: "empty" }, t(kind === "lot" ? "noReportLot" : "noReport", report))];
   return [
     ...head,
     figures(report),

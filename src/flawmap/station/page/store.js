@@ -50,6 +50,7 @@ function countAhead(part) {
   const station = store.station;
   if (!station || part.time <= station.time) return;
   station.counts.inspected += 1;
+  station.counts.per_hour += 1;
   station.counts[part.verdict] += 1;
   station.silent = false;
   emit("station", station);

@@ -57,7 +57,7 @@ const STRINGS = {
   passed: ["passed", "gut"],
   rejected: ["rejected", "fehlerhaft"],
   doubtful: ["doubtful", "unklar"],
-  perHour: ["per hour", "pro Stunde"],
+  lastHour: ["last 60 min", "letzte 60 min"],
   thisShift: ["This shift, since {time}", "Diese Schicht, seit {time}"],
   part: ["Part {label}", "Teil {label}"],
   spoken: ["Part {label}: {verdict}", "Teil {label}: {verdict}"],
@@ -82,7 +82,6 @@ const STRINGS = {
 
   // Review
   toReview: ["{n} to review", "{n} zu prüfen"],
-  toReviewMore: ["more than {n} to review", "mehr als {n} zu prüfen"],
   allReviewed: ["Everything is reviewed", "Alles ist geprüft"],
   allReviewedHint: [
     "Doubtful and rejected parts appear here as they come.",
@@ -187,6 +186,8 @@ const STRINGS = {
   folder: ["Folder …", "Ordner …"],
   sending: ["Sending {done} of {total} …", "Sende {done} von {total} …"],
   refusedFiles: ["{n} not taken:", "{n} nicht angenommen:"],
+  leftOutOne: ["1 file left out, no photo: {names}", "1 Datei ausgelassen, kein Foto: {names}"],
+  leftOut: ["{n} files left out, no photos: {names}", "{n} Dateien ausgelassen, keine Fotos: {names}"],
   notAnImage: ["No image files among these.", "Keine Bilddateien darunter."],
   check: ["Check photos", "Fotos prüfen"],
   checking: ["Checking …", "Prüfe …"],
@@ -304,6 +305,7 @@ const STRINGS = {
   overlay: ["overlay", "Überlagerung"],
   chain: ["Records {first} to {last} of the chain, head {head}", "Einträge {first} bis {last} der Kette, Kopf {head}"],
   noReport: ["No parts in this period.", "Keine Teile in diesem Zeitraum."],
+  noReportLot: ["No parts of lot {lot}.", "Keine Teile von Los {lot}."],
 };
 
 const LANGUAGES = ["en", "de"];

@@ -61,7 +61,10 @@ export function threshold(root) {
     at = to;
     drawFigures(nearest(data.curve, at));
     const apply = plot.querySelector(".apply");
-    if (apply) apply.textContent = t("apply", { score: written(at) });
+    if (apply) {
+      apply.textContent = t("apply", { score: written(at) });
+      apply.disabled = written(at) === written(data.threshold); // as they are read, they are the same
+    }
     settle();
   }
 

@@ -49,7 +49,9 @@ export function versions() {
           el(
             "tr",
             {},
-            ["version", "threshold", "made", "by", "origin"].map((key) => el("th", {}, t(key))),
+            ["version", "threshold", "made", "by", "origin"].map((key) =>
+              el("th", { class: key === "threshold" && "n" }, t(key)),
+            ),
             el("th"),
           ),
         ),

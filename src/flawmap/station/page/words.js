@@ -26,7 +26,10 @@ const CODES = {
     "No verdict in time: the station has too much to do. Try again.",
     "Kein Urteil in der Zeit: die Station hat zu viel zu tun. Noch einmal versuchen.",
   ],
-  token: ["This token is not valid.", "Dieser Token gilt nicht."],
+  token: [
+    "This token is not valid. Ask an engineer for another; flawmap token add makes one.",
+    "Dieser Token gilt nicht. Einen Ingenieur um einen anderen bitten; flawmap token add macht einen.",
+  ],
   "wrong-tokens": ["Too many wrong tokens. Wait a minute.", "Zu viele falsche Token. Eine Minute warten."],
   role: ["This takes the role {needed}; yours is {role}.", "Dazu gehört die Rolle {needed}; Ihre ist {role}."],
   "no-image": ["This is no photo: PNG, JPEG, BMP, TIFF or WebP.", "Das ist kein Foto: PNG, JPEG, BMP, TIFF oder WebP."],
@@ -35,7 +38,10 @@ const CODES = {
     "The photo is too large: {width}\u00a0×\u00a0{height} pixels, {limit} million at most.",
     "Das Foto ist zu groß: {width}\u00a0×\u00a0{height} Pixel, höchstens {limit} Millionen.",
   ],
-  unreadable: ["The photo is damaged and cannot be read.", "Das Foto ist beschädigt und nicht lesbar."],
+  unreadable: [
+    "The photo is damaged, or stored in a way that cannot be read.",
+    "Das Foto ist beschädigt oder so gespeichert, dass es nicht lesbar ist.",
+  ],
   thinned: ["The pictures of this part are no longer kept.", "Die Bilder dieses Teils sind nicht mehr aufbewahrt."],
   gone: ["That is no longer there.", "Das gibt es nicht mehr."],
   "worker-stopped": [
@@ -81,6 +87,8 @@ const CODES = {
     "“{setting}” cannot be set here. Write section.name=value, without file names.",
     "„{setting}“ lässt sich hier nicht einstellen. Erwartet: abschnitt.name=wert, ohne Dateinamen.",
   ],
+  "no-setting": ["There is no setting {setting}.", "Eine Einstellung {setting} gibt es nicht."],
+  "setting-value": ["{setting} does not take this value: {why}", "{setting} nimmt diesen Wert nicht: {why}"],
   "no-good-photos": ["Add good photos first.", "Zuerst gute Fotos hinzufügen."],
   "training-runs": [
     "A training runs already. Wait for it, or stop it.",
