@@ -222,7 +222,7 @@ def test_what_is_wrong_with_photos_is_found(http: httpx.Client) -> None:
     none, half = answer["refused"]
     assert none["error"].startswith("not an image")
     assert (half["name"], half["code"], half["error"]) == (
-        "half.png", "unreadable", "the photo: the image is truncated; copy it again or remove it",
+        "half.png", "unreadable", "the image is truncated; copy it again or remove it",
     )  # fmt: skip
     assert http.post(f"/api/datasets/{ident}/check").status_code == 202
     wait_until(lambda: http.get(f"/api/datasets/{ident}").json()["checked"], 120)

@@ -99,7 +99,7 @@ class DataSets:
         try:
             decode_pixels(data, "the photo")
         except ImageError as problem:  # a training would end at it
-            raise StationError(str(problem), 422, code="unreadable") from problem
+            raise StationError(str(problem).removeprefix("the photo: "), 422, code="unreadable") from problem
         photo = {
             "id": new_id(), "kind": kind, "name": name[-200:], "width": header.width, "height": header.height,
             "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "problems": [],
