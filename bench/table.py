@@ -148,7 +148,7 @@ def training() -> list[Row]:
             target = f"paper architecture, {precision}, {where.upper()}: a step against the published one"
             rows.append(Row("Training", target, ">=", wanted, value, times(value), how))
     found = latest("train_curves")
-    how = source(found, "python bench/train_step.py --curves 40 --write")
+    how = source(found, "python bench/train_step.py --curves 40 --side 64 --write")
     value = found["first_step"] if found else None
     target = "the same defects give the same losses, first step"
     rows.append(Row("Training", target, "<=", 1e-4, value, "" if value is None else f"{value:.1e}", how))
