@@ -89,10 +89,26 @@ def _certificate(address: httpx.URL, context: ssl.SSLContext) -> dict[str, Any] 
     """What a station shows, {} where it was not checked; None where it speaks no TLS or is not there."""
     place = (address.host, address.port or (443 if address.scheme == "https" else 80))
     try:
-        with (
-            socket.create_connection(place, LOOK_S) as line,
-            context.wrap_socket(line, server_hostname=address.host) as safe,
-        ):
-            return safe.getpeercert()
+        with socket.create_connection(place, LOOK_S) as line:
+            return _shown(line, context, address.host)
     except OSError:
         return None
+
+
+def _shown(line: socket.socket, context: ssl.SSLContext, host: str) -> dict[str, Any] | None:
+    """The certificate that comes over a connection. Raises OSError where none does.
+
+    Without an SSLSocket, which Python leaves open where the other side goes away meanwhile.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    safe = context.wrap_bio(incoming, outgoing, server_hostname=host)
+    while True:
+        try:
+            safe.do_handshake()
+            return safe.getpeercert()
+        except ssl.SSLWantReadError:
+            line.sendall(outgoing.read())
+            data = line.recv(1 << 14)
+            if not data:
+                raise ConnectionError("closed within the handshake") from None
+            incoming.write(data)
