@@ -177,6 +177,18 @@ def test_the_plot_marks_the_part_the_threshold_and_the_good() -> None:
     assert ticks.max() < line.mean() < marker.mean()
 
 
+def test_captions_of_narrow_pictures_do_not_run_into_each_other() -> None:
+    tall = np.full((256, 40, 3), 255, np.uint8)
+    plot = np.full((10, 10, 3), 255, np.uint8)
+
+    def ink(*captions: str) -> int:
+        """Pixels written on."""
+        return int((compose("", [], [Panel(caption, tall) for caption in captions], plot) < 255).any(axis=2).sum())
+
+    words = "unlike good photos: encoder"
+    assert ink(words, words, words) == 3 * ink(words)
+
+
 def test_names_beyond_the_font_are_spelled_out() -> None:
     whole = compose("零件 Ünder", ["a"], [Panel("b", np.zeros((8, 8, 3), np.uint8))], score_plot([], 0.5, None))
     assert whole.dtype == np.uint8

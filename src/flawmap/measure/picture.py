@@ -30,7 +30,9 @@ class Panel:
 def compose(title: str, lines: Sequence[str], panels: Sequence[Panel], plot: Pixels) -> Pixels:
     """A title, lines of text, `panels` side by side in rows, and a plot below: (H, W, 3) uint8 BGR."""
     pictures = [_fitted(panel.pixels) for panel in panels]
-    width, height = max(each.width for each in pictures), max(each.height for each in pictures)
+    caption = ImageFont.load_default(14)
+    widths = [each.width for each in pictures] + [int(caption.getlength(_plain(panel.caption))) + 1 for panel in panels]
+    width, height = max(widths), max(each.height for each in pictures)
     rows = -(-len(panels) // COLUMNS)
     top = MARGIN + 36 + 22 * len(lines) + GAP
     whole_width = 2 * MARGIN + max(COLUMNS * width + (COLUMNS - 1) * GAP, plot.shape[1])
@@ -43,7 +45,7 @@ def compose(title: str, lines: Sequence[str], panels: Sequence[Panel], plot: Pix
         left = MARGIN + number % COLUMNS * (width + GAP)
         upper = top + number // COLUMNS * (height + 22 + GAP)
         whole.paste(picture, (left, upper + 22))
-        draw.text((left, upper), _plain(panel.caption), fill=INK, font=ImageFont.load_default(14))
+        draw.text((left, upper), _plain(panel.caption), fill=INK, font=caption)
     whole.paste(Image.fromarray(plot[:, :, ::-1]), (MARGIN, top + rows * (height + 22 + GAP)))
     return np.asarray(whole)[:, :, ::-1].copy()
 
