@@ -176,7 +176,7 @@ class ModelSettings(Section):
         description="Further evidence of a defect, fused with detection's map: how unlike those of good photos the "
         "features are of the discrete model's `encoder`, of the same where brightness and contrast are levelled "
         "(`local`), of `detection`, and of EfficientNet-Lite0, trained on the photos of ImageNet (`imagenet`). Fitted "
-        "after the training, in a minute or two; the bundle keeps what serves. Paper: none.",
+        "after the training, in some minutes; the bundle keeps what serves. Paper: none.",
     )
 
     @model_validator(mode="after")

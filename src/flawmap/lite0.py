@@ -10,8 +10,8 @@ a program.
 
 from __future__ import annotations
 
+import argparse
 import pickle
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flawmap.bundle import IMAGENET, fill, save_imagenet, sha256
-from flawmap.errors import CheckpointError, first_line
+from flawmap.errors import CheckpointError, FlawmapError, first_line
 from flawmap.model.imagenet import LITE0, ImageNetFeatures
 
 EPSILON = 1e-3  # of batch normalisation, in EfficientNet
@@ -60,13 +60,17 @@ def convert(theirs: Mapping[str, Tensor]) -> ImageNetFeatures:
 
 def main() -> None:
     """Convert the file named on the command line into the weights that are shipped."""
-    file = Path(sys.argv[1])
-    try:
-        theirs = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as problem:
-        raise SystemExit(f"{file} cannot be read: {first_line(problem)}") from problem
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    file = parser.parse_args().file
     place = Path(__file__).parent / "weights" / IMAGENET
-    save_imagenet(convert(theirs), place, {"source": file.name, "sha256": sha256(file), "licence": "Apache-2.0"})
+    try:
+        model = convert(torch.load(file, map_location="cpu", weights_only=True))
+        save_imagenet(model, place, {"source": file.name, "sha256": sha256(file), "licence": "Apache-2.0"})
+    except FlawmapError as problem:
+        raise SystemExit(f"{file}: {problem}") from problem
+    except (OSError, RuntimeError, TypeError, pickle.UnpicklingError) as problem:
+        raise SystemExit(f"{file} cannot be read: {first_line(problem)}") from problem
     print(f"wrote {place}")
 
 

@@ -16,6 +16,7 @@ from flawmap.errors import CheckpointError
 from flawmap.lite0 import EPSILON, convert
 from flawmap.model.familiarity import Familiarity
 from flawmap.model.imagenet import CELL, CHANNELS, LITE0, STEM, ImageNetFeatures
+from flawmap.train.run import start_weights
 
 # Of `picture` by the published program in float32, after each row of blocks: mean, deviation, and of the first four
 # channels the value half way down and a third across. Made with efficientnet_lite_pytorch 0.1.0.
@@ -161,3 +162,17 @@ def test_a_dsr_has_them_only_where_they_are_evidence() -> None:
         with torch.no_grad():
             examined = model.examine(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)))
         assert ("imagenet" in examined.features) == ("imagenet" in chosen)
+
+
+def test_a_training_starts_from_the_shipped_weights_and_what_does_not_serve_is_left_out() -> None:
+    recipe = load_recipe("fast")
+    with torch.random.fork_rng():
+        model = build(recipe.model, with_refinement=False)
+    start_weights(model, recipe.model, None)
+    assert model.imagenet is not None and model.familiarity is not None
+    wanted = shipped().state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.imagenet.state_dict().items())
+    model.keep(["local", "imagenet"])
+    assert model.imagenet is not None and model.familiarity.sources == ("local", "imagenet")
+    model.keep(["local"])
+    assert model.imagenet is None and model.familiarity.sources == ("local",)

@@ -8,7 +8,7 @@ Axes: B images, D code length, H, W rows and columns of the image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -132,6 +132,13 @@ class DSR(nn.Module):
     def map_side(self) -> int:
         """Side of the square that detection's own map is a mean over, in a score."""
         return self._square
+
+    def keep(self, sources: Collection[str]) -> None:
+        """Leave out all evidence but detection's map and these sources of familiarity. In place."""
+        assert self.familiarity is not None, "there is evidence to leave out"
+        self.familiarity.keep(sources)
+        if "imagenet" not in sources:
+            self.imagenet = None
 
     def encode(self, image: Tensor) -> Encoding:
         """Codes of images (B, 3, H, W), as the parts that follow read them."""

@@ -157,9 +157,7 @@ class CrossFit:
         found_by = {name: image_auroc(defective, values) for name, values in zip(self.kinds, largest.T, strict=True)}
         steady = dict(zip(self.kinds, self.told.largest.std(axis=0) <= UNSTEADY, strict=True))
         kept = [name for name in familiarity.sources if steady[name] and found_by[name] >= USEFUL]
-        familiarity.keep(kept)
-        if "imagenet" not in kept:
-            self.model.imagenet = None
+        self.model.keep(kept)
         if kept:
             familiarity.share(_together_outlines_better(outlines, [self.kinds.index(name) for name in (MAP, *kept)]))
         else:
