@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from flawmap.bundle import update_threshold
+from flawmap.bundle import EVIDENCE, IGNORE, PHOTOS, RECIPE, WEIGHTS, update_threshold
 from flawmap.errors import StationError
 from flawmap.station.audit import audit
-from flawmap.station.models import Models, used
+from flawmap.station.models import FILES, Models, used
 from flawmap.station.record import Record
 
 
@@ -88,3 +88,7 @@ def test_a_model_without_a_threshold_is_told_as_such(opened: Callable[[], Models
     assert (models.current, told["usable"], told["why_code"]) == (None, False, "no-threshold")
     with pytest.raises(StationError, match="part@1 has no threshold; set one with"):
         models.use("part@1", "anna")
+
+
+def test_the_files_looked_for_are_those_of_a_bundle() -> None:
+    assert list(FILES) == [WEIGHTS, RECIPE, IGNORE, PHOTOS, EVIDENCE]  # models.py names them without importing torch
