@@ -25,6 +25,7 @@ from torch import Tensor, nn
 Source = Literal["encoder", "local", "detection", "imagenet"]
 MAP = "map"  # detection's own map, among the evidence
 CELL = 4  # pixels along the side of a cell of the encoder's early features
+AROUND = 5  # cells along the side of the square that ImageNet's features are a mean over
 FEWEST_CELLS = 5  # along a side, of which the outermost can be spared
 WINDOW = 41  # pixels along the side of the square in which brightness and contrast are levelled
 DIMMEST = 0.02  # added to the deviation in a window, of 1, before dividing by it: noise is not blown up
@@ -54,13 +55,16 @@ class Density(nn.Module):
         self.mean.copy_(mean)
         self.whitening.copy_(torch.linalg.solve_triangular(factor, identity, upper=False).t())
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Logarithm of the mean squared distance from the mean, in deviations: (B, C, h, w) -> (B, 1, h, w).
+    def forward(self, features: Tensor, side: int = 1) -> Tensor:
+        """Logarithm of the mean squared distance from the mean, in deviations: (B, C, h, w) -> (B, 1, h', w').
 
+        With an odd `side` that of the mean over squares of so many cells that lie within: h' = h - side + 1, w' likewise.
         By a matrix product, which stays in full precision where convolutions do not (deploy/quantize.py).
         """
         with torch.autocast(features.device.type, enabled=False):
             white = (features.float().permute(0, 2, 3, 1) - self.mean) @ self.whitening
+            if side > 1:
+                white = nn.functional.avg_pool2d(white.permute(0, 3, 1, 2), side, stride=1).permute(0, 2, 3, 1)
             return torch.log(white.square().mean(-1) + 1e-6).unsqueeze(1)
 
 
@@ -99,16 +103,17 @@ class Familiarity(nn.Module):
         """Evidence of the map (B, 1, H, W), then of each source (B, 1, H/4, W/4), not yet set against good parts.
 
         `logits` (B, 2, H, W) are detection's, `features` (B, C, h, w) each source's. A source's is a mean over 3 by 3
-        cells of (H/4, W/4), of "imagenet" over 3 by 3 of its own; that of the outermost cells is their neighbours'.
+        cells of (H/4, W/4), of "imagenet" that of the features' own mean over AROUND by AROUND of its cells; that of the
+        outermost cells is their neighbours'.
         """
         logits = logits.float()
         found = [(logits[:, 1:] - logits[:, :1]).clamp(-12, 12)]
         size = [side // CELL for side in logits.shape[-2:]]
         for name, density in self.named_densities():
-            distance = density(features[name])
             if name == "imagenet":
-                found.append(_enlarged(_smoothed(distance), torch.Size(size)))
+                found.append(_enlarged(_of_surroundings(density, features[name]), torch.Size(size)))
                 continue
+            distance = density(features[name])
             if list(distance.shape[-2:]) != size:
                 distance = nn.functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)
             means = nn.functional.avg_pool2d(within_border(distance), 3, stride=1)
@@ -175,12 +180,18 @@ def _enlarged(cells: Tensor, size: torch.Size) -> Tensor:
     return cells if same else nn.functional.interpolate(cells, size=size, mode="bilinear", align_corners=False)
 
 
-def _smoothed(distance: Tensor) -> Tensor:
-    """Means over 3 by 3 cells (B, 1, h, w), those within the border; the outermost cells are as their neighbours."""
-    inner = within_border(distance)
-    means = nn.functional.avg_pool2d(inner, 3, 1, 1, count_include_pad=False)
-    cut = distance.shape[-1] - inner.shape[-1]
-    return nn.functional.pad(means, (1, 1, 1, 1), mode="replicate") if cut else means
+def _of_surroundings(density: Density, features: Tensor) -> Tensor:
+    """Evidence of each cell by the mean of its surroundings: (B, C, h, w) -> (B, 1, h, w).
+
+    A mean of features less what is usual, before its length is taken: what lies off in the same way over several cells
+    adds up, and what merely varies cancels out. The outermost cells are as their neighbours.
+    """
+    inner = within_border(features)
+    height, width = inner.shape[-2:]
+    side = min(AROUND, height - 1 + height % 2, width - 1 + width % 2)  # odd, so that it has a middle
+    distance = density(inner, side)
+    cut = (features.shape[-1] - distance.shape[-1]) // 2
+    return nn.functional.pad(distance, (cut, cut, cut, cut), mode="replicate") if cut else distance
 
 
 def within_border(features: Tensor) -> Tensor:
