@@ -935,7 +935,8 @@ def watch_command(
         str | None, typer.Option("--token", envvar="FLAWMAP_TOKEN", help="For it; safer in FLAWMAP_TOKEN.")
     ] = None,
     ca: Annotated[
-        Path | None, typer.Option("--ca", metavar="FILE", help="What its certificate is trusted by, PEM.")
+        Path | None,
+        typer.Option("--ca", metavar="FILE", help="What certificates of station and broker are trusted by, PEM."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Of pass, reject, doubt, failed; default: DIR.")
@@ -965,13 +966,13 @@ def watch_command(
         raise ConfigError("--move and --copy exclude each other")
     if out is not None and not (move or copy):
         raise ConfigError("--out is for --move or --copy")
-    if ca is not None and server is None:
-        raise ConfigError("--ca is for --server")
+    if ca is not None and server is None and mqtt is None:
+        raise ConfigError("--ca is for --server, and for --mqtt with mqtts://")
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder} to watch")
     with ExitStack() as opened:
         if server is not None:
-            client = Client(server, token, timeout=PATIENCE_S, ca=ca)
+            client = Client(server, token, timeout=PATIENCE_S, ca=ca, say=_remark)
             opened.callback(client.close)
             inspect = by_server(client, lot)
         else:
@@ -982,7 +983,7 @@ def watch_command(
             sinks.append(Table(table))
             opened.callback(sinks[-1].close)
         if mqtt is not None:
-            sinks.append(Broker(mqtt))
+            sinks.append(Broker(mqtt, ca))
             opened.callback(sinks[-1].close)
         place = (out or folder) if move or copy else None
         watch = Watch(folder, inspect, sinks, out=place, move=move, state=state, say=_say)

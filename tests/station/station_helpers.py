@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 
 import httpx
 import psutil
+import pytest
 
 from flawmap.station.client import Client
 
@@ -107,3 +109,16 @@ def dataset(http: httpx.Client, numbers: range, name: str = "part") -> str:
         answer = http.post(f"/api/datasets/{ident}/photos", files=files[start : start + 32])
         assert answer.status_code == 200, answer.text
     return str(ident)
+
+
+def certify(folder: Path, names: str = "IP:127.0.0.1", days: int = 2) -> tuple[Path, Path]:
+    """A certificate that no authority signed, and its key; of minus so many days, one that has expired."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl (apt-get install openssl)")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    asked, curve = folder / "asked.pem", "ec_paramgen_curve:prime256v1"
+    words = ["req", "-new", "-newkey", "ec", "-pkeyopt", curve, "-nodes", "-subj", "/CN=station", "-keyout", key]
+    signing = ["x509", "-req", "-in", asked, "-signkey", key, "-days", str(days), "-copy_extensions", "copy"]
+    for each in ([*words, "-addext", f"subjectAltName={names}", "-out", asked], [*signing, "-out", certificate]):
+        subprocess.run(["openssl", *each], check=True, capture_output=True)
+    return certificate, key

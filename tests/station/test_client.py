@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,26 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
-from station_helpers import Server, free_port, png, wait_until
+from station_helpers import Server, certify, free_port, png, wait_until
 from typer.testing import CliRunner
 
 from flawmap import cli
 from flawmap.errors import StationAwayError, StationError
 from flawmap.station.client import Client
 from flawmap.station.serve import _bind
-
-
-def certify(folder: Path, names: str = "IP:127.0.0.1", days: int = 2) -> tuple[Path, Path]:
-    """A certificate that no authority signed, and its key; of minus so many days, one that has expired."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl (apt-get install openssl)")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    asked, curve = folder / "asked.pem", "ec_paramgen_curve:prime256v1"
-    words = ["req", "-new", "-newkey", "ec", "-pkeyopt", curve, "-nodes", "-subj", "/CN=station", "-keyout", key]
-    signing = ["x509", "-req", "-in", asked, "-signkey", key, "-days", str(days), "-copy_extensions", "copy"]
-    for each in ([*words, "-addext", f"subjectAltName={names}", "-out", asked], [*signing, "-out", certificate]):
-        subprocess.run(["openssl", *each], check=True, capture_output=True)
-    return certificate, key
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -223,10 +208,13 @@ def test_waits_grow_and_are_as_long_as_the_station_says(waits: list[float]) -> N
             return httpx.Response(503, headers={"Retry-After": "7"}, json={"error": "loading"})
         return httpx.Response(201, json={"verdict": "pass"})
 
-    with answered_by(answer) as client:
+    said: list[str] = []
+    with answered_by(answer, say=said.append) as client:
         assert client.inspect(b"image") == {"verdict": "pass"}
     assert waits == [0.5, 1, 2, 4, 5, 5, 7]
     assert len(set(keys)) == 1
+    place = "the station http://127.0.0.1:1 cannot be reached (refused); is it running?"
+    assert said == [f"{place}; waiting, 90 seconds at most"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from station_helpers import Server, free_port, png, wait_until
+from station_helpers import Server, certify, free_port, png, wait_until
 
 import flawmap
 from flawmap.errors import ImageError, StationError
@@ -392,10 +392,12 @@ def test_a_stop_ends_a_watch_that_waits_for_its_station(models: Path, tmp_path: 
 class Mosquitto:
     """A real broker on loopback."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificate: tuple[Path, Path] | None = None) -> None:
         self.config, self.port = folder / "mosquitto.conf", free_port()
-        self.config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\n")
-        self.url, self.process = f"mqtt://127.0.0.1:{self.port}/line/3", None
+        tls = "" if certificate is None else "certfile {}\nkeyfile {}\n".format(*certificate)
+        self.config.write_text(f"listener {self.port} 127.0.0.1\n{tls}allow_anonymous true\nuser root\n")
+        scheme = "mqtt" if certificate is None else "mqtts"
+        self.url, self.process = f"{scheme}://127.0.0.1:{self.port}/line/3", None
 
     def start(self) -> None:
         words = [str(MOSQUITTO), "-c", str(self.config)]
@@ -413,16 +415,23 @@ class Mosquitto:
             self.process.wait()
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+@contextlib.contextmanager
+def running(folder: Path, certificate: tuple[Path, Path] | None = None) -> Iterator[Mosquitto]:
     """One that runs."""
     if MOSQUITTO is None:
         pytest.skip("no mosquitto is installed (apt-get install mosquitto)")
     pytest.importorskip("paho.mqtt")
-    started = Mosquitto(tmp_path)
+    started = Mosquitto(folder, certificate)
     started.start()
     yield started
     started.stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """One that runs."""
+    with running(tmp_path) as started:
+        yield started
 
 
 @contextlib.contextmanager
@@ -443,6 +452,25 @@ def subscribed(broker: Mosquitto) -> Iterator[list[dict[str, Any]]]:
     yield got
     reader.disconnect()
     reader.loop_stop()
+
+
+def test_a_brokers_own_certificate_is_trusted_when_its_file_is_given(models: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from flawmap import cli
+
+    pair = certify(tmp_path)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(png(1))
+    with running(tmp_path, pair) as broker:
+        words = ["watch", str(folder), "--model", str(models / "part.bundle"), "--mqtt", broker.url, "--once"]
+        refused = CliRunner().invoke(cli.app, words)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+        assert "not trusted (self-signed certificate); give the file of it" in refused.stderr
+        assert refused.stderr.strip().endswith("as --ca")
+        done = CliRunner().invoke(cli.app, [*words, "--ca", str(pair[0])])
+        assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "1 files inspected"), done.stderr
 
 
 def test_results_reach_an_mqtt_broker(broker: Mosquitto, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Density(nn.Module):
     def forward(self, features: Tensor, side: int = 1) -> Tensor:
         """Logarithm of the mean squared distance from the mean, in deviations: (B, C, h, w) -> (B, 1, h', w').
 
-        With an odd `side` that of the mean over squares of so many cells that lie within: h' = h - side + 1, w' likewise.
+        With an odd `side` that of the mean over squares of so many cells that lie within: h' = h - side + 1, so w'.
         By a matrix product, which stays in full precision where convolutions do not (deploy/quantize.py).
         """
         with torch.autocast(features.device.type, enabled=False):
@@ -103,8 +103,8 @@ class Familiarity(nn.Module):
         """Evidence of the map (B, 1, H, W), then of each source (B, 1, H/4, W/4), not yet set against good parts.
 
         `logits` (B, 2, H, W) are detection's, `features` (B, C, h, w) each source's. A source's is a mean over 3 by 3
-        cells of (H/4, W/4), of "imagenet" that of the features' own mean over AROUND by AROUND of its cells; that of the
-        outermost cells is their neighbours'.
+        cells of (H/4, W/4), of "imagenet" that of the mean of its features over AROUND by AROUND of its cells; that of
+        the outermost cells is their neighbours'.
         """
         logits = logits.float()
         found = [(logits[:, 1:] - logits[:, :1]).clamp(-12, 12)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,12 +30,12 @@ class Client:
     `inspect` on sending an image that met a full queue, a station that is being started, or no station at all: after
     waits that grow from half a second to five, or when the station says to. An image is recorded once, however often
     it is sent. `retries`: at most so often; 0: never, None: until the timeout. `ca`: a PEM file with the certificate
-    that a station's own is trusted by, or is; None: the system's.
+    that a station's own is trusted by, or is; None: the system's. `say` is told a line when an image begins to wait.
     """
 
     def __init__(
-        self, url: str, token: str | None = None, *, timeout: float = 90.0,
-        retries: int | None = None, ca: str | Path | None = None,
+        self, url: str, token: str | None = None, *, timeout: float = 90.0, retries: int | None = None,
+        ca: str | Path | None = None, say: Callable[[str], object] | None = None,
     ) -> None:  # fmt: skip
         headers = {} if token is None else {"Authorization": f"Bearer {token.strip()}"}
         try:
@@ -47,7 +47,7 @@ class Client:
         self._http = httpx.Client(
             base_url=address, headers=headers, timeout=timeout, trust_env=False, verify=trusting(ca)
         )
-        self.url, self.timeout, self.retries, self.ca = url, timeout, retries, ca
+        self.url, self.timeout, self.retries, self.ca, self.say = url, timeout, retries, ca, say
 
     def __enter__(self) -> Client:
         """The client itself."""
@@ -176,6 +176,8 @@ class Client:
                 passes = isinstance(problem, StationAwayError) or problem.status in (429, 503)
                 if not passes or left <= 0 or tried == self.retries:
                     raise
+                if not tried and self.say is not None:
+                    self.say(f"{problem}; waiting, {self.timeout:g} seconds at most")
                 time.sleep(min(problem.retry_after or wait, left))
             tried, wait = tried + 1, min(2 * wait, LONGEST_WAIT_S)
 

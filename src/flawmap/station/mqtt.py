@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import threading
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flawmap.errors import StationError, first_line
+from flawmap.station.reach import trusting
 
 WAIT_S = 30.0  # for the broker, before the watch gives up
 AGAIN_S = 5  # at most, between two tries to connect anew
@@ -15,9 +19,12 @@ TOPIC = "flawmap/results"
 
 
 class Broker:
-    """A connection to `mqtt://[USER:PASSWORD@]HOST[:PORT][/TOPIC]`, or `mqtts://`. Raises StationError."""
+    """A connection to `mqtt://[USER:PASSWORD@]HOST[:PORT][/TOPIC]`, or `mqtts://`. Raises StationError.
 
-    def __init__(self, url: str) -> None:
+    `ca`: a PEM file with the certificate that the broker's is trusted by, or is; None: the system's.
+    """
+
+    def __init__(self, url: str, ca: Path | None = None) -> None:
         try:
             from paho.mqtt import client as paho
             from paho.mqtt.enums import CallbackAPIVersion
@@ -44,9 +51,17 @@ class Broker:
         if parts.username:
             self._client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
         if parts.scheme == "mqtts":
-            self._client.tls_set()
+            self._client.tls_set_context(trusting(ca))
         try:
+            if parts.scheme == "mqtts":  # tried first: paho would leave the socket of one that is not trusted open
+                with socket.create_connection((parts.hostname, port), WAIT_S) as line:
+                    trusting(ca).wrap_socket(line, server_hostname=parts.hostname).close()
             self._client.connect(parts.hostname, port)
+        except ssl.SSLCertVerificationError as problem:
+            raise StationError(
+                f"the certificate of the MQTT broker {self.place} is not trusted ({problem.verify_message}); "
+                "give the file of it, or of the authority that signed it, as --ca"
+            ) from problem
         except OSError as problem:
             raise StationError(
                 f"the MQTT broker {self.place} cannot be reached ({first_line(problem)}); "
