@@ -1,6 +1,6 @@
 """Familiarity and threshold of a trained bundle fitted anew, with other kinds of features; the networks stay.
 
-    python bench/refit.py part.bundle parts --familiarity encoder,local,detection,imagenet --out again.bundle
+    python bench/refit.py part.bundle parts --familiarity encoder,local,detection --fusion maximum --out again.bundle
     flawmap evaluate again.bundle parts
 
 `parts` and the seed must be those of the training: the same photos are held out. So what a kind of features brings is
@@ -30,10 +30,14 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--familiarity", required=True, help="kinds of features, with commas between them")
+    parser.add_argument("--fusion", choices=("maximum", "log-mean-exp"), help="default: as it was trained")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
     bundle = load_bundle(chosen.bundle)
-    settings = bundle.recipe.model.model_copy(update={"familiarity": tuple(chosen.familiarity.split(","))})
+    changes = {"familiarity": tuple(chosen.familiarity.split(","))} | (
+        {"fusion": chosen.fusion} if chosen.fusion else {}
+    )
+    settings = bundle.recipe.model.model_copy(update=changes)
     recipe = bundle.recipe.model_copy(update={"model": settings})
     good = sorted(sample.image for sample in read_layout(chosen.data).train_good)
     trained, held_out = hold_out(good, recipe.threshold, recipe.run.seed)

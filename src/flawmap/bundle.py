@@ -116,7 +116,7 @@ def _familiarity(settings: ModelSettings) -> Familiarity | None:
         return None
     early = settings.discrete_width
     channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width, "imagenet": CHANNELS}
-    return Familiarity({name: channels[name] for name in settings.familiarity})
+    return Familiarity({name: channels[name] for name in settings.familiarity}, settings.fusion)
 
 
 def save_bundle(

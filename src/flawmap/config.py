@@ -178,6 +178,11 @@ class ModelSettings(Section):
         "(`local`), of `detection`, and of EfficientNet-Lite0, trained on the photos of ImageNet (`imagenet`). Fitted "
         "after the training, in some minutes; the bundle keeps what serves. Paper: none.",
     )
+    fusion: Literal["maximum", "log-mean-exp"] = Field(
+        "maximum",
+        description="How several kinds of evidence at a place become one, for the score: the strongest decides "
+        "(`maximum`), or what others say there adds to it a little (`log-mean-exp`).",
+    )
 
     @model_validator(mode="after")
     def _odd(self) -> ModelSettings:

@@ -21,6 +21,7 @@ from flawmap.model.familiarity import (
     Density,
     Familiarity,
     Moments,
+    Source,
     levelled,
 )
 
@@ -147,6 +148,46 @@ def test_the_score_is_of_the_strongest_evidence_and_the_map_of_its_shares() -> N
     torch.testing.assert_close(strongest, torch.sigmoid(STEEPNESS * whole.amax(0)))
     familiarity.share(together=False)
     torch.testing.assert_close(familiarity(logits, features)[0], torch.sigmoid(STEEPNESS * smooth[0]))
+
+
+@pytest.mark.parametrize("kinds", [0, 1, 3])
+def test_a_log_mean_exp_lets_evidence_add_to_the_strongest(kinds: int) -> None:
+    names: tuple[Source, ...] = ("encoder", "local", "detection")
+    familiarity = Familiarity(dict.fromkeys(names[:kinds], 5), "log-mean-exp")
+    for number in range(1 + kinds):
+        familiarity.knots[number], familiarity.heights[number] = straight(number - 1.0, 0.5)
+    logits = random(2, 2, 32, 32, seed=7)
+    features = {name: random(2, 5, 8, 8, seed=8 + number) for number, name in enumerate(names)}
+    away = [
+        torch.nn.functional.interpolate((found - number + 1) / 0.5, size=(32, 32))[:, 0].double()
+        for number, found in enumerate(familiarity.evidence(logits, features))
+    ]
+    wanted = torch.stack(away).exp().mean(0).log()
+    torch.testing.assert_close(familiarity(logits, features)[1], torch.sigmoid(STEEPNESS * wanted).float())
+    largest = torch.tensor([3.0, -2.0, 700.0, 1.0])[: 1 + kinds]  # too large for an exponential
+    one = (largest.double() - torch.arange(1 + kinds) + 1) / 0.5
+    assert float(familiarity.together(largest)) == pytest.approx(float(one.logsumexp(0) - np.log(1 + kinds)), rel=1e-5)
+
+
+def test_imagenets_evidence_is_of_features_averaged_over_their_surroundings() -> None:
+    familiarity = Familiarity({"imagenet": 3})
+    density = familiarity.densities["imagenet"]
+    assert isinstance(density, Density)
+    cells = torch.randn(4000, 3, generator=torch.Generator().manual_seed(1)).double() * torch.tensor([1.0, 2.0, 0.5])
+    density.fit(cells.mean(0), torch.cov(cells.T))
+    features = random(1, 3, 9, 12, seed=3)
+    found = familiarity.evidence(random(1, 2, 36, 48, seed=4), {"imagenet": features})[1][0, 0]
+    assert found.shape == (9, 12)
+    for row, column in ((3, 3), (5, 8), (4, 6)):  # those whose surroundings lie within the border
+        around = features[0, :, row - 2 : row + 3, column - 2 : column + 3].mean((1, 2))
+        wanted = torch.log(((around - density.mean) @ density.whitening).square().mean())
+        torch.testing.assert_close(found[row, column], wanted, rtol=1e-4, atol=1e-4)
+    assert found[0, 0] == found[2, 2] == found[3, 3], "what is outermost is as its neighbours are"
+    for height, width in ((4, 4), (2, 3), (1, 1), (6, 7)):  # squares that are too large for the image are smaller
+        small = familiarity.evidence(
+            random(1, 2, 4 * height, 4 * width, seed=4), {"imagenet": features[..., :height, :width]}
+        )
+        assert small[1].shape == (1, 1, height, width) and bool(small[1].isfinite().all())
 
 
 def test_detections_map_counts_to_the_score_as_its_mean_over_a_square() -> None:

@@ -211,6 +211,20 @@ def test_the_map_that_is_shown_is_the_one_that_outlines_better(
     assert fit.model.familiarity.shares.tolist() == ([0.5, 0.5] if blind else [1.0, 0.0])
 
 
+@pytest.mark.parametrize("kinds", ['["encoder"]', '["encoder", "imagenet"]'])
+def test_with_imagenets_features_the_map_that_is_shown_is_of_all(
+    kinds: str, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = prepared(recipe_of(f"model.familiarity={kinds}"), photos)
+    monkeypatch.setattr(familiar, "_together_outlines_better", lambda *_: False)
+    for name, value in (("UNSTEADY", 100.0), ("USEFUL", 0.0), ("with_defects", bright_square)):
+        monkeypatch.setattr(familiar, name, value)
+    fit.fit()
+    assert fit.model.familiarity is not None
+    shares = fit.model.familiarity.shares.tolist()
+    assert shares == (pytest.approx([1 / 3] * 3, rel=1e-3) if "imagenet" in kinds else [1.0, 0.0])
+
+
 def test_painted_defects_where_nothing_counts_are_not_seen(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of("image.exclude=[[[0.2, 0.2], [0.8, 0.2], [0.8, 0.8], [0.2, 0.8]]]")
     monkeypatch.setattr(familiar, "with_defects", bright_square)

@@ -19,7 +19,7 @@ from flawmap.data.surfaces import SURFACES, write_sample_parts
 from flawmap.errors import BundleError, TrainingError
 from flawmap.measure.evidence import GoodEvidence
 from flawmap.model.discrete import DiscreteModel
-from flawmap.train.renew import renew
+from flawmap.train.renew import moved, renew
 from flawmap.train.run import train
 from flawmap.train.sources import GoodParts
 
@@ -44,15 +44,18 @@ def material(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
     return sorted(folder.iterdir())
 
 
-@pytest.fixture(scope="module")
-def made(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("made") / "part.bundle"
-    recipe = load_recipe(TINY, [*SETTINGS, "threshold.calibration=cross-fitted", "threshold.overkill=0.1"])
+def trained(parts: Path, out: Path, *more: str) -> Path:
+    recipe = load_recipe(TINY, [*SETTINGS, "threshold.calibration=cross-fitted", "threshold.overkill=0.1", *more])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         general = DiscreteModel(32, 8, 8, 4)
     train(read_layout(parts), recipe, out, general=general, quiet=True)
     return out
+
+
+@pytest.fixture(scope="module")
+def made(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(parts, tmp_path_factory.mktemp("made") / "part.bundle")
 
 
 def scores(bundle: Bundle, photos: list[Path]) -> np.ndarray:
@@ -94,6 +97,31 @@ def test_a_photo_taken_in_is_held_against_the_others(made: Path, material: list[
         known = float(familiarity.evidence(examined.logits, examined.features)[1].max())
         assert told.largest[16 + number, 1] > known, "it is more familiar to all than to the others"
     assert renewed.provenance["held_out_scores"][16:] == pytest.approx(change.good_after)
+
+
+def test_old_photos_scores_stay_what_they_are_where_evidence_adds_up(parts: Path, tmp_path: Path) -> None:
+    kinds = ["model.fusion=log-mean-exp", 'model.familiarity=["encoder", "local", "detection"]']
+    bundle = load_bundle(trained(parts, tmp_path / "sum.bundle", *kinds))
+    write_sample_parts(tmp_path / "more", SURFACES[0], size=96, train=6, good=1, bad=1, seed=1)
+    renewed, _ = renew(bundle, "sum", [sample.image for sample in read_layout(tmp_path / "more").train_good])
+    familiarity, told = renewed.model.familiarity, renewed.evidence
+    assert familiarity is not None and told is not None and len(familiarity.sources) > 1
+    old = {sample.image.name: sample.image for sample in read_layout(parts).train_good}
+    photos = [old[Path(name).name] for name in bundle.provenance["good_photos"]]
+    wanted = []
+    for photo, group in zip(photos, told.groups.tolist(), strict=False):  # at hand here: each as the others tell, anew
+        told.wear(familiarity, group)
+        known = GoodParts([photo], renewed.recipe, Scope(renewed.recipe.image, None))
+        wanted.append(known.score(renewed.model, 0, torch.device("cpu"))[0])
+    found = np.array(renewed.provenance["held_out_scores"][:16])
+    by_largest = np.array(told.scores(familiarity)[:16])
+    assert np.abs(found - wanted).mean() < 0.5 * np.abs(by_largest - wanted).mean()
+
+
+def test_scores_move_as_their_log_odds_do() -> None:
+    odds = np.array([0.5, 2.0, 1e-12, 1e12])
+    kept = moved((odds / (1 + odds)).tolist(), [0.5, 0.5, 0.5, 0.5], [0.5, 0.75, 0.5, 0.5])
+    np.testing.assert_allclose(kept, [1 / 3, 6 / 7, 1e-7, 1 - 1e-7], rtol=1e-6)
 
 
 def test_photos_can_be_taken_in_again_and_what_was_told_outlives_the_file(

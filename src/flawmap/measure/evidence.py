@@ -67,13 +67,16 @@ class GoodEvidence:
             density.whitening.copy_(whitening)
 
     def scores(self, familiarity: Familiarity, round_weights: Any = lambda module: None) -> list[float]:
-        """The score of each photo by what the other groups tell, from its largest evidence. Leaves all told."""
+        """The score of each photo by what the other groups tell, from its largest evidence. Leaves all told.
+
+        With `model.fusion` = "log-mean-exp" it may be too large (`Familiarity.together`).
+        """
         found = []
         for group, largest in zip(self.groups.tolist(), self.largest, strict=True):
             self.wear(familiarity, group)
             round_weights(familiarity)
             chosen = [largest[self.kinds.index(name)] for name in (self.kinds[0], *familiarity.sources)]
-            found.append(float(torch.sigmoid(STEEPNESS * familiarity.strongest(torch.tensor(chosen)))))
+            found.append(float(torch.sigmoid(STEEPNESS * familiarity.together(torch.tensor(chosen)))))
         self.wear(familiarity)
         round_weights(familiarity)
         return found

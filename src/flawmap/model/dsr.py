@@ -37,8 +37,8 @@ class DSRResult(NamedTuple):
     """What DSR finds in a batch of images.
 
     map (B, H, W): probability of a defect, refined (the same as detection_map without a refinement module), or,
-    with familiarity, that of `Familiarity.shares`; detection_map (B, H, W): the same before refinement, or the
-    strongest evidence; object_image, general_image (B, 3, H, W): the drawings, about [0, 1] but not clipped; score
+    with familiarity, that of `Familiarity.shares`; detection_map (B, H, W): the same before refinement, or all
+    evidence as one; object_image, general_image (B, 3, H, W): the drawings, about [0, 1] but not clipped; score
     (B,): `image_score` of detection_map; coarse_indices (B, H/8, W/8), fine_indices (B, H/4, W/4) int64;
     coarse_restricted (B, D, H/8, W/8), fine_restricted (B, D, H/4, W/4): restricted features before quantization.
     Maps and scores lie in [0, 1] and are float32, also under autocast.

@@ -7,7 +7,8 @@ early ones, the same of the image with its local brightness and contrast levelle
 
 Each kind of evidence is measured by how rare so much of it is among good parts: the largest value on each good photo
 is mapped to the normal distribution, quantile by quantile. Kinds differ in their tails, and by mean and deviation alone
-the one with the longest would decide what is an outlier. An image is as suspicious as its strongest evidence anywhere.
+the one with the longest would decide what is an outlier. An image is as suspicious as its most suspicious place: there
+the strongest evidence decides, or the logarithm of the mean of their exponentials, to which others that agree add.
 A kind that hardly finds defects painted onto good parts is left out, and the map that is shown is of all evidence
 together or of detection alone, by which outlines these defects better (train/familiar.py).
 
@@ -16,6 +17,8 @@ Axes: B images, C channels, H, W rows and columns of the image, h, w of features
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -23,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 Source = Literal["encoder", "local", "detection", "imagenet"]
+Fusion = Literal["maximum", "log-mean-exp"]
 MAP = "map"  # detection's own map, among the evidence
 CELL = 4  # pixels along the side of a cell of the encoder's early features
 AROUND = 5  # cells along the side of the square that ImageNet's features are a mean over
@@ -80,8 +84,9 @@ class Familiarity(nn.Module):
     heights: Tensor
     shares: Tensor
 
-    def __init__(self, sources: Mapping[Source, int]) -> None:
+    def __init__(self, sources: Mapping[Source, int], fusion: Fusion = "maximum") -> None:
         super().__init__()
+        self.fusion = fusion
         self.densities = nn.ModuleDict({name: Density(channels) for name, channels in sources.items()})
         unset = torch.arange(KNOTS, dtype=torch.float32).repeat(1 + len(sources), 1)
         self.register_buffer("knots", unset)
@@ -121,23 +126,24 @@ class Familiarity(nn.Module):
         return found
 
     def forward(self, logits: Tensor, features: Mapping[str, Tensor], side: int = 1) -> tuple[Tensor, Tensor]:
-        """Two maps (B, H, W) in [0, 1]: the one to show, and of the strongest evidence, whose largest is the score.
+        """Two maps (B, H, W) in [0, 1]: the one to show, and of the evidence as one, whose largest is the score.
 
-        0.5 is what good parts come to. To the strongest, detection's map counts as its mean over a square of odd
-        `side`. Arguments as of `evidence`.
+        0.5 is what good parts come to. To the second, detection's map counts as its mean over a square of odd `side`.
+        Arguments as of `evidence`.
         """
         found = self.evidence(logits, features)
         shown = self.shares[0] * self._calibrated(0, found[0])
         mean = nn.functional.avg_pool2d(found[0], side, 1, side // 2, count_include_pad=False) if side > 1 else found[0]
-        strongest = self._calibrated(0, mean)
+        fused = self._calibrated(0, mean)
         sources = [self._calibrated(number, cells) for number, cells in enumerate(found[1:], 1)]
         if sources:
             together, most = self.shares[1] * sources[0], sources[0]
             for number, cells in enumerate(sources[1:], 2):
-                together, most = together + self.shares[number] * cells, torch.maximum(most, cells)
+                together, most = together + self.shares[number] * cells, self._joined(most, cells)
             shown = shown + _enlarged(together, logits.shape[-2:])
-            strongest = torch.maximum(strongest, nn.functional.interpolate(most, size=logits.shape[-2:]))
-        return torch.sigmoid(STEEPNESS * shown[:, 0]), torch.sigmoid(STEEPNESS * strongest[:, 0])
+            fused = self._joined(fused, nn.functional.interpolate(most, size=logits.shape[-2:]))
+        fused = fused - self._of_one(1 + len(sources))
+        return torch.sigmoid(STEEPNESS * shown[:, 0]), torch.sigmoid(STEEPNESS * fused[:, 0])
 
     def above(self, logits: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
         """Each evidence above what good parts come to, in deviations of that: (B, H, W). Arguments as of `evidence`."""
@@ -153,10 +159,25 @@ class Familiarity(nn.Module):
         beyond = (found - knots[-1]).clamp_min(0) * slopes[-1] - (knots[0] - found).clamp_min(0) * slopes[0]
         return heights[0] + ramps + beyond
 
-    def strongest(self, largest: Tensor) -> Tensor:
-        """The strongest of each kind's largest evidence (kinds,), in deviations above good parts: a number."""
+    def _joined(self, evidence: Tensor, other: Tensor) -> Tensor:
+        """Evidence of two kinds, or of more joined already, as one; `_of_one` of all is still to be subtracted."""
+        most = torch.maximum(evidence, other)
+        if self.fusion == "maximum":
+            return most
+        return most + torch.log1p(torch.exp(-(evidence - other).abs()))
+
+    def _of_one(self, kinds: int) -> float:
+        """What so many kinds of evidence that are all 0 come to when they are joined."""
+        return 0.0 if self.fusion == "maximum" else math.log(kinds)
+
+    def together(self, largest: Tensor) -> Tensor:
+        """Each kind's largest evidence (kinds,) as one, in deviations above good parts: a number.
+
+        What an image comes to if these lie in one place; if they do not, `maximum` comes to the same, and
+        `log-mean-exp` to no more.
+        """
         found = [self._calibrated(number, value.float().view(1, 1, 1, 1)) for number, value in enumerate(largest)]
-        return torch.cat(found).max()
+        return functools.reduce(self._joined, found).squeeze() - self._of_one(len(found))
 
     def keep(self, sources: Collection[str]) -> None:
         """Leave out all sources but these."""

@@ -1,7 +1,7 @@
 """After a training: what is familiar of good parts is fitted, set against good parts left out of it, and tried.
 
 Which kinds of features serve depends on the part, and is told by defects painted onto good parts: a kind that hardly
-finds them adds false alarms, and is left out. The same defects tell whether all evidence together outlines
+finds them adds false alarms, and is left out. The same defects may tell whether all evidence together outlines
 better than detection alone.
 
 Axes: B images or tiles, C channels, H, W rows and columns of the network's input, h, w of features.
@@ -121,6 +121,9 @@ class CrossFit:
         that do not find painted defects with an AUROC of USEFUL. Returns the AUROC of each evidence, of its largest
         value on good pictures against the same with painted defects; empty, and all are kept, where the recipe paints
         none or none could be seen.
+
+        The map that is shown is of all evidence alike where ImageNet's features are among it: detection was trained on
+        painted defects, and outlines these far better than real ones (RESULTS.md). Without them, painted defects tell.
         """
         familiarity, recipe = _of(self.model), self.recipe
         if recipe.anomalies.place != "image":
@@ -159,7 +162,8 @@ class CrossFit:
         kept = [name for name in familiarity.sources if steady[name] and found_by[name] >= USEFUL]
         self.model.keep(kept)
         if kept:
-            familiarity.share(_together_outlines_better(outlines, [self.kinds.index(name) for name in (MAP, *kept)]))
+            chosen = [self.kinds.index(name) for name in (MAP, *kept)]
+            familiarity.share("imagenet" in kept or _together_outlines_better(outlines, chosen))
         else:
             self.model.familiarity = None
         return found_by

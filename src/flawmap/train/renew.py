@@ -26,6 +26,7 @@ from flawmap.measure.threshold import choose_threshold
 from flawmap.train.familiar import FOLDS, add_moments, grouped, measure
 from flawmap.train.sources import GoodParts
 
+ROUNDED = 1e-7  # from 0 and 1: nearer, a score in single precision tells no log-odds
 FEWEST = 2  # photos: one of them is held against the others
 
 
@@ -96,7 +97,9 @@ def renew(
         round_weights(model.familiarity)
         score, told.peaks[first + index] = parts.score(model, index, place)
         good_after.append(score)
-    scores = [*told.scores(model.familiarity, round_weights)[:first], *good_after]
+    before = old.scores(copy.deepcopy(model.familiarity), round_weights)
+    after = told.scores(model.familiarity, round_weights)[:first]
+    scores = [*moved(bundle.provenance.get("held_out_scores") or before, before, after), *good_after]
     known = int(bundle.provenance.get("held_out_folders") or 0)
     folders_told = known + len(folders) if known else 0
     threshold = choose_threshold(
@@ -122,6 +125,18 @@ def renew(
     defects_after = bad.scores(model.to(place), place)[0]
     limits = bundle.threshold.score, threshold.score
     return renewed, Renewal(good_before, good_after, defects_before, defects_after, limits)
+
+
+def moved(scores: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Scores of photos that are not at hand, moved as their log-odds by their largest evidence move.
+
+    `before` and `after` (photos,): the scores by largest evidence alone, which are the same as `scores` or above.
+    """
+    log_odds = [
+        np.log(odds / (1 - odds)) for odds in (np.clip(each, ROUNDED, 1 - ROUNDED) for each in (scores, before, after))
+    ]
+    found: list[float] = (1 / (1 + np.exp(log_odds[1] - log_odds[0] - log_odds[2]))).tolist()
+    return found
 
 
 def _above(scores: Sequence[float], limit: float) -> int:
