@@ -176,3 +176,27 @@ def test_a_training_starts_from_the_shipped_weights_and_what_does_not_serve_is_l
     assert model.imagenet is not None and model.familiarity.sources == ("local", "imagenet")
     model.keep(["local"])
     assert model.imagenet is None and model.familiarity.sources == ("local",)
+
+
+@pytest.mark.parametrize(("height", "width"), [(272, 256), (176, 400), (128, 128)])
+def test_rows_of_blocks_lie_over_one_another_also_where_half_a_side_is_odd(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = ImageNetFeatures().eval()
+    with torch.no_grad():
+        found = network.blocks(torch.rand(1, 3, height, width))
+
+    def where(side: int) -> torch.Tensor:
+        """The middle of each cell, in pixels, in all channels."""
+        rows, columns = (side * (torch.arange(-(-length // side)) + 0.5) for length in (height, width))
+        return 1000 * rows[:, None] + columns
+
+    sides = (2, 4, 8, 16, 16, 32, 32)
+    assert [tuple(each.shape[-2:]) for each in found] == [tuple(where(side).shape) for side in sides]
+    places = [where(side).expand(each.shape) for side, each in zip(sides, found, strict=True)]
+    monkeypatch.setattr(network, "blocks", lambda image: places)
+    features = network(torch.zeros(1, 3, height, width))
+    inner = slice(3, -3)  # means of the outermost cells are of fewer
+    torch.testing.assert_close(
+        features[..., inner, inner], where(16)[inner, inner].expand_as(features[..., inner, inner])
+    )

@@ -422,9 +422,11 @@ def running(folder: Path, certificate: tuple[Path, Path] | None = None) -> Itera
         pytest.skip("no mosquitto is installed (apt-get install mosquitto)")
     pytest.importorskip("paho.mqtt")
     started = Mosquitto(folder, certificate)
-    started.start()
-    yield started
-    started.stop()
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
 
 
 @pytest.fixture

@@ -113,6 +113,18 @@ def test_evidence_is_the_largest_on_each_photo_by_gaussians_it_is_not_in(photos:
         np.testing.assert_allclose(fit.told.largest[number], wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_what_surrounds_cells_that_count_is_known_to_imagenets_gaussian(photos: list[Path]) -> None:
+    kinds = ("model.familiarity=['encoder', 'imagenet']", "image.height=128", "image.width=128", "detect.crop=128")
+    counts = []
+    for exclude in ("[]", "[[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]"):
+        recipe = recipe_of(*kinds, f"image.exclude={exclude}", "threshold.calibration=cross-fitted")
+        fit = fit_of(model_of(recipe), photos[:9], photos[9:], recipe)
+        familiar.add_moments(fit.model, fit.told, [(fit.places[0], 0)], CPU)
+        counts.append({name: sums.count for name, sums in fit.told.moments[0].items()})
+    assert counts[0] == {"encoder": 30 * 30, "imagenet": 6 * 6}, "without the border"
+    assert counts[1] == {"encoder": 30 * 15, "imagenet": 6 * 5}, "three of its columns and two beside them"
+
+
 def test_the_score_of_a_photo_is_that_of_its_strongest_evidence(photos: list[Path]) -> None:
     recipe = recipe_of("model.score_side=5", "threshold.calibration=cross-fitted", "anomalies.place=codes")
     model = model_of(recipe)

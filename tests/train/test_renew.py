@@ -120,7 +120,7 @@ def test_old_photos_scores_stay_what_they_are_where_evidence_adds_up(parts: Path
 
 def test_scores_move_as_their_log_odds_do() -> None:
     odds = np.array([0.5, 2.0, 1e-12, 1e12])
-    kept = moved((odds / (1 + odds)).tolist(), [0.5, 0.5, 0.5, 0.5], [0.5, 0.75, 0.5, 0.5])
+    kept = moved((odds / (1 + odds)).tolist(), np.log([1.0, 3.0, 1.0, 1.0]))
     np.testing.assert_allclose(kept, [1 / 3, 6 / 7, 1e-7, 1 - 1e-7], rtol=1e-6)
 
 

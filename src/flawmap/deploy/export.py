@@ -111,7 +111,7 @@ def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch:
             VERDICT: "bool (B,), score > threshold: defective; absent without a threshold, and where image.include, "
             "exclude or ignore leave out part of the image, which map and score here do not",
             "object_image, general_image": "float32 (B, h, w, 3), BGR in [0, 1], as a good part and as it is",
-            "detection_map": "float32 like map, before refinement",
+            "detection_map": "float32 like map, before refinement, or of all evidence as one",
             ", ".join(CHOICES): "the code of each cell, for comparison with PyTorch",
         },
         "classes": ["good", "defective"],

@@ -67,7 +67,11 @@ class GoodEvidence:
             density.whitening.copy_(whitening)
 
     def scores(self, familiarity: Familiarity, round_weights: Any = lambda module: None) -> list[float]:
-        """The score of each photo by what the other groups tell, from its largest evidence. Leaves all told.
+        """The score of each photo by what the other groups tell, as of `deviations`. Leaves all told."""
+        return torch.sigmoid(STEEPNESS * torch.tensor(self.deviations(familiarity, round_weights))).tolist()
+
+    def deviations(self, familiarity: Familiarity, round_weights: Any = lambda module: None) -> list[float]:
+        """All evidence of each photo as one, by what the other groups tell, from its largest. Leaves all told.
 
         With `model.fusion` = "log-mean-exp" it may be too large (`Familiarity.together`).
         """
@@ -76,7 +80,7 @@ class GoodEvidence:
             self.wear(familiarity, group)
             round_weights(familiarity)
             chosen = [largest[self.kinds.index(name)] for name in (self.kinds[0], *familiarity.sources)]
-            found.append(float(torch.sigmoid(STEEPNESS * familiarity.together(torch.tensor(chosen)))))
+            found.append(float(familiarity.together(torch.tensor(chosen, device=familiarity.knots.device))))
         self.wear(familiarity)
         round_weights(familiarity)
         return found

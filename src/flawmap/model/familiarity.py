@@ -2,15 +2,16 @@
 
 Detection finds what resembles the defects it was trained on. What good parts look like is also known from features as
 such: a Gaussian is fitted to those of good photos, and a place far from its mean is unlike all of them (Rippel et al.
-2021; Defard et al. 2021). Three kinds of features are at hand, each blind where the next sees: the discrete encoder's
-early ones, the same of the image with its local brightness and contrast levelled, and detection's inner ones.
+2021; Defard et al. 2021). Four kinds of features are at hand, each blind where the next sees: the discrete encoder's
+early ones, the same of the image with its local brightness and contrast levelled, detection's inner ones, and those of
+a network that learnt from ImageNet (imagenet.py).
 
 Each kind of evidence is measured by how rare so much of it is among good parts: the largest value on each good photo
 is mapped to the normal distribution, quantile by quantile. Kinds differ in their tails, and by mean and deviation alone
 the one with the longest would decide what is an outlier. An image is as suspicious as its most suspicious place: there
 the strongest evidence decides, or the logarithm of the mean of their exponentials, to which others that agree add.
 A kind that hardly finds defects painted onto good parts is left out, and the map that is shown is of all evidence
-together or of detection alone, by which outlines these defects better (train/familiar.py).
+together or of detection alone (train/familiar.py).
 
 Axes: B images, C channels, H, W rows and columns of the image, h, w of features.
 """
@@ -62,13 +63,14 @@ class Density(nn.Module):
     def forward(self, features: Tensor, side: int = 1) -> Tensor:
         """Logarithm of the mean squared distance from the mean, in deviations: (B, C, h, w) -> (B, 1, h', w').
 
-        With an odd `side` that of the mean over squares of so many cells that lie within: h' = h - side + 1, so w'.
+        With an odd `side` that of their mean over squares of so many cells that lie within: h' = h - side + 1, so w'.
         By a matrix product, which stays in full precision where convolutions do not (deploy/quantize.py).
         """
         with torch.autocast(features.device.type, enabled=False):
-            white = (features.float().permute(0, 2, 3, 1) - self.mean) @ self.whitening
+            features = features.float()
             if side > 1:
-                white = nn.functional.avg_pool2d(white.permute(0, 3, 1, 2), side, stride=1).permute(0, 2, 3, 1)
+                features = nn.functional.avg_pool2d(features, side, stride=1)
+            white = (features.permute(0, 2, 3, 1) - self.mean) @ self.whitening
             return torch.log(white.square().mean(-1) + 1e-6).unsqueeze(1)
 
 

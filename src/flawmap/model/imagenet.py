@@ -100,7 +100,10 @@ class ImageNetFeatures(nn.Module):
         self.requires_grad_(False)
 
     def blocks(self, image: Tensor) -> list[Tensor]:
-        """What each row of blocks puts out, at 1/2, 1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the image (B, 3, H, W)."""
+        """What each row of blocks puts out, at 1/2, 1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the image (B, 3, H, W).
+
+        Where a side halved is odd, with one cell more, so that none of the image is left out.
+        """
         x = self.stem.cut(nn.functional.relu6(self.stem((image - MEAN) / DEVIATION), inplace=True))
         found = []
         for row in self.rows:
@@ -115,13 +118,13 @@ class ImageNetFeatures(nn.Module):
         """
         found = self.blocks(image)
         means = [nn.functional.avg_pool2d(found[number], 3, 1, 1, count_include_pad=False) for number in TOLD]
-        size = means[0].shape[-2:]
+        height, width = means[0].shape[-2:]
         return torch.cat(
-            [
-                mean
-                if mean.shape[-2:] == size
-                else nn.functional.interpolate(mean, size=size, mode="bilinear", align_corners=False)
-                for mean in means
-            ],
+            [mean if mean.shape[-2:] == (height, width) else _doubled(mean)[..., :height, :width] for mean in means],
             dim=1,
         )
+
+
+def _doubled(cells: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, C, 2 h, 2 w)."""
+    return nn.functional.interpolate(cells, scale_factor=2, mode="bilinear", align_corners=False)

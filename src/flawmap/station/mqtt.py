@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flawmap.errors import StationError, first_line
-from flawmap.station.reach import trusting
+from flawmap.station.reach import EXPIRED, NOT_YET, OTHER_ADDRESS, OTHER_NAME, shown, trusting
 
 WAIT_S = 30.0  # for the broker, before the watch gives up
 AGAIN_S = 5  # at most, between two tries to connect anew
@@ -21,7 +21,7 @@ TOPIC = "flawmap/results"
 class Broker:
     """A connection to `mqtt://[USER:PASSWORD@]HOST[:PORT][/TOPIC]`, or `mqtts://`. Raises StationError.
 
-    `ca`: a PEM file with the certificate that the broker's is trusted by, or is; None: the system's.
+    `ca`: a PEM file with the certificate that the broker's is trusted by, or is, beside the system's.
     """
 
     def __init__(self, url: str, ca: Path | None = None) -> None:
@@ -51,16 +51,21 @@ class Broker:
         if parts.username:
             self._client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
         if parts.scheme == "mqtts":
-            self._client.tls_set_context(trusting(ca))
+            self._client.tls_set_context(trusting(ca, others=True))
         try:
             if parts.scheme == "mqtts":  # tried first: paho would leave the socket of one that is not trusted open
                 with socket.create_connection((parts.hostname, port), WAIT_S) as line:
-                    trusting(ca).wrap_socket(line, server_hostname=parts.hostname).close()
+                    shown(line, trusting(ca, others=True), parts.hostname)
             self._client.connect(parts.hostname, port)
         except ssl.SSLCertVerificationError as problem:
+            other = problem.verify_code in (EXPIRED, NOT_YET, OTHER_NAME, OTHER_ADDRESS)
             raise StationError(
                 f"the certificate of the MQTT broker {self.place} is not trusted ({problem.verify_message}); "
-                "give the file of it, or of the authority that signed it, as --ca"
+                + (
+                    "give the broker another, and look at this machine's clock, or at the address"
+                    if other
+                    else "give the file of it, or of the authority that signed it, as --ca"
+                )
             ) from problem
         except OSError as problem:
             raise StationError(

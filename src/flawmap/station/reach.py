@@ -16,10 +16,16 @@ NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # OpenSSL's words for
 EXPIRED, NOT_YET, OTHER_NAME, OTHER_ADDRESS = 10, 9, 62, 64  # X509_V_ERR_… of OpenSSL
 
 
-def trusting(ca: str | Path | None) -> ssl.SSLContext:
-    """What certificates are checked by. Raises StationError for a file that holds none."""
+def trusting(ca: str | Path | None, others: bool = False) -> ssl.SSLContext:
+    """What certificates are checked by: the file `ca`, with `others` the system's too, which serve where there is none.
+
+    Raises StationError for a file that holds none.
+    """
     try:
-        return ssl.create_default_context(cafile=ca)
+        context = ssl.create_default_context(cafile=ca)
+        if others:
+            context.load_default_certs()
+        return context
     except ssl.SSLError as problem:
         raise StationError(f"{ca} holds no certificate; expected a file in PEM") from problem
     except OSError as problem:
@@ -90,12 +96,12 @@ def _certificate(address: httpx.URL, context: ssl.SSLContext) -> dict[str, Any] 
     place = (address.host, address.port or (443 if address.scheme == "https" else 80))
     try:
         with socket.create_connection(place, LOOK_S) as line:
-            return _shown(line, context, address.host)
+            return shown(line, context, address.host)
     except OSError:
         return None
 
 
-def _shown(line: socket.socket, context: ssl.SSLContext, host: str) -> dict[str, Any] | None:
+def shown(line: socket.socket, context: ssl.SSLContext, host: str) -> dict[str, Any] | None:
     """The certificate that comes over a connection. Raises OSError where none does.
 
     Without an SSLSocket, which Python leaves open where the other side goes away meanwhile.

@@ -26,7 +26,7 @@ from flawmap.measure.evidence import NONE, GoodEvidence, Numbers
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
 from flawmap.model.dsr import DSR, Examined
-from flawmap.model.familiarity import MAP, Familiarity, Moments, within_border
+from flawmap.model.familiarity import AROUND, MAP, Familiarity, Moments, within_border
 from flawmap.train.detect import with_defects
 from flawmap.train.loop import seeded
 from flawmap.train.sources import GoodParts
@@ -185,6 +185,9 @@ def add_moments(model: DSR, told: GoodEvidence, photos: Sequence[tuple[Place, in
             features = model.examine(_laid_out(pictures, device)).features
             for name, found in sums.items():
                 cells = _cells(inside, features[name])
+                if cells is not None and name == "imagenet":  # what lies around them is looked at with them
+                    around = nn.functional.max_pool2d(cells[None, None].float(), AROUND, 1, AROUND // 2)
+                    cells = around[0, 0] > 0
                 found.add(within_border(features[name]).float(), None if cells is None else within_border(cells))
 
 

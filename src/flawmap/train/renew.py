@@ -21,8 +21,9 @@ from flawmap.bundle import Bundle, round_weights
 from flawmap.data.scope import Scope
 from flawmap.devices import pick_device
 from flawmap.errors import BundleError, TrainingError
-from flawmap.measure.evidence import GoodEvidence
+from flawmap.measure.evidence import Floats, GoodEvidence
 from flawmap.measure.threshold import choose_threshold
+from flawmap.model.familiarity import STEEPNESS
 from flawmap.train.familiar import FOLDS, add_moments, grouped, measure
 from flawmap.train.sources import GoodParts
 
@@ -97,9 +98,10 @@ def renew(
         round_weights(model.familiarity)
         score, told.peaks[first + index] = parts.score(model, index, place)
         good_after.append(score)
-    before = old.scores(copy.deepcopy(model.familiarity), round_weights)
-    after = told.scores(model.familiarity, round_weights)[:first]
-    scores = [*moved(bundle.provenance.get("held_out_scores") or before, before, after), *good_after]
+    before = np.array(old.deviations(copy.deepcopy(model.familiarity), round_weights))
+    after = np.array(told.deviations(model.familiarity, round_weights)[:first])
+    known_scores = bundle.provenance.get("held_out_scores") or old.scores(copy.deepcopy(model.familiarity))
+    scores = [*moved(known_scores, STEEPNESS * (after - before)), *good_after]
     known = int(bundle.provenance.get("held_out_folders") or 0)
     folders_told = known + len(folders) if known else 0
     threshold = choose_threshold(
@@ -127,15 +129,10 @@ def renew(
     return renewed, Renewal(good_before, good_after, defects_before, defects_after, limits)
 
 
-def moved(scores: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """Scores of photos that are not at hand, moved as their log-odds by their largest evidence move.
-
-    `before` and `after` (photos,): the scores by largest evidence alone, which are the same as `scores` or above.
-    """
-    log_odds = [
-        np.log(odds / (1 - odds)) for odds in (np.clip(each, ROUNDED, 1 - ROUNDED) for each in (scores, before, after))
-    ]
-    found: list[float] = (1 / (1 + np.exp(log_odds[1] - log_odds[0] - log_odds[2]))).tolist()
+def moved(scores: Sequence[float], by: Floats) -> list[float]:
+    """Scores of photos that are not at hand, their log-odds moved `by` (photos,) as those of their largest evidence."""
+    odds = np.clip(scores, ROUNDED, 1 - ROUNDED)
+    found: list[float] = (1 / (1 + (1 - odds) / odds * np.exp(-by))).tolist()
     return found
 
 
