@@ -219,6 +219,20 @@ def edit_note(path: Path, **values: Any) -> None:
     (path / "bundle.json").write_text(json.dumps({name: value for name, value in note.items() if value != "drop"}))
 
 
+@pytest.mark.parametrize("told", [None, 3])
+def test_a_bundle_that_weighed_imagenets_features_otherwise_is_refused(told: int | None, tmp_path: Path) -> None:
+    kinds = ("refine.steps=0", 'model.familiarity=["imagenet"]')
+    save_bundle(tiny_bundle(*kinds, refinement=False), tmp_path / "part.bundle")
+    load_bundle(tmp_path / "part.bundle")
+    file = tmp_path / "part.bundle" / "bundle.json"
+    note = json.loads(file.read_text())
+    del note["imagenet_around"]
+    file.write_text(json.dumps(note if told is None else {**note, "imagenet_around": told}))
+    assert "earlier flawmap, which weighed evidence in another way; train it again" in refusal(
+        lambda: load_bundle(tmp_path / "part.bundle")
+    )
+
+
 def test_a_newer_format_asks_for_an_update(path: Path) -> None:
     edit_note(path, format=99, provenance="drop")
     assert "update flawmap" in refusal(lambda: load_bundle(path))
