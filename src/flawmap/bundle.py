@@ -45,7 +45,7 @@ from flawmap.model.imagenet import CHANNELS, ImageNetFeatures
 from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
-IMAGENET = "imagenet_around"  # in bundle.json: `familiarity.AROUND` of ImageNet's features
+WINDOW = "imagenet_around"  # in bundle.json: `familiarity.AROUND` of ImageNet's features
 WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
 IMAGENET = "imagenet.safetensors"  # among the weights that are shipped
 IGNORE, PHOTOS, EVIDENCE = "ignore.png", "photos.safetensors", "evidence.safetensors"
@@ -159,7 +159,7 @@ def save_bundle(
             "format": FORMAT,
             "flawmap": version("flawmap"),
             "refinement": bundle.model.refinement is not None,
-            **({IMAGENET: AROUND} if bundle.model.imagenet is not None else {}),
+            **({WINDOW: AROUND} if bundle.model.imagenet is not None else {}),
             "weights_dtype": dtype,
             "weights_sha256": sha256(saving / WEIGHTS),
             "threshold": None if bundle.threshold is None else dataclasses.asdict(bundle.threshold),
@@ -202,7 +202,7 @@ def load_bundle(path: Path) -> Bundle:
             f"{path / WEIGHTS} is not the file that {NOTE} describes; copy the bundle again, or train it anew"
         )
     tensors, _ = _load_tensors(path / WEIGHTS)
-    unlike = "imagenet" in recipe.model.familiarity and note.get(IMAGENET) != AROUND
+    unlike = "imagenet" in recipe.model.familiarity and note.get(WINDOW) != AROUND
     if "familiarity.levels" in tensors or unlike:
         raise BundleError(
             f"{path} was trained by an earlier flawmap, which weighed evidence in another way; train it again"
