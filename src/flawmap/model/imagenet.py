@@ -127,4 +127,5 @@ class ImageNetFeatures(nn.Module):
 
 def _doubled(cells: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, C, 2 h, 2 w)."""
-    return nn.functional.interpolate(cells, scale_factor=2, mode="bilinear", align_corners=False)
+    size = 2 * cells.shape[-2], 2 * cells.shape[-1]
+    return nn.functional.interpolate(cells, size=size, mode="bilinear", align_corners=False)
