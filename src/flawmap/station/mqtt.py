@@ -51,11 +51,12 @@ class Broker:
         if parts.username:
             self._client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
         if parts.scheme == "mqtts":
-            self._client.tls_set_context(trusting(ca, others=True))
+            context = trusting(ca, others=True)
+            self._client.tls_set_context(context)
         try:
             if parts.scheme == "mqtts":  # tried first: paho would leave the socket of one that is not trusted open
                 with socket.create_connection((parts.hostname, port), WAIT_S) as line:
-                    shown(line, trusting(ca, others=True), parts.hostname)
+                    shown(line, context, parts.hostname)
             self._client.connect(parts.hostname, port)
         except ssl.SSLCertVerificationError as problem:
             other = problem.verify_code in (EXPIRED, NOT_YET, OTHER_NAME, OTHER_ADDRESS)

@@ -98,10 +98,9 @@ def renew(
         round_weights(model.familiarity)
         score, told.peaks[first + index] = parts.score(model, index, place)
         good_after.append(score)
-    before = np.array(old.deviations(copy.deepcopy(model.familiarity), round_weights))
-    after = np.array(told.deviations(model.familiarity, round_weights)[:first])
-    known_scores = bundle.provenance.get("held_out_scores") or old.scores(copy.deepcopy(model.familiarity))
-    scores = [*moved(known_scores, STEEPNESS * (after - before)), *good_after]
+    before = np.array(old.deviations(model.familiarity, round_weights))
+    after = np.array(told.deviations(model.familiarity, round_weights)[:first])  # last: it leaves all photos told
+    scores = [*moved(bundle.provenance["held_out_scores"], STEEPNESS * (after - before)), *good_after]
     known = int(bundle.provenance.get("held_out_folders") or 0)
     folders_told = known + len(folders) if known else 0
     threshold = choose_threshold(
