@@ -25,7 +25,7 @@ bench: $(VENV)/.ready
 	@$(BIN)/python bench/table.py
 
 test: $(VENV)/.ready
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile
 
 lint: $(VENV)/.ready-dev
 	@$(BIN)/ruff check .

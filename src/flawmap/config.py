@@ -511,7 +511,7 @@ class RunSettings(Section):
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
     device: str = Field("auto", description="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ….")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Arithmetic of training: `auto` is bfloat16 where the processor has it."
+        "auto", description="Arithmetic of training: `auto` is bfloat16 on a CPU that has it, else float32."
     )
     threads: int = Field(0, ge=0, description="CPU threads; 0 for as many as there are cores.")
     disk_cache_gb: float = Field(

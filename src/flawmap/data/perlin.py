@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-GRADIENTS = 64  # the noise lattice repeats after this many cells, far beyond what a turned mask can reach
+GRADIENTS = 64  # the noise lattice repeats after this many cells, a power of two, far beyond what a turned mask reaches
 
 
 def perlin_masks(
@@ -48,7 +48,7 @@ def perlin_masks(
 def perlin_noise(height: int, width: int, down: int, across: int, angle: float, directions: Tensor) -> Tensor:
     """Gradient noise (H, W) with `down` by `across` cells, turned by `angle` (radians) about the centre.
 
-    `directions` (G, G) holds the angle of the unit gradient at each lattice point, in radians.
+    `directions` (G, G), G a power of two, holds the angle of the unit gradient at each lattice point, in radians.
     """
     rows = (torch.arange(height) + 0.5) / height - 0.5
     columns = (torch.arange(width) + 0.5) / width - 0.5
@@ -58,11 +58,12 @@ def perlin_noise(height: int, width: int, down: int, across: int, angle: float, 
     top, left = y.floor(), x.floor()
     fy, fx = y - top, x - left
     size = directions.shape[0]
-    gradient_y, gradient_x = directions.sin(), directions.cos()
+    gradient_y, gradient_x = directions.sin().flatten(), directions.cos().flatten()
+    row, column = top.long(), left.long()
 
     def corner(step_y: int, step_x: int) -> Tensor:
-        i, j = (top.long() + step_y) % size, (left.long() + step_x) % size
-        return gradient_y[i, j] * (fy - step_y) + gradient_x[i, j] * (fx - step_x)
+        at = ((row + step_y) & (size - 1)) * size + ((column + step_x) & (size - 1))  # the lattice repeats
+        return gradient_y[at] * (fy - step_y) + gradient_x[at] * (fx - step_x)
 
     def fade(t: Tensor) -> Tensor:
         return t * t * t * (t * (t * 6 - 15) + 10)

@@ -6,6 +6,7 @@ get another code than PyTorch's.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -70,7 +71,7 @@ def read_about(file: Path) -> dict[str, Any]:
             props = {prop.key: prop.value for prop in package("onnx").load(file).metadata_props}
             text = props[ABOUT]
         else:
-            text = package("openvino").Core().read_model(file).get_rt_info(ABOUT).astype(str)
+            text = openvino_core().read_model(file).get_rt_info(ABOUT).astype(str)
         about: dict[str, Any] = json.loads(text)
     except ConfigError:
         raise
@@ -108,6 +109,12 @@ def package(name: str) -> ModuleType:
         raise ConfigError(f"{name} is not installed here; pip install 'flawmap[export]'") from problem
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's Core, one for the whole process: see `flawmap.deploy.signals`. Raises ConfigError."""
+    return package("openvino").Core()
+
+
 def _open_onnx(file: Path, threads: int, whole: bool) -> Session:
     onnx, onnxruntime = package("onnx"), package("onnxruntime")
     model = onnx.load(file)
@@ -123,8 +130,7 @@ def _open_onnx(file: Path, threads: int, whole: bool) -> Session:
 
 
 def _open_openvino(file: Path, threads: int, whole: bool) -> Session:
-    openvino = package("openvino")
-    core = openvino.Core()
+    openvino, core = package("openvino"), openvino_core()
     model = core.read_model(file)
     if not whole:
         model = _network_of(openvino, model)

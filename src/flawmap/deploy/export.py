@@ -24,7 +24,7 @@ from flawmap.data.layouts import find_images
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.data.tiles import at_scale, cut
 from flawmap.deploy.agreement import Agreement, Pixels, Ranking, compare, rank
-from flawmap.deploy.artefact import PACKAGES, open_session, package, read_about
+from flawmap.deploy.artefact import PACKAGES, open_session, openvino_core, package, read_about
 from flawmap.deploy.graph import ABOUT, CHOICES, VERDICT, inspection_graph, network_graph, write_about
 from flawmap.errors import BundleError, ConfigError, DataError, DisagreementError
 
@@ -144,7 +144,7 @@ def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynami
         onnx.save(whole, file)
         return file
     openvino = package("openvino")
-    model = openvino.Core().read_model(whole.SerializeToString(), b"")
+    model = openvino_core().read_model(whole.SerializeToString(), b"")
     if fitted:
         from flawmap.deploy.quantize import quantize_openvino
 
@@ -162,7 +162,7 @@ def _stamp(file: Path, about: dict[str, Any]) -> None:
         onnx.save(whole, file)
         return
     openvino = package("openvino")
-    model = openvino.Core().read_model(file)
+    model = openvino_core().read_model(file)
     model.set_rt_info(json.dumps(about, ensure_ascii=True, allow_nan=False), ABOUT)
     stamped = file.with_name("stamped.xml")  # the weights of the model just read may still be in use
     openvino.save_model(model, stamped, compress_to_fp16=False)

@@ -20,7 +20,7 @@ from flawmap.data.shapes import decoy_masks, defect_masks, streaked
 from flawmap.model.anomalies import RankTables, alter, rank_tables
 from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.painting import Ways, paint
-from flawmap.train.loop import Machine, Stage, learning_rate, seeded, set_rate
+from flawmap.train.loop import Machine, Stage, adam, learning_rate, seeded, set_rate
 from flawmap.train.losses import extremes_loss, focal_loss, highest_loss
 from flawmap.train.replay import Replay
 
@@ -78,7 +78,7 @@ def train_detection(
     drawing = [module for name, module in modules.items() if name != "detection"]
     settled_at = settings.settle * settings.steps
     model.discrete.requires_grad_(False)
-    optimizer = torch.optim.Adam([{"params": module.parameters()} for module in modules.values()], lr=settings.rate)
+    optimizer = adam([{"params": module.parameters()} for module in modules.values()], settings.rate, machine.device)
     generator = seeded(recipe.run.seed, 10)
     tables = rank_tables(model.discrete) if defects.ranks == "table" else None
     replay = replay_for(model, recipe, machine.device)

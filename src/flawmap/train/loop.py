@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from flawmap.config import RunSettings
 from flawmap.devices import has_fast_bfloat16, pick_device
@@ -44,8 +45,9 @@ class Machine:
         keep_freed_memory()
         # Denormal numbers cost a hundred times a normal one on CPUs and carry nothing here.
         torch.set_flush_denormal(True)
+        # On a GPU launches take the time, and casts are more of them (docs/speed.md).
         self.bfloat16 = settings.precision == "bfloat16" or (
-            settings.precision == "auto" and has_fast_bfloat16(self.device)
+            settings.precision == "auto" and self.device.type == "cpu" and has_fast_bfloat16(self.device)
         )
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -88,6 +90,11 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from problem
 
 
+def adam(parameters: ParamsT, rate: float, device: torch.device) -> torch.optim.Adam:
+    """Adam; on a GPU a single kernel takes the step, where there would be a dozen launches for each parameter group."""
+    return torch.optim.Adam(parameters, lr=rate, fused=device.type == "cuda" or None)
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
     """State of an Adam optimizer as tensors named `prefix`number.moment."""
     state = optimizer.state_dict()["state"]
@@ -108,6 +115,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             state.setdefault(int(index), {})[name] = value
     whole["state"] = state
     optimizer.load_state_dict(whole)
+    for parameter, entry in optimizer.state.items():  # laid out as the weights, as a single kernel needs them
+        for name, value in entry.items():
+            if value.shape == parameter.shape and value.dim():
+                entry[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def prefixed(module: nn.Module, prefix: str) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from flawmap.config import Recipe
 from flawmap.data.images import read_image
 from flawmap.model.discrete import DiscreteModel
-from flawmap.train.loop import Machine, Stage, initial_weights, learning_rate, seeded, set_rate
+from flawmap.train.loop import Machine, Stage, adam, initial_weights, learning_rate, seeded, set_rate
 
 CHECK_SIDE = 256  # held-out images are measured on their central 256x256
 CACHE_BYTES = 4 << 30  # decoded images kept in memory; what does not fit is decoded again each time
@@ -124,7 +124,7 @@ def pretrain(
         )
     model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     books = {"coarse": model.coarse_codebook, "fine": model.fine_codebook}
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
+    optimizer = adam(model.parameters(), settings.rate, machine.device)
     generator = seeded(recipe.run.seed, 2, rank)
     train_paths, check_paths = split(images, settings.held_out, recipe.run.seed)
     crops = Crops(train_paths, settings.crop)

@@ -12,7 +12,7 @@ from flawmap.data.dataset import GoodImages
 from flawmap.data.large import GoodTiles
 from flawmap.data.perlin import perlin_masks
 from flawmap.model.dsr import DSR
-from flawmap.train.loop import Machine, Stage, seeded, set_rate
+from flawmap.train.loop import Machine, Stage, adam, seeded, set_rate
 from flawmap.train.losses import focal_loss
 
 
@@ -36,7 +36,7 @@ def train_refinement(
     """Train `model.refinement` in place. Checkpoint and metrics.jsonl go to `folder`."""
     settings, defects = recipe.refine, recipe.anomalies
     assert model.refinement is not None
-    optimizer = torch.optim.Adam(model.refinement.parameters(), lr=settings.rate)
+    optimizer = adam(model.refinement.parameters(), settings.rate, machine.device)
     generator = seeded(recipe.run.seed, 20)
     stage = Stage(
         "refine", settings.steps, settings.batch, folder=folder, settings=recipe.run,
