@@ -25,7 +25,7 @@ from flawmap.config import Recipe, load_recipe
 from flawmap.data.dataset import network_input
 from flawmap.data.images import read_image, resize_map, to_uint8, write_image
 from flawmap.data.surfaces import SURFACES, draw_good
-from flawmap.deploy.artefact import GraphRuntime, openvino_core, openvino_options
+from flawmap.deploy.artefact import GraphRuntime, openvino_options
 from flawmap.deploy.inspector import Inspector
 from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import DisagreementError
@@ -157,7 +157,7 @@ def _unchecked(bundle: Bundle, stem: Path, runtime: str, images: Sequence[Path] 
             import openvino
 
             file = stem.with_name(stem.name + ".xml")
-            model = openvino_core().read_model(whole.SerializeToString(), b"")
+            model = openvino.Core().read_model(whole.SerializeToString(), b"")
             model = quantize_openvino(model, pixels) if pixels else model
             openvino.save_model(model, file, compress_to_fp16=False)
             del model
@@ -257,8 +257,10 @@ def _onnx(file: Path, threads: int) -> Callable[[Array], tuple[Array, Array]]:
 
 
 def _openvino(file: Path, threads: int, bfloat16: bool = False) -> Callable[[Array], tuple[Array, Array]]:
+    import openvino
+
     options = openvino_options(threads) | ({"INFERENCE_PRECISION_HINT": "bf16"} if bfloat16 else {})
-    compiled = openvino_core().compile_model(str(file), "CPU", options)
+    compiled = openvino.Core().compile_model(str(file), "CPU", options)
 
     def network(pixels: Array) -> tuple[Array, Array]:
         found = compiled(pixels)

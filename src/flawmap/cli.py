@@ -966,8 +966,9 @@ def watch_command(
         raise ConfigError("--move and --copy exclude each other")
     if out is not None and not (move or copy):
         raise ConfigError("--out is for --move or --copy")
-    if ca is not None and server is None and mqtt is None:
-        raise ConfigError("--ca is for --server, and for --mqtt with mqtts://")
+    encrypted = (server, "https:"), (mqtt, "mqtts:")
+    if ca is not None and not any((url or "").lower().startswith(scheme) for url, scheme in encrypted):
+        raise ConfigError("--ca is for --server with https:// and for --mqtt with mqtts://")
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder} to watch")
     with ExitStack() as opened:

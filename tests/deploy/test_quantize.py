@@ -11,7 +11,7 @@ import torch
 
 from flawmap.bundle import Bundle, build
 from flawmap.config import load_recipe
-from flawmap.deploy.artefact import open_session, openvino_core
+from flawmap.deploy.artefact import open_session, package
 from flawmap.deploy.graph import DRAWINGS, RESIZE, inspection_graph, network_graph, write_about
 from flawmap.deploy.quantize import JUDGED, quantize_onnx, quantize_openvino
 
@@ -63,7 +63,8 @@ def test_onnx_in_int8_keeps_the_search_in_full_precision(
 
 
 def test_openvino_in_int8_keeps_the_search_in_full_precision(whole: onnx.ModelProto, photos: list[np.ndarray]) -> None:
-    small = quantize_openvino(openvino_core().read_model(whole.SerializeToString(), b""), photos)
+    openvino = package("openvino")
+    small = quantize_openvino(openvino.Core().read_model(whole.SerializeToString(), b""), photos)
     assert sum(op.get_type_name() == "FakeQuantize" for op in small.get_ops()) > 5
     products = [op for op in small.get_ops() if op.get_type_name() == "MatMul"]
     found = [op for op in products if not op.get_friendly_name().startswith(RESIZE)]
@@ -84,6 +85,7 @@ def test_only_an_exact_graph_spells_out_instance_normalisation(exact: bool) -> N
 
 
 def test_detection_may_stay_in_full_precision(whole: onnx.ModelProto, photos: list[np.ndarray]) -> None:
+    openvino = package("openvino")
     drawn = [name for name in DRAWINGS for node in whole.graph.node if name in node.output]
     assert sorted(drawn) == sorted(DRAWINGS)
     for detection in (True, False):
@@ -92,7 +94,7 @@ def test_detection_may_stay_in_full_precision(whole: onnx.ModelProto, photos: li
         assert ("QuantizeLinear" in {node.op_type for node in small.graph.node if node.name in judging}) is detection
         drawing = {node.op_type for node in small.graph.node if node.name in before(small, DRAWINGS)}
         assert "QuantizeLinear" in drawing
-    model = openvino_core().read_model(whole.SerializeToString(), b"")
+    model = openvino.Core().read_model(whole.SerializeToString(), b"")
     counts = [
         sum(op.get_type_name() == "FakeQuantize" for op in quantize_openvino(model, photos, detection=yes).get_ops())
         for yes in (True, False)

@@ -278,6 +278,8 @@ def test_mistakes_are_told_in_one_line(models: Path, tmp_path: Path) -> None:
         [str(tmp_path), *bundle, "--move", "--copy"],
         [str(tmp_path), *bundle, "--out", "x"],
         [str(tmp_path), *bundle, "--ca", "cert.pem"],
+        [str(tmp_path), *bundle, "--ca", "cert.pem", "--mqtt", "mqtt://127.0.0.1:1/x"],
+        [str(tmp_path), "--server", "http://127.0.0.1:1", "--ca", "cert.pem"],
         [str(tmp_path), *bundle, "--csv", str(tmp_path / "other.csv")],
         [str(tmp_path), *bundle, "--mqtt", "http://x"],
         [str(tmp_path), *bundle, "--mqtt", "mqtt://127.0.0.1:1/x"],

@@ -119,7 +119,7 @@ def test_what_surrounds_cells_that_count_is_known_to_imagenets_gaussian(photos: 
     for exclude in ("[]", "[[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]"):
         recipe = recipe_of(*kinds, f"image.exclude={exclude}", "threshold.calibration=cross-fitted")
         fit = fit_of(model_of(recipe), photos[:9], photos[9:], recipe)
-        familiar.add_moments(fit.model, fit.told, [(fit.places[0], 0)], CPU)
+        familiar.add_moments(fit.told, [(fit.places[0], 0)], familiar.Looks(fit.model, CPU))
         counts.append({name: sums.count for name, sums in fit.told.moments[0].items()})
     assert counts[0] == {"encoder": 30 * 30, "imagenet": 6 * 6}, "without the border"
     assert counts[1] == {"encoder": 30 * 15, "imagenet": 6 * 5}, "three of its columns and two beside them"
@@ -160,14 +160,14 @@ def test_a_source_that_finds_painted_defects_much_worse_is_left_out(
     photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = prepared(recipe_of(), photos)
-    evidence = familiar._evidence_of
+    evidence = familiar._evidence
 
     def blind(*arguments: Any) -> Any:
         """The image with its contrast levelled shows nothing."""
         for number, (found, cells) in enumerate(evidence(*arguments)):
             yield (found * 0 if number == 2 else found), cells
 
-    monkeypatch.setattr(familiar, "_evidence_of", blind)
+    monkeypatch.setattr(familiar, "_evidence", blind)
     monkeypatch.setattr(familiar, "UNSTEADY", 100.0)
     monkeypatch.setattr(familiar, "with_defects", bright_square)
     found = fit.fit()
@@ -183,14 +183,14 @@ def test_a_source_that_varies_much_from_one_good_photo_to_the_next_is_left_out(
     photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = prepared(recipe_of(), photos)
-    evidence, calls = familiar._evidence_of, iter(range(10**6))
+    evidence, calls = familiar._evidence, iter(range(10**6))
 
     def wavering(*arguments: Any) -> Any:
         away = 3.0 * (next(calls) % 2)
         for number, (found, cells) in enumerate(evidence(*arguments)):
             yield (found + away if number == 1 else found), cells
 
-    monkeypatch.setattr(familiar, "_evidence_of", wavering)
+    monkeypatch.setattr(familiar, "_evidence", wavering)
     monkeypatch.setattr(familiar, "with_defects", bright_square)
     monkeypatch.setattr(familiar, "USEFUL", 0.0)
     fit.fit()
@@ -314,3 +314,28 @@ def test_a_training_ends_with_the_evidence_that_serves(
         assert all(density.mean.any() for _, density in bundle.model.familiarity.named_densities())
     else:
         assert useful == 2, "what does not serve is not kept"
+
+
+@pytest.mark.parametrize("room", [familiar.KEPT_BYTES, 0])
+def test_photos_are_looked_at_once_where_there_is_room_and_scored_as_anew(
+    room: int, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(familiar, "KEPT_BYTES", room)
+    exclude = "image.exclude=[[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]"
+    recipe = recipe_of(exclude, "threshold.calibration=cross-fitted", "anomalies.place=codes")  # none are painted
+    fit = fit_of(model := model_of(recipe), photos[:9], photos[9:], recipe)
+    looks = 0
+    examine = model.examine
+
+    def counted(image: torch.Tensor) -> Any:
+        nonlocal looks
+        looks += 1
+        return examine(image)
+
+    monkeypatch.setattr(model, "examine", counted)
+    fit.fit()
+    scores, peaks = fit.scores()
+    assert looks == (1 if room else 3) * len(photos)
+    for number, ((parts, index), group) in enumerate(zip(fit.places, fit.told.groups.tolist(), strict=True)):
+        fit.leave_out(group)
+        assert (scores[number], peaks[number]) == parts.score(model, index, CPU)

@@ -40,7 +40,7 @@ class Parts:
     """Stands in for good photos."""
 
     def __init__(self, evidence: np.ndarray, folders: list[str] | None = None) -> None:
-        self.evidence = evidence
+        self.evidence, self.whole = evidence, None
         names = folders if folders is not None else ["all"] * len(evidence)
         self.paths = [Path(name) / f"{number}.png" for number, name in enumerate(names)]
 

@@ -6,10 +6,10 @@ get another code than PyTorch's.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ import numpy as np
 
 from flawmap.deploy.graph import ABOUT, OUTPUTS, network_of
 from flawmap.deploy.resize import IMAGE, PIXELS
+from flawmap.deploy.signals import kept_signal_stack
 from flawmap.errors import BundleError, ConfigError
 from flawmap.measure.found import Array, Found
 
@@ -71,7 +72,8 @@ def read_about(file: Path) -> dict[str, Any]:
             props = {prop.key: prop.value for prop in package("onnx").load(file).metadata_props}
             text = props[ABOUT]
         else:
-            text = openvino_core().read_model(file).get_rt_info(ABOUT).astype(str)
+            with openvino_core() as core:
+                text = core.read_model(file).get_rt_info(ABOUT).astype(str)
         about: dict[str, Any] = json.loads(text)
     except ConfigError:
         raise
@@ -109,10 +111,14 @@ def package(name: str) -> ModuleType:
         raise ConfigError(f"{name} is not installed here; pip install 'flawmap[export]'") from problem
 
 
-@functools.cache
-def openvino_core() -> Any:
-    """OpenVINO's Core, one for the whole process: see `flawmap.deploy.signals`. Raises ConfigError."""
-    return package("openvino").Core()
+@contextlib.contextmanager
+def openvino_core() -> Iterator[Any]:
+    """A Core of OpenVINO's, which leaves the process its signal stack (`flawmap.deploy.signals`). Raises ConfigError.
+
+    One Core for all would do that too, but with it exports came out that took other codes, and were refused.
+    """
+    with kept_signal_stack():
+        yield package("openvino").Core()
 
 
 def _open_onnx(file: Path, threads: int, whole: bool) -> Session:
@@ -130,11 +136,11 @@ def _open_onnx(file: Path, threads: int, whole: bool) -> Session:
 
 
 def _open_openvino(file: Path, threads: int, whole: bool) -> Session:
-    openvino, core = package("openvino"), openvino_core()
-    model = core.read_model(file)
-    if not whole:
-        model = _network_of(openvino, model)
-    compiled = core.compile_model(model, "CPU", openvino_options(threads))
+    with openvino_core() as core:
+        model = core.read_model(file)
+        if not whole:
+            model = _network_of(package("openvino"), model)
+        compiled = core.compile_model(model, "CPU", openvino_options(threads))
     names = [output.get_any_name() for output in compiled.outputs]
     # copies: the arrays are views of memory that the next call writes over
     return lambda array: {name: np.array(found) for name, found in zip(names, compiled(array).values(), strict=True)}

@@ -144,7 +144,8 @@ def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynami
         onnx.save(whole, file)
         return file
     openvino = package("openvino")
-    model = openvino_core().read_model(whole.SerializeToString(), b"")
+    with openvino_core() as core:
+        model = core.read_model(whole.SerializeToString(), b"")
     if fitted:
         from flawmap.deploy.quantize import quantize_openvino
 
@@ -162,7 +163,8 @@ def _stamp(file: Path, about: dict[str, Any]) -> None:
         onnx.save(whole, file)
         return
     openvino = package("openvino")
-    model = openvino_core().read_model(file)
+    with openvino_core() as core:
+        model = core.read_model(file)
     model.set_rt_info(json.dumps(about, ensure_ascii=True, allow_nan=False), ABOUT)
     stamped = file.with_name("stamped.xml")  # the weights of the model just read may still be in use
     openvino.save_model(model, stamped, compress_to_fp16=False)

@@ -2,7 +2,7 @@
 
 OpenVINO's CPU plugin gives each Core a signal stack of its own and frees it with the Core. Of two Cores that go in the
 order they came the second one puts the first one's stack back, which is gone by then, and the next Ctrl-C or SIGTERM
-kills the process. flawmap has one Core for good (`artefact.openvino_core`); other packages make more.
+kills the process. A Core that never had its stack in place when it goes leaves what is there alone.
 """
 
 from __future__ import annotations

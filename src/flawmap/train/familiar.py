@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from flawmap.data.images import Mask
 from flawmap.measure.evidence import NONE, GoodEvidence, Numbers
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
-from flawmap.model.dsr import DSR, Examined
+from flawmap.model.dsr import DSR, Examined, image_score
 from flawmap.model.familiarity import AROUND, MAP, Familiarity, Moments, within_border
 from flawmap.train.detect import with_defects
 from flawmap.train.loop import seeded
@@ -42,7 +42,39 @@ PAINTED = 192  # pictures with painted defects that evidence is tried on
 ADVANTAGE = 1.05  # of detection in outlining painted defects
 SEEN = 100  # pixels of a painted defect that must be seen
 USEFUL = 0.6  # AUROC on painted defects that a source must come to
+KEPT_BYTES = 1 << 30  # of what is seen in good photos, for the next look
 UNSTEADY = 0.65  # deviation of a source's largest evidence among good photos, a logarithm, beyond which it tells little
+
+
+class Look(NamedTuple):
+    """What is seen in pictures before any evidence is told: detection's logits (B, 2, H, W), and features by source."""
+
+    logits: Tensor
+    features: dict[str, Tensor]
+
+
+class Looks:
+    """Looks at good photos, each kept for the next time as far as KEPT_BYTES go. Tiles are looked at anew."""
+
+    def __init__(self, model: DSR, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self._kept: dict[Place, tuple[Look, Mask | None]] = {}
+        self._room = KEPT_BYTES
+
+    def at(self, place: Place, limit: int = 0) -> Iterator[tuple[Look, Mask | None]]:
+        """Each picture of a photo and what of it counts; `limit` as of `GoodParts.pictures`."""
+        parts, index = place
+        if place in self._kept:
+            yield self._kept[place]
+            return
+        for pictures, inside in parts.pictures(index, limit):
+            examined = self.model.examine(_laid_out(pictures, self.device))
+            seen = Look(examined.logits, examined.features)
+            size = sum(tensor.nbytes for tensor in (seen.logits, *seen.features.values()))
+            if parts.whole is not None and size <= self._room:
+                self._kept[place] = seen, inside
+                self._room -= size
+            yield seen, inside
 
 
 class CrossFit:
@@ -76,6 +108,7 @@ class CrossFit:
         self._fitted = [*zip(self.places, groups.tolist(), strict=True)] if cross else [(place, -1) for place in learnt]
         size = len(self.places), len(self.kinds)
         self.told = GoodEvidence(self.kinds, {}, groups, np.full(size, -math.inf), np.zeros(size[0]), np.zeros(size[1]))
+        self._looks = Looks(model, device)
 
     @torch.no_grad()
     def fit(self) -> dict[str, float]:
@@ -83,8 +116,8 @@ class CrossFit:
 
         Returns the AUROC of each kind of evidence, as `keep_useful` does.
         """
-        add_moments(self.model, self.told, self._fitted, self.device)
-        usual = measure(self.model, self.told, list(enumerate(self.places)), self.device)
+        add_moments(self.told, self._fitted, self._looks)
+        usual = measure(self.told, list(enumerate(self.places)), self._looks)
         self.told.usual[:] = [math.sqrt(max(float(moments.covariance()), 0.0)) for moments in usual]
         self.leave_out(NONE)
         found_by = self.keep_useful()
@@ -108,10 +141,22 @@ class CrossFit:
         scores: list[float] = []
         for number, ((parts, index), group) in enumerate(zip(self.places, self.told.groups.tolist(), strict=True)):
             self.leave_out(group)
-            score, self.told.peaks[number] = parts.score(self.model, index, self.device)
+            score, self.told.peaks[number] = self._score(parts, index)
             scores.append(score)
         self.leave_out(NONE)
+        self._looks = Looks(self.model, self.device)  # what was kept is not needed any more
         return scores, self.told.peaks.tolist()
+
+    def _score(self, parts: GoodParts, index: int) -> tuple[float, float]:
+        """As `GoodParts.score`, of a photo that was looked at before."""
+        if parts.whole is None:
+            return parts.score(self.model, index, self.device)
+        ((seen, inside),) = self._looks.at((parts, index))
+        shown, fused = _of(self.model)(seen.logits, seen.features, self.model.map_side)
+        if inside is not None:
+            cells = torch.from_numpy(inside).to(shown.device)
+            shown, fused = shown * cells, fused * cells
+        return float(image_score(fused, self.model.score_side)), float(shown.max())
 
     @torch.no_grad()
     def keep_useful(self) -> dict[str, float]:
@@ -148,7 +193,7 @@ class CrossFit:
                 if (mask if inside is None else mask & inside).sum() >= SEEN:
                     self.leave_out(int(self.told.groups[number]))
                     examined = self.model.examine(_laid_out(image[None], self.device))
-                    found = _evidence_of(self.model, examined, inside)
+                    found = _evidence(self.model, examined, inside)
                     painted.append([_largest(values, cells) for values, cells in found])
                     above = torch.stack(familiarity.above(examined.logits, examined.features))[:, 0, ::2, ::2]
                     where = np.ones_like(mask[::2, ::2]) if inside is None else inside[::2, ::2]
@@ -173,16 +218,16 @@ class CrossFit:
         if self.places[number][0].whole is not None:
             return [float(value) for value in self.told.largest[number]]  # the picture is all of the photo
         self.told.wear_gaussians(_of(self.model), int(self.told.groups[number]))
-        return [_largest(found, cells) for found, cells in _evidence(self.model, picture, inside, self.device)]
+        examined = self.model.examine(_laid_out(picture, self.device))
+        return [_largest(found, cells) for found, cells in _evidence(self.model, examined, inside)]
 
 
-def add_moments(model: DSR, told: GoodEvidence, photos: Sequence[tuple[Place, int]], device: torch.device) -> None:
+def add_moments(told: GoodEvidence, photos: Sequence[tuple[Place, int]], looks: Looks) -> None:
     """Add the moments of the features of photos, each with its group, to `told`."""
-    channels = {name: len(density.mean) for name, density in _of(model).named_densities()}
-    for (parts, index), group in photos:
+    channels = {name: len(density.mean) for name, density in _of(looks.model).named_densities()}
+    for place, group in photos:
         sums = told.moments.setdefault(group, {name: Moments(count) for name, count in channels.items()})
-        for pictures, inside in parts.pictures(index, TILES):
-            features = model.examine(_laid_out(pictures, device)).features
+        for (_, features), inside in looks.at(place, TILES):
             for name, found in sums.items():
                 cells = _cells(inside, features[name])
                 if cells is not None and name == "imagenet":  # what lies around them is looked at with them
@@ -191,18 +236,18 @@ def add_moments(model: DSR, told: GoodEvidence, photos: Sequence[tuple[Place, in
                 found.add(within_border(features[name]).float(), None if cells is None else within_border(cells))
 
 
-def measure(model: DSR, told: GoodEvidence, photos: Sequence[tuple[int, Place]], device: torch.device) -> list[Moments]:
+def measure(told: GoodEvidence, photos: Sequence[tuple[int, Place]], looks: Looks) -> list[Moments]:
     """Put the largest of each kind of evidence on photos, each with its number in `told`, there.
 
     By the Gaussians of the other groups; the map's is that of a mean over the square that scores are taken over.
     Returns the moments of each kind of evidence from place to place.
     """
     usual = [Moments(1) for _ in told.kinds]
-    for number, (parts, index) in photos:
-        told.wear_gaussians(_of(model), int(told.groups[number]))
-        round_weights(_of(model))
-        for pictures, inside in parts.pictures(index):
-            for kind, (found, cells) in enumerate(_evidence(model, pictures, inside, device)):
+    for number, place in photos:
+        told.wear_gaussians(_of(looks.model), int(told.groups[number]))
+        round_weights(_of(looks.model))
+        for seen, inside in looks.at(place):
+            for kind, (found, cells) in enumerate(_evidence(looks.model, seen, inside)):
                 usual[kind].add(found, cells)
                 told.largest[number, kind] = max(told.largest[number, kind], _largest(found, cells))
     return usual
@@ -237,19 +282,13 @@ def grouped(units: Sequence[str], count: int, seed: int) -> Numbers:
     return np.array([group[unit] for unit in units], np.int64)
 
 
-def _evidence(
-    model: DSR, pictures: Tensor, inside: Mask | None, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Each evidence (1, 1, h, w) of `model.familiarity` in pictures (1, 3, H, W), and the cells of it that count.
+def _evidence(model: DSR, seen: Look | Examined, inside: Mask | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Each evidence (1, 1, h, w) of `model.familiarity` in what is seen of a picture, and the cells of it that count.
 
     The map's is a mean over the square that scores are taken over.
     """
-    return _evidence_of(model, model.examine(_laid_out(pictures, device)), inside)
-
-
-def _evidence_of(model: DSR, examined: Examined, inside: Mask | None) -> Iterator[tuple[Tensor, Tensor | None]]:
     side = model.map_side
-    for number, found in enumerate(_of(model).evidence(examined.logits, examined.features)):
+    for number, found in enumerate(_of(model).evidence(seen.logits, seen.features)):
         if number == 0:
             found = nn.functional.avg_pool2d(found, side, 1, side // 2, count_include_pad=False)
         yield found, _cells(inside, found)

@@ -24,7 +24,7 @@ from flawmap.errors import BundleError, TrainingError
 from flawmap.measure.evidence import Floats, GoodEvidence
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.familiarity import STEEPNESS
-from flawmap.train.familiar import FOLDS, add_moments, grouped, measure
+from flawmap.train.familiar import FOLDS, Looks, add_moments, grouped, measure
 from flawmap.train.sources import GoodParts
 
 ROUNDED = 1e-7  # from 0 and 1: nearer, a score in single precision tells no log-odds
@@ -88,10 +88,11 @@ def renew(
         old.kinds, {}, groups, np.full((len(parts), len(old.kinds)), -math.inf), np.zeros(len(parts)), old.usual
     )
     photos = [(parts, index) for index in range(len(parts))]
-    add_moments(model, added, list(zip(photos, groups.tolist(), strict=True)), place)
+    looks = Looks(model, place)
+    add_moments(added, list(zip(photos, groups.tolist(), strict=True)), looks)
     told = old.joined(added)
     first = len(old.groups)
-    measure(model, told, [(first + index, photo) for index, photo in enumerate(photos)], place)
+    measure(told, [(first + index, photo) for index, photo in enumerate(photos)], looks)
     good_after: list[float] = []
     for index in range(len(parts)):
         told.wear(model.familiarity, int(told.groups[first + index]))
