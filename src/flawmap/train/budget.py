@@ -95,8 +95,10 @@ def plan_steps(
     for index in range(looks):
         parts.score(trial, index, machine.device)
     look_s = (time.monotonic() - since) / looks
-    # What is familiar takes three looks at each photo and as many pictures with painted defects (train/familiar.py).
-    after_s = look_s * (3 * min(photos, PHOTOS) + 2 * PAINTED if recipe.model.familiarity else photos)
+    # What is familiar takes three looks at each photo, of which all but the first are short where there is room to keep
+    # what was seen, and paints defects onto some more (train/familiar.py).
+    known = (1.5 if parts.whole is not None else 3) * min(photos, PHOTOS) + 1.5 * PAINTED
+    after_s = look_s * (known if recipe.model.familiarity else photos)
     left_s = SLACK * (60 * minutes - spent_s - (time.monotonic() - began) - after_s)
     plan = Plan(minutes, int(left_s / step_s), round(step_s, 4), round(after_s, 1))
     if plan.steps < FEWEST:
