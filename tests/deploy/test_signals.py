@@ -12,7 +12,7 @@ from flawmap.deploy.signals import _Stack, kept_signal_stack
 SIGNALLED = """
 import gc, os, signal, sys
 from pathlib import Path
-from flawmap.deploy.artefact import open_session, read_about
+from flawmap.deploy.artefact import open_session
 
 stopped = []
 signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))

@@ -278,8 +278,6 @@ def test_mistakes_are_told_in_one_line(models: Path, tmp_path: Path) -> None:
         [str(tmp_path), *bundle, "--move", "--copy"],
         [str(tmp_path), *bundle, "--out", "x"],
         [str(tmp_path), *bundle, "--ca", "cert.pem"],
-        [str(tmp_path), *bundle, "--ca", "cert.pem", "--mqtt", "mqtt://127.0.0.1:1/x"],
-        [str(tmp_path), "--server", "http://127.0.0.1:1", "--ca", "cert.pem"],
         [str(tmp_path), *bundle, "--csv", str(tmp_path / "other.csv")],
         [str(tmp_path), *bundle, "--mqtt", "http://x"],
         [str(tmp_path), *bundle, "--mqtt", "mqtt://127.0.0.1:1/x"],
@@ -291,6 +289,19 @@ def test_mistakes_are_told_in_one_line(models: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(cli.app, ["watch", *words, "--once"])
         assert result.exit_code == 2, (words, result.output, result.exception)
         assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["--server", "http://127.0.0.1:1"], ["--model", "x", "--mqtt", "mqtt://127.0.0.1:1/x"]]
+)
+def test_a_certificate_is_refused_where_nothing_is_encrypted(words: list[str], tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from flawmap import cli
+
+    result = CliRunner().invoke(cli.app, ["watch", str(tmp_path), *words, "--ca", "cert.pem", "--once"])
+    assert result.exit_code == 2
+    assert "--ca is for --server with https:// and for --mqtt with mqtts://" in result.stderr
 
 
 def test_watch_once_ends_with_1_when_files_failed_in_that_run(

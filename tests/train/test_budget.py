@@ -41,7 +41,7 @@ def general() -> DiscreteModel:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second goes by from one look at the clock to the next: a step takes 0.1 s, what comes after 15 s."""
+    """A second goes by from one look at the clock to the next: a step takes 0.1 s, what comes after 9 s."""
     for module in (budget, familiar):
         monkeypatch.setattr(module, "PAINTED", 8)
     monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=itertools.count().__next__))
@@ -75,6 +75,8 @@ def test_more_minutes_are_more_steps(
         with pytest.raises(KeyboardInterrupt):
             train(parts, recipe(), tmp_path / f"{minutes}", general=general, minutes=minutes, quiet=True)
         found.append(json.loads((tmp_path / f"{minutes}.run" / budget.PLAN).read_text(encoding="utf-8")))
+    # three photos are looked at in a second; 1.5 looks at each of 10, and at 8 with painted defects
+    assert [plan["after_s"] for plan in found] == [9.0, 9.0]
     first, second = (plan["steps"] for plan in found)
     assert second - first == pytest.approx(0.95 * 120 / 0.1, abs=60)  # what is read takes a moment
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from flawmap.config import RunSettings
 from flawmap.train import loop
+
+CPU = torch.device("cpu")
 
 
 def net() -> nn.Sequential:
@@ -32,7 +35,14 @@ def step(model: nn.Sequential, optimizer: torch.optim.Adam, number: int) -> None
     optimizer.step()
 
 
-CPU = torch.device("cpu")
+def test_on_a_gpu_a_step_is_one_kernel_and_auto_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "has_fast_bfloat16", lambda device: True)
+    for kind in ("cpu", "cuda"):
+        monkeypatch.setattr(loop, "pick_device", lambda name, kind=kind: torch.device(kind))
+        assert loop.Machine(RunSettings(threads=1)).bfloat16 is (kind == "cpu")
+        assert loop.Machine(RunSettings(threads=1, precision="bfloat16")).bfloat16
+        optimizer = loop.adam(net().parameters(), 1e-2, torch.device(kind))
+        assert bool(optimizer.param_groups[0]["fused"]) is (kind == "cuda")
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -15,7 +15,6 @@ from flawmap.deploy.agreement import Pixels
 from flawmap.deploy.artefact import package
 from flawmap.deploy.graph import CHOICES, DRAWINGS, OUTPUTS, RESIZE, VERDICT
 from flawmap.deploy.resize import IMAGE
-from flawmap.deploy.signals import kept_signal_stack
 
 if TYPE_CHECKING:
     import onnx
@@ -86,7 +85,6 @@ def _quantize(model: Any, images: Sequence[Pixels], names: list[str], types: lis
     logging.getLogger("nncf").setLevel(logging.ERROR)
     data = nncf.Dataset(list(images), lambda image: {IMAGE: image[None]})
     left_out = nncf.IgnoredScope(names=names, types=types, validate=False)
-    with kept_signal_stack():  # NNCF makes Cores of its own
-        return nncf.quantize(
-            model, data, subset_size=len(images), ignored_scope=left_out, preset=nncf.QuantizationPreset.MIXED
-        )
+    return nncf.quantize(
+        model, data, subset_size=len(images), ignored_scope=left_out, preset=nncf.QuantizationPreset.MIXED
+    )

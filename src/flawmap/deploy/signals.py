@@ -2,7 +2,7 @@
 
 OpenVINO's CPU plugin gives each Core a signal stack of its own and frees it with the Core. Of two Cores that go in the
 order they came the second one puts the first one's stack back, which is gone by then, and the next Ctrl-C or SIGTERM
-kills the process. A Core that never had its stack in place when it goes leaves what is there alone.
+kills the process. A Core whose stack is not in place when it goes leaves what is there alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def kept_signal_stack() -> Iterator[None]:
     if not sys.platform.startswith("linux"):
         yield
         return
-    sigaltstack, before = ctypes.CDLL(None, use_errno=True).sigaltstack, _Stack()
+    sigaltstack, before = ctypes.CDLL(None).sigaltstack, _Stack()
     known = sigaltstack(None, ctypes.byref(before)) == 0
     try:
         yield

@@ -76,6 +76,18 @@ class Looks:
                 self._room -= size
             yield seen, inside
 
+    def score(self, place: Place) -> tuple[float, float]:
+        """As `GoodParts.score`, by what familiarity is set to now."""
+        parts, index = place
+        if parts.whole is None:
+            return parts.score(self.model, index, self.device)
+        ((seen, inside),) = self.at(place)
+        shown, fused = _of(self.model)(seen.logits, seen.features, self.model.map_side)
+        if inside is not None:
+            counts = torch.from_numpy(inside).to(shown.device)
+            shown, fused = shown * counts, fused * counts
+        return float(image_score(fused, self.model.score_side)), float(shown.max())
+
 
 class CrossFit:
     """What is familiar of good photos: fitted to them, and set against them as against photos it was not fitted to.
@@ -139,24 +151,13 @@ class CrossFit:
     def scores(self) -> tuple[list[float], list[float]]:
         """(score, largest value of the map) of each of `places`, as of a photo that nothing was set by."""
         scores: list[float] = []
-        for number, ((parts, index), group) in enumerate(zip(self.places, self.told.groups.tolist(), strict=True)):
+        for number, (place, group) in enumerate(zip(self.places, self.told.groups.tolist(), strict=True)):
             self.leave_out(group)
-            score, self.told.peaks[number] = self._score(parts, index)
+            score, self.told.peaks[number] = self._looks.score(place)
             scores.append(score)
         self.leave_out(NONE)
         self._looks = Looks(self.model, self.device)  # what was kept is not needed any more
         return scores, self.told.peaks.tolist()
-
-    def _score(self, parts: GoodParts, index: int) -> tuple[float, float]:
-        """As `GoodParts.score`, of a photo that was looked at before."""
-        if parts.whole is None:
-            return parts.score(self.model, index, self.device)
-        ((seen, inside),) = self._looks.at((parts, index))
-        shown, fused = _of(self.model)(seen.logits, seen.features, self.model.map_side)
-        if inside is not None:
-            cells = torch.from_numpy(inside).to(shown.device)
-            shown, fused = shown * cells, fused * cells
-        return float(image_score(fused, self.model.score_side)), float(shown.max())
 
     @torch.no_grad()
     def keep_useful(self) -> dict[str, float]:

@@ -94,10 +94,10 @@ def renew(
     first = len(old.groups)
     measure(told, [(first + index, photo) for index, photo in enumerate(photos)], looks)
     good_after: list[float] = []
-    for index in range(len(parts)):
+    for index, photo in enumerate(photos):
         told.wear(model.familiarity, int(told.groups[first + index]))
         round_weights(model.familiarity)
-        score, told.peaks[first + index] = parts.score(model, index, place)
+        score, told.peaks[first + index] = looks.score(photo)
         good_after.append(score)
     before = np.array(old.deviations(model.familiarity, round_weights))
     after = np.array(told.deviations(model.familiarity, round_weights)[:first])  # last: it leaves all photos told
