@@ -1,136 +1,131 @@
-"""How much a memory of good patches owes to near-duplicates of the test photos among the training photos.
+"""What a memory of good photos brings, and how much of it is owed to near-duplicates of the test photos.
 
-    python bench/memory.py --data DIR [--write]
+    python bench/memory.py --data DIR [--name NAME] [--write]
 
-For data sets whose file names number the photos as they were taken (Magnetic Tile). Features are energies of a bank of
-band-pass filters, untrained; a photo's score is its largest distance to the nearest patches of good training photos,
-with and without the photos whose number is near its own, beside the distance from a Gaussian of the same features.
+ImageNet's features over surroundings, nothing trained: the score of a photo is its largest distance from the mean of
+good photos, or from the most alike of the places that are remembered, in deviations of their Gaussian as `fast` has it,
+or in raw numbers as PatchCore has it (Roth et al. 2022). Where file names number the photos as they were taken
+(Magnetic Tile, with --numbered), each test photo is judged again without the good photos near it in number: mean,
+Gaussian and memory know nothing of these then.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common import write_result
+from flawmap.bundle import load_imagenet
 from flawmap.config import load_recipe
 from flawmap.data.dataset import GoodImages
 from flawmap.data.layouts import read_layout
-from flawmap.measure.metrics import image_auroc
-from flawmap.model.familiarity import Moments, levelled, within_border
-from flawmap.train.run import hold_out
+from flawmap.measure.metrics import image_ap, image_auroc
+from flawmap.model.familiarity import SHRINKAGE, SHRINKAGE_OF_MEMORY, Density, Moments, surroundings, within_border
+from flawmap.model.imagenet import CHANNELS, ImageNetFeatures
+from flawmap.train.core_set import core_set
 from flawmap.train.sources import shaped
 
-PATCHES = 60  # kept of each good photo
-PHOTOS = 350  # good photos, about
-NEAREST = 3
-APART = (0, 50, 200, 1000, 5000)  # numbers within which good photos are left out
-RIDGE = 1e-3
+REMEMBERED = 2000  # places
+APART = (0, 50, 200, 400)  # numbers within which good photos are left out
 
 
-def filters() -> Tensor:
-    """Gabor pairs (12, 1, 9, 9) of six orientations, of mean 0 and length 1."""
-    rows, columns = torch.meshgrid(torch.arange(-4, 5.0), torch.arange(-4, 5.0), indexing="ij")
-    window = torch.exp(-(rows**2 + columns**2) / (2 * 1.5**2))
-    kernels = []
-    for turn in range(6):
-        along = columns * math.cos(turn * math.pi / 6) + rows * math.sin(turn * math.pi / 6)
-        for phase in (0.0, math.pi / 2):
-            kernel = window * torch.cos(math.pi / 2 * along + phase)
-            kernel = kernel - window * (kernel.sum() / window.sum())
-            kernels.append(kernel / kernel.norm())
-    return torch.stack(kernels)[:, None]
+def number(path: Path) -> int:
+    """The last number in a file's name."""
+    return int(re.findall(r"\d+", path.stem)[-1])
 
 
-def energies(pictures: Tensor, kernels: Tensor) -> Tensor:
-    """Logarithms of energies in four octaves, and of how they vary (B, 96, H/8, W/8), each a mean over 40 pixels."""
-
-    def envelope(x: Tensor) -> Tensor:
-        found = nn.functional.conv2d(nn.functional.pad(x, (4, 4, 4, 4), mode="reflect"), kernels)
-        return (found[:, 0::2].square() + found[:, 1::2].square() + 1e-6).sqrt()
-
-    def smooth(x: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
-
-    grey = levelled(pictures).mean(1, keepdim=True)
-    size, found = (grey.shape[-2] // 8, grey.shape[-1] // 8), []
-    for octave in range(4):
-        grey = nn.functional.avg_pool2d(grey, 2) if octave else grey
-        first = envelope(grey)
-        found.append(nn.functional.adaptive_avg_pool2d(smooth(first), size))
-        if octave < 2:
-            second = envelope(nn.functional.avg_pool2d(first, 2).flatten(0, 1)[:, None])
-            found.append(nn.functional.adaptive_avg_pool2d(smooth(second), size).reshape(len(grey), -1, *size))
-    return smooth(torch.log(torch.cat(found, 1) + 1e-3))
+def cells_of(features: Tensor) -> Tensor:
+    """(1, C, h, w) -> (cells, C)."""
+    return features[0].flatten(1).t()
 
 
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--write", action="store_true", help="write bench/results/memory.json")
+    parser.add_argument("--name", help="what the data set is called in the results; default: as its folder")
+    parser.add_argument("--numbered", action="store_true", help="file names number the photos as they were taken")
+    parser.add_argument("--write", action="store_true", help="write bench/results/memory-NAME.json")
     chosen = parser.parse_args()
-    recipe, listing = load_recipe("fast"), read_layout(chosen.data)
-    good = sorted(sample.image for sample in listing.train_good)
-    paths, _ = hold_out(good, recipe.threshold, 0)
-    paths = paths[:: max(1, round(len(paths) / PHOTOS))]
-    settings = shaped(recipe.image, good)
+    listing = read_layout(chosen.data)
+    name = chosen.name or listing.name
+    paths = sorted(sample.image for sample in listing.train_good)
+    settings = shaped(load_recipe("fast").image, paths)
     train, test = GoodImages(paths, settings), GoodImages([sample.image for sample in listing.test], settings)
     defective = np.array([bool(sample.defective) for sample in listing.test])
+    network = ImageNetFeatures().eval()
+    load_imagenet(network)
 
-    def number(path: Path) -> int:
-        return int(re.findall(r"\d+", path.stem)[-1])
-
-    kernels, generator = filters(), torch.Generator().manual_seed(0)
-    moments, patches = Moments(96), []
+    whole = Moments(CHANNELS)
+    inner: list[Tensor] = []  # of each good photo, in half precision: features are looked at again and again
+    around: list[Tensor] = []
     for index in range(len(train)):
-        features = within_border(energies(train.get([index]), kernels))
-        moments.add(features)
-        cells = features[0].flatten(1).t()
-        patches.append(cells[torch.randperm(len(cells), generator=generator)[:PATCHES]])
-    covariance = moments.covariance()
-    factor = torch.linalg.cholesky(covariance + RIDGE * covariance.diagonal().mean() * torch.eye(96).double())
-    whitening = torch.linalg.solve_triangular(factor, torch.eye(96).double(), upper=False).t().float()
-    mean = moments.mean().float()
-    bank = (torch.cat(patches) - mean) @ whitening
-    numbers = torch.tensor([number(path) for path in paths]).repeat_interleave(PATCHES)
-    lengths = bank.square().sum(1)
-    scores: dict[str, list[float]] = {"gaussian": [], **{str(apart): [] for apart in APART}}
-    nearest = []
-    for index, path in enumerate(test.paths):
-        features = within_border(energies(test.get([index]), kernels))
-        size = features.shape[-2:]
-        cells = (features[0].flatten(1).t() - mean) @ whitening
-        distances = cells.square().sum(1)[:, None] - 2 * cells @ bank.t() + lengths
-
-        def largest(values: Tensor, size: torch.Size = size) -> float:
-            return float(nn.functional.avg_pool2d(values.view(1, 1, *size), 3, 1).max())
-
-        scores["gaussian"].append(largest(cells.square().mean(1).log()))
-        away = (numbers - number(path)).abs()
-        nearest.append(int(away.min()))
-        for apart in APART:
-            kept = distances.masked_fill((away <= apart)[None], 1e9) if apart else distances
-            near = kept.topk(NEAREST, largest=False).values.mean(1).clamp_min(1e-6).sqrt()
-            scores[str(apart)].append(largest(near))
-    found = {name: image_auroc(defective, np.array(values)) for name, values in scores.items()}
-    away_of = {
-        word: float(np.median([away for away, bad in zip(nearest, defective, strict=True) if bad == kind]))
-        for word, kind in (("good", False), ("defective", True))
+        features = network(train.get([index]))
+        whole.add(within_border(features))
+        inner.append(within_border(features).half())
+        around.append(cells_of(surroundings(features)).half())
+    density = Density(CHANNELS)
+    density.fit(whole.mean(), whole.covariance(), SHRINKAGE_OF_MEMORY)
+    cells = torch.cat(around).float()
+    owners = torch.arange(len(train)).repeat_interleave(len(around[0]))
+    drawn = torch.randn(CHANNELS, 64, generator=torch.Generator().manual_seed(0))
+    places = {
+        "memory": core_set(density.white(cells) @ torch.linalg.qr(drawn)[0], REMEMBERED),
+        "memory, raw": core_set(cells @ torch.linalg.qr(drawn)[0], REMEMBERED),
     }
-    print(f"{len(train)} good photos, {len(bank)} patches, {len(test)} test photos")
-    print(f"numbers between a test photo and the nearest good training photo, median: {away_of}")
-    for name, value in found.items():
-        print(f"{name if name == 'gaussian' else f'without those within {name}':<26}{value:.3f}")
+    numbers = torch.tensor([number(path) for path in paths]) if chosen.numbered else torch.zeros(len(paths))
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for apart in APART if chosen.numbered else (0,):
+        scores: dict[str, list[float]] = {"mean": [], **{kind: [] for kind in places}}
+        for index, path in enumerate(test.paths):
+            features = surroundings(network(test.get([index])))
+            near = (numbers - number(path)).abs() <= apart if apart else torch.zeros(len(paths), dtype=torch.bool)
+            moments = without(whole, [inner[photo] for photo in near.nonzero().flatten().tolist()])
+            density.remember(None)
+            density.fit(moments.mean(), moments.covariance(), SHRINKAGE)
+            scores["mean"].append(float(density(features).max()))
+            density.fit(moments.mean(), moments.covariance(), SHRINKAGE_OF_MEMORY)
+            for kind, kept in places.items():
+                if kind == "memory, raw":
+                    density.mean.zero_()
+                    density.whitening.copy_(torch.eye(CHANNELS))
+                density.remember(cells[kept[~near[owners[kept]]]])
+                scores[kind].append(float(density(features).max()))
+        key = f"without {apart}" if apart else "all"
+        found[key] = {
+            kind: {
+                "image_auroc": image_auroc(defective, np.array(values)),
+                "image_ap": image_ap(defective, np.array(values)),
+            }
+            for kind, values in scores.items()
+        }
+        told = (f"{kind} {each['image_auroc']:.3f} (AP {each['image_ap']:.3f})" for kind, each in found[key].items())
+        print(f"{key:<12}" + "  ".join(told), flush=True)
+    values = {"data": name, "found": found, "photos": len(train), "remembered": REMEMBERED}
+    if chosen.numbered:
+        nearest = np.array([int((numbers - number(path)).abs().min()) for path in test.paths])
+        values["numbers_away"] = {
+            word: float(np.median(nearest[defective == kind])) for word, kind in (("good", False), ("defective", True))
+        }
+        print(f"numbers from a test photo to the nearest good one known, median: {values['numbers_away']}")
     if chosen.write:
-        values = {"data": listing.name, "image_auroc": found, "numbers_away": away_of, "photos": len(train)}
-        print(f"wrote {write_result('memory', 'memory', values, 'cpu')}")
+        print(f"wrote {write_result(f'memory-{name}', 'memory', values, 'cpu')}")
+
+
+def without(moments: Moments, features: Sequence[Tensor]) -> Moments:
+    """`moments` less those of `features`, (1, C, h, w) each."""
+    rest = Moments(len(moments.total))
+    for each in features:
+        rest.add(each.float())
+    rest.count = moments.count - rest.count
+    rest.total, rest.squares = moments.total - rest.total, moments.squares - rest.squares
+    return rest
 
 
 if __name__ == "__main__":

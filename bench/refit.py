@@ -31,12 +31,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--familiarity", required=True, help="kinds of features, with commas between them")
     parser.add_argument("--fusion", choices=("maximum", "log-mean-exp"), help="default: as it was trained")
+    parser.add_argument("--memory", type=int, help="places of good photos to remember; default: as it was trained")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
     bundle = load_bundle(chosen.bundle)
     changes = {"familiarity": tuple(chosen.familiarity.split(","))} | (
         {"fusion": chosen.fusion} if chosen.fusion else {}
-    )
+    ) | ({} if chosen.memory is None else {"memory": chosen.memory})
     settings = bundle.recipe.model.model_copy(update=changes)
     recipe = bundle.recipe.model_copy(update={"model": settings})
     good = sorted(sample.image for sample in read_layout(chosen.data).train_good)

@@ -209,6 +209,8 @@ def load_bundle(path: Path) -> Bundle:
         )
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
         model = build(recipe.model, with_refinement=note["refinement"])
+    if model.familiarity is not None:
+        model.familiarity.make_room(tensors, "familiarity.")
     fill(model, tensors, str(path / WEIGHTS))
     threshold, ignore = _threshold(note["threshold"], path), _ignore(note, path)
     photos, evidence = _photos(note, path), _evidence(note, path, model)

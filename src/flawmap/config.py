@@ -184,6 +184,15 @@ class ModelSettings(Section):
         "(`maximum`), or what others say there adds to it a little (`log-mean-exp`).",
     )
 
+    memory: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="With `imagenet` among `familiarity`: how many places of good photos are kept, so that a new one is "
+        "held against the most alike of them (nearest neighbour) instead of against the mean of all; of 704 numbers "
+        "each, and as unlike one another as possible. 0: against the mean.",
+    )
+
     @model_validator(mode="after")
     def _odd(self) -> ModelSettings:
         if self.score_side % 2 == 0:

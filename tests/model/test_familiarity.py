@@ -82,6 +82,26 @@ def test_distance_is_mahalanobis() -> None:
     np.testing.assert_allclose(fitted(features)(seen)[:, 0], wanted, atol=1e-4)
 
 
+def test_with_a_memory_the_distance_is_that_from_the_most_alike() -> None:
+    features = correlated(200)
+    density = fitted(features)
+    alone = density(features[:3])
+    kept = features[5:].permute(0, 2, 3, 1).flatten(0, 2)[::13] * 1.2
+    density.remember(kept)
+    cells = features.permute(1, 0, 2, 3).flatten(1).double().numpy()
+    covariance = np.cov(cells, bias=True)
+    inverse = np.linalg.inv(covariance + SHRINKAGE * covariance.diagonal().mean() * np.eye(5))
+    seen = features[:3].permute(0, 2, 3, 1).double().numpy()[..., None, :] - kept.double().numpy()
+    squares = np.einsum("bhwnc,cd,bhwnd->bhwn", seen, inverse, seen)
+    np.testing.assert_allclose(density(features[:3])[:, 0].exp(), squares.min(-1) / 5, rtol=1e-3, atol=1e-4)
+    known = kept[7].reshape(1, 5, 1, 1)
+    assert float(density(known)) == pytest.approx(np.log(1e-6), abs=0.5), "what is remembered is no distance away"
+    density.remember(density.mean[None])
+    torch.testing.assert_close(density(features[:3]), alone, rtol=1e-4, atol=1e-4)
+    density.remember(None)
+    assert torch.equal(density(features[:3]), alone)
+
+
 def test_features_that_never_vary_leave_a_density_finite_in_half_precision() -> None:
     density = fitted(torch.ones(2, 5, 6, 7))
     assert density.whitening.half().isfinite().all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from flawmap.bundle import build, load_bundle
+from flawmap.bundle import build, load_bundle, load_imagenet
 from flawmap.config import Recipe, load_recipe
 from flawmap.data.images import read_image
 from flawmap.data.layouts import read_layout
@@ -18,6 +18,7 @@ from flawmap.data.surfaces import SURFACES, write_sample_parts
 from flawmap.deploy.inspector import Inspector
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
+from flawmap.measure.evidence import NONE
 from flawmap.model.familiarity import STEEPNESS
 from flawmap.train import familiar
 from flawmap.train.detect import Sample
@@ -123,6 +124,41 @@ def test_what_surrounds_cells_that_count_is_known_to_imagenets_gaussian(photos: 
         counts.append({name: sums.count for name, sums in fit.told.moments[0].items()})
     assert counts[0] == {"encoder": 30 * 30, "imagenet": 6 * 6}, "without the border"
     assert counts[1] == {"encoder": 30 * 15, "imagenet": 6 * 5}, "three of its columns and two beside them"
+
+
+@pytest.mark.parametrize("calibration", ["held-out", "cross-fitted"])
+def test_places_of_all_good_photos_are_remembered_and_left_out_with_their_group(
+    calibration: str, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(familiar, "PHOTOS", 4)  # of which the Gaussians are
+    recipe = recipe_of(
+        "model.familiarity=['imagenet']", "model.memory=24", "image.height=128", "image.width=128", "detect.crop=128",
+        f"threshold.calibration={calibration}", "anomalies.place=codes",
+    )  # fmt: skip
+    model = model_of(recipe)
+    assert model.imagenet is not None
+    load_imagenet(model.imagenet)
+    fit = fit_of(model, photos[:9], photos[9:], recipe)
+    fit.fit()
+    familiarity, network = model.familiarity, model.imagenet
+    assert familiarity is not None
+
+    def away(photo: Path, left_out: int) -> float:
+        """How far the most familiar place of a photo is from all that is remembered, a logarithm."""
+        fit.leave_out(left_out)
+        ((picture, _),) = good_parts([photo], recipe).pictures(0)
+        return float(familiarity.evidence(torch.zeros(1, 2, 128, 128), {"imagenet": network(picture)})[1].min())
+
+    usual = np.median([away(photo, NONE) for photo in photos[9:]]) if calibration == "held-out" else 0.0
+    remembered = {photo for photo in photos if away(photo, NONE) < usual - 5}
+    assert 24 <= sum(map(len, fit.told.patches.values())) <= 24 + familiar.FOLDS
+    if calibration == "held-out":
+        assert 4 < len(remembered) and remembered <= set(photos[:9]), "none of those that are held out"
+        return
+    assert 6 < len(remembered)
+    for (parts, index), group in zip(fit.places, fit.told.groups.tolist(), strict=True):
+        if parts.paths[index] in remembered:
+            assert away(parts.paths[index], group) > -5 > away(parts.paths[index], NONE)
 
 
 def test_the_score_of_a_photo_is_that_of_its_strongest_evidence(photos: list[Path]) -> None:

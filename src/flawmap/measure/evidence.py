@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from flawmap.measure.calibration import calibration
-from flawmap.model.familiarity import STEEPNESS, Familiarity, Moments
+from flawmap.model.familiarity import (
+    REMEMBERED,
+    SHRINKAGE,
+    SHRINKAGE_OF_MEMORY,
+    STEEPNESS,
+    Familiarity,
+    Moments,
+)
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -33,6 +40,7 @@ class GoodEvidence:
     kinds: names of the evidence, the map's first; moments: by group, of each source's features
     groups: (P,) of each photo; largest: (P, K) evidence of each; peaks: (P,) largest value of the map that is shown
     usual: (K,) deviation of the evidence from place to place
+    patches: by group, ImageNet's features (N, C) of places that are remembered; empty without `model.memory`
     """
 
     kinds: tuple[str, ...]
@@ -41,7 +49,10 @@ class GoodEvidence:
     largest: Floats
     peaks: Floats
     usual: Floats
-    _fitted: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    patches: dict[int, Tensor] = field(default_factory=dict)
+    _fitted: dict[tuple[str, int, int, int], tuple[Tensor, Tensor, Tensor | None]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def wear(self, familiarity: Familiarity, left_out: int = NONE) -> None:
         """Set Gaussians and calibration as all photos tell but those of the group `left_out`. In place."""
@@ -54,17 +65,27 @@ class GoodEvidence:
             familiarity.knots[number], familiarity.heights[number] = knots, heights
 
     def wear_gaussians(self, familiarity: Familiarity, left_out: int = NONE) -> None:
-        """Set the Gaussians alone. In place."""
+        """Set the Gaussians alone, and what they remember. In place."""
         parts = [sums for group, sums in self.moments.items() if group != left_out] or list(self.moments.values())
+        kept = [cells for group, cells in self.patches.items() if group != left_out] or list(self.patches.values())
         for name, density in familiarity.named_densities():
-            known = name, left_out, sum(sums[name].count for sums in parts)  # moments are only ever added to
+            patches = torch.cat(kept) if kept and name == REMEMBERED else None
+            count = 0 if patches is None else len(patches)
+            known = name, left_out, sum(sums[name].count for sums in parts), count  # both are only ever added to
             if known not in self._fitted:
                 together = Moments.of([sums[name] for sums in parts])
-                density.fit(together.mean(), together.covariance())
-                self._fitted[known] = density.mean.clone(), density.whitening.clone()
-            mean, whitening = self._fitted[known]
+                shrinkage = SHRINKAGE if patches is None else SHRINKAGE_OF_MEMORY
+                density.fit(together.mean(), together.covariance(), shrinkage)
+                mean, whitening = density.mean.clone(), density.whitening.clone()
+                if patches is not None:  # whitened as it will be stored, like what it is held against
+                    density.mean.copy_(mean.half())
+                    density.whitening.copy_(whitening.half())
+                density.remember(patches)
+                self._fitted[known] = mean, whitening, density.memory
+            mean, whitening, memory = self._fitted[known]
             density.mean.copy_(mean)
             density.whitening.copy_(whitening)
+            density.memory = None if memory is None else memory.clone()
 
     def scores(self, familiarity: Familiarity, round_weights: Any = lambda module: None) -> list[float]:
         """The score of each photo by what the other groups tell, as of `deviations`. Leaves all told."""
@@ -92,8 +113,9 @@ class GoodEvidence:
             group: {name: each for name, each in sums.items() if name in kinds} for group, sums in self.moments.items()
         }
         return replace(
-            self, kinds=tuple(kinds), moments=moments, largest=self.largest[:, chosen], usual=self.usual[chosen]
-        )
+            self, kinds=tuple(kinds), moments=moments, largest=self.largest[:, chosen], usual=self.usual[chosen],
+            patches=self.patches if REMEMBERED in kinds else {},
+        )  # fmt: skip
 
     def joined(self, other: GoodEvidence) -> GoodEvidence:
         """With the photos of `other`, which has the same kinds, as further groups."""
@@ -106,6 +128,7 @@ class GoodEvidence:
             groups=np.concatenate([self.groups, [numbers[group] for group in other.groups.tolist()]]).astype(np.int64),
             largest=np.concatenate([self.largest, other.largest]),
             peaks=np.concatenate([self.peaks, other.peaks]),
+            patches=self.patches | {numbers[group]: cells for group, cells in other.patches.items()},
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -123,6 +146,10 @@ class GoodEvidence:
             stored[f"means.{name}"] = torch.stack([part.mean() for part in parts]).float()
             down, across = torch.tril_indices(len(parts[0].mean()), len(parts[0].mean()))  # the rest mirrors it
             stored[f"covariances.{name}"] = torch.stack([part.covariance()[down, across] for part in parts]).float()
+        if self.patches:
+            stored["patches"] = torch.cat(list(self.patches.values())).half()
+            stored["patches.groups"] = torch.tensor([group for group, cells in self.patches.items() for _ in cells])
+            stored["patches.groups"] = stored["patches.groups"].float()
         return {name: tensor.contiguous() for name, tensor in stored.items()}
 
     @classmethod
@@ -142,7 +169,13 @@ class GoodEvidence:
         largest, peaks, usual = (tensors[name].double().numpy() for name in ("largest", "peaks", "usual"))
         if largest.shape != (len(groups), len(kinds)) or peaks.shape != groups.shape or usual.shape != (len(kinds),):
             raise ValueError("evidence of other kinds")
-        return cls(tuple(kinds), moments, groups, largest, peaks, usual)
+        patches = {}
+        if "patches" in tensors:
+            owners, cells = tensors["patches.groups"].long(), tensors["patches"].float()
+            if len(owners) != len(cells):
+                raise ValueError("patches without their groups")
+            patches = {group: cells[owners == group] for group in dict.fromkeys(owners.tolist())}
+        return cls(tuple(kinds), moments, groups, largest, peaks, usual, patches)
 
 
 def _square(stored: Tensor, channels: int) -> Tensor:

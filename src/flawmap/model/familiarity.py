@@ -29,6 +29,7 @@ from torch import Tensor, nn
 Source = Literal["encoder", "local", "detection", "imagenet"]
 Fusion = Literal["maximum", "log-mean-exp"]
 MAP = "map"  # detection's own map, among the evidence
+REMEMBERED = "imagenet"  # features of which places of good photos may be kept
 CELL = 4  # pixels along the side of a cell of the encoder's early features
 AROUND = 5  # cells along the side of the square that ImageNet's features are a mean over
 FEWEST_CELLS = 5  # along a side, of which the outermost can be spared
@@ -36,42 +37,58 @@ WINDOW = 41  # pixels along the side of the square in which brightness and contr
 DIMMEST = 0.02  # added to the deviation in a window, of 1, before dividing by it: noise is not blown up
 CLIP = 4.0  # deviations, beyond which a levelled image is clipped
 SHRINKAGE = 1e-3  # of the mean variance, added to every variance
+SHRINKAGE_OF_MEMORY = 0.1  # the same where the distance from the nearest counts
 STEEPNESS = 0.5  # of the map, per deviation above good parts
 KNOTS = 10  # of each kind of evidence, between which its deviations above good parts are linear
 
 
 class Density(nn.Module):
-    """A Gaussian of features (B, C, h, w) of good parts; until it is fitted, of mean 0 and variance 1."""
+    """A Gaussian of features (B, C, h, w) of good parts; until it is fitted, of mean 0 and variance 1.
+
+    With a `memory` (N, C) of features of good parts, whitened, what counts is the distance from the nearest of these
+    instead of that from the mean (nearest neighbours; Roth et al. 2022), in the Gaussian's deviations as before.
+    """
 
     mean: Tensor
     whitening: Tensor
+    memory: Tensor | None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("whitening", torch.eye(channels))
+        self.register_buffer("memory", None)
 
     @torch.no_grad()
-    def fit(self, mean: Tensor, covariance: Tensor) -> None:
+    def fit(self, mean: Tensor, covariance: Tensor, shrinkage: float = SHRINKAGE) -> None:
         """Take mean (C,) and covariance (C, C), float64, shrunken towards a multiple of the identity."""
-        ridge = SHRINKAGE * covariance.diagonal().mean().clamp_min(1e-6)
+        ridge = shrinkage * covariance.diagonal().mean().clamp_min(1e-6)
         factor = torch.linalg.cholesky(covariance + ridge * torch.eye(len(mean), dtype=covariance.dtype))
         identity = torch.eye(len(mean), dtype=covariance.dtype)
         self.mean.copy_(mean)
         self.whitening.copy_(torch.linalg.solve_triangular(factor, identity, upper=False).t())
 
-    def forward(self, features: Tensor, side: int = 1) -> Tensor:
-        """Logarithm of the mean squared distance from the mean, in deviations: (B, C, h, w) -> (B, 1, h', w').
+    def white(self, cells: Tensor) -> Tensor:
+        """Features (..., C) in deviations from the mean, in directions that vary independently of one another."""
+        return (cells.float() - self.mean) @ self.whitening
 
-        With an odd `side` that of their mean over squares of so many cells that lie within: h' = h - side + 1, so w'.
-        By a matrix product, which stays in full precision where convolutions do not (deploy/quantize.py).
+    @torch.no_grad()
+    def remember(self, cells: Tensor | None) -> None:
+        """Take features (N, C) of good parts as the memory; None: forget it."""
+        self.memory = None if cells is None else self.white(cells.to(self.mean.device))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logarithm of the mean squared distance, in deviations: (B, C, h, w) -> (B, 1, h, w).
+
+        By matrix products, which stay in full precision where convolutions do not (deploy/quantize.py).
         """
         with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            if side > 1:
-                features = nn.functional.avg_pool2d(features, side, stride=1)
-            white = (features.permute(0, 2, 3, 1) - self.mean) @ self.whitening
-            return torch.log(white.square().mean(-1) + 1e-6).unsqueeze(1)
+            white = self.white(features.permute(0, 2, 3, 1))
+            distances = white.square().sum(-1)
+            if self.memory is not None:
+                nearest = (self.memory.square().sum(-1) - 2 * white @ self.memory.t()).amin(-1)
+                distances = (distances + nearest).clamp_min(0)
+            return torch.log(distances / white.shape[-1] + 1e-6).unsqueeze(1)
 
 
 class Familiarity(nn.Module):
@@ -181,6 +198,12 @@ class Familiarity(nn.Module):
         found = [self._calibrated(number, value.float().view(1, 1, 1, 1)) for number, value in enumerate(largest)]
         return functools.reduce(self._joined, found).squeeze() - self._of_one(len(found))
 
+    def make_room(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        """Give each Gaussian a memory as large as the one among `tensors`, which are then loaded, or none."""
+        for name, density in self.named_densities():
+            stored = tensors.get(f"{prefix}densities.{name}.memory")
+            density.memory = None if stored is None else torch.zeros_like(stored, dtype=torch.float32)
+
     def keep(self, sources: Collection[str]) -> None:
         """Leave out all sources but these."""
         kept = [0, *(1 + number for number, name in enumerate(self.sources) if name in sources)]
@@ -209,12 +232,20 @@ def _of_surroundings(density: Density, features: Tensor) -> Tensor:
     A mean of features less what is usual, before its length is taken: what lies off in the same way over several cells
     adds up, and what merely varies cancels out. The outermost cells are as their neighbours.
     """
-    inner = within_border(features)
-    height, width = inner.shape[-2:]
-    side = min(AROUND, height - 1 + height % 2, width - 1 + width % 2)  # odd, so that it has a middle
-    distance = density(inner, side)
+    distance = density(surroundings(features))
     cut = (features.shape[-1] - distance.shape[-1]) // 2
     return nn.functional.pad(distance, (cut, cut, cut, cut), mode="replicate") if cut else distance
+
+
+def surroundings(features: Tensor) -> Tensor:
+    """Mean of features (B, C, h, w) over AROUND by AROUND cells, of those that lie within: (B, C, h', w').
+
+    The outermost cells are left out; h' = h - 2 - (AROUND - 1) and so w', on small grids more.
+    """
+    inner = within_border(features).float()
+    height, width = inner.shape[-2:]
+    side = min(AROUND, height - 1 + height % 2, width - 1 + width % 2)  # odd, so that it has a middle
+    return nn.functional.avg_pool2d(inner, side, stride=1) if side > 1 else inner
 
 
 def within_border(features: Tensor) -> Tensor:

@@ -26,7 +26,16 @@ from flawmap.measure.evidence import NONE, GoodEvidence, Numbers
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
 from flawmap.model.dsr import DSR, Examined, image_score
-from flawmap.model.familiarity import AROUND, MAP, Familiarity, Moments, within_border
+from flawmap.model.familiarity import (
+    AROUND,
+    MAP,
+    REMEMBERED,
+    Familiarity,
+    Moments,
+    surroundings,
+    within_border,
+)
+from flawmap.train.core_set import core_set
 from flawmap.train.detect import with_defects
 from flawmap.train.loop import seeded
 from flawmap.train.sources import GoodParts
@@ -37,6 +46,8 @@ Place = tuple[GoodParts, int]  # a photo: its number in some parts
 
 FOLDS = 8
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
+REMEMBERED_PHOTOS = 1024  # good photos of which places are remembered, at most about
+DIRECTIONS = 64  # in which it is told how unlike such places are
 TILES = 8  # of each photo, where photos are cut into tiles
 PAINTED = 192  # pictures with painted defects that evidence is tried on
 ADVANTAGE = 1.05  # of detection in outlining painted defects
@@ -76,6 +87,22 @@ class Looks:
                 self._room -= size
             yield seen, inside
 
+    def surroundings(self, place: Place, limit: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """What ImageNet's features tell of surroundings (1, C, h, w) in each picture of a photo, and the cells that
+        count; `limit` as of `GoodParts.pictures`."""
+        parts, index = place
+        if place in self._kept:
+            pictures = [(seen.features[REMEMBERED], inside) for seen, inside in self.at(place)]
+        else:
+            network = self.model.imagenet
+            assert network is not None, "the model has these features"
+            seen_anew = parts.pictures(index, limit)
+            pictures = [(network(_laid_out(picture, self.device)), inside) for picture, inside in seen_anew]
+        for features, inside in pictures:
+            around, cells = surroundings(features), _cells(inside, features)
+            cut = (features.shape[-1] - around.shape[-1]) // 2
+            yield around, cells if cells is None or not cut else cells[cut:-cut, cut:-cut]
+
     def score(self, place: Place) -> tuple[float, float]:
         """As `GoodParts.score`, by what familiarity is set to now."""
         parts, index = place
@@ -112,12 +139,17 @@ class CrossFit:
         room = max(PHOTOS - len(told), 1) if cross else PHOTOS
         learnt = [(trained, index) for index in range(0, len(trained), -(-len(trained) // room))]
         self.places = [*learnt, *told] if cross else told
-        paths = [parts.paths[index] for parts, index in self.places]
+        self._memory = recipe.model.memory if REMEMBERED in self.kinds else 0
+        more = _evenly([(trained, index) for index in range(len(trained))], REMEMBERED_PHOTOS) if self._memory else []
+        known = [*self.places, *(place for place in more if place not in {*self.places})] if cross else self.places
         whole = in_whole_folders(trained.paths, held_out.paths)
-        self.folders = len({path.parent for path in paths}) if whole else 0
-        units = [str(path.parent if self.folders > 1 else path) for path in paths]
-        groups = grouped(units, FOLDS if cross else len(units), recipe.run.seed)
+        self.folders = len({parts.paths[index].parent for parts, index in self.places}) if whole else 0
+        units = [parts.paths[index] for parts, index in known]
+        units = [path.parent for path in units] if self.folders > 1 else units
+        every = grouped([str(unit) for unit in units], FOLDS if cross else len(units), recipe.run.seed)
+        groups = every[: len(self.places)]
         self._fitted = [*zip(self.places, groups.tolist(), strict=True)] if cross else [(place, -1) for place in learnt]
+        self._remembered = [*zip(known, every.tolist(), strict=True)] if cross else [(place, -1) for place in more]
         size = len(self.places), len(self.kinds)
         self.told = GoodEvidence(self.kinds, {}, groups, np.full(size, -math.inf), np.zeros(size[0]), np.zeros(size[1]))
         self._looks = Looks(model, device)
@@ -129,6 +161,9 @@ class CrossFit:
         Returns the AUROC of each kind of evidence, as `keep_useful` does.
         """
         add_moments(self.told, self._fitted, self._looks)
+        if self._memory:
+            self.told.wear_gaussians(_of(self.model))
+            remember(self.told, self._remembered, self._memory, self._looks)
         usual = measure(self.told, list(enumerate(self.places)), self._looks)
         self.told.usual[:] = [math.sqrt(max(float(moments.covariance()), 0.0)) for moments in usual]
         self.leave_out(NONE)
@@ -209,7 +244,7 @@ class CrossFit:
         self.model.keep(kept)
         if kept:
             chosen = [self.kinds.index(name) for name in (MAP, *kept)]
-            familiarity.share("imagenet" in kept or _together_outlines_better(outlines, chosen))
+            familiarity.share(REMEMBERED in kept or _together_outlines_better(outlines, chosen))
         else:
             self.model.familiarity = None
         return found_by
@@ -231,10 +266,38 @@ def add_moments(told: GoodEvidence, photos: Sequence[tuple[Place, int]], looks: 
         for (_, features), inside in looks.at(place, TILES):
             for name, found in sums.items():
                 cells = _cells(inside, features[name])
-                if cells is not None and name == "imagenet":  # what lies around them is looked at with them
+                if cells is not None and name == REMEMBERED:  # what lies around them is looked at with them
                     around = nn.functional.max_pool2d(cells[None, None].float(), AROUND, 1, AROUND // 2)
                     cells = around[0, 0] > 0
                 found.add(within_border(features[name]).float(), None if cells is None else within_border(cells))
+
+
+def remember(told: GoodEvidence, photos: Sequence[tuple[Place, int]], count: int, looks: Looks) -> None:
+    """Add to `told` about `count` places of photos, each with its group: as unlike as possible within a group.
+
+    How unlike they are is told by the Gaussian that the model has now, in DIRECTIONS at random.
+    """
+    density = dict(_of(looks.model).named_densities())[REMEMBERED]
+    channels = len(density.mean)
+    drawn = torch.randn(channels, min(DIRECTIONS, channels), generator=seeded(0, 42))
+    directions = torch.linalg.qr(drawn)[0].to(density.mean.device)
+    groups: dict[int, list[Place]] = {}
+    for place, group in photos:
+        groups.setdefault(group, []).append(place)
+    for group, places in groups.items():
+        cells = [
+            (around[0].flatten(1) if inside is None else around[0][:, inside]).t()
+            for place in places
+            for around, inside in looks.surroundings(place, TILES)
+        ]
+        all_cells = torch.cat(cells)
+        chosen = core_set(density.white(all_cells) @ directions, math.ceil(count * len(places) / len(photos)))
+        told.patches[group] = all_cells[chosen].half().float().cpu()  # as they are stored
+
+
+def _evenly(places: Sequence[Place], count: int) -> Sequence[Place]:
+    """Up to `count` of them, from first to last."""
+    return places[:: max(-(-len(places) // count), 1)]
 
 
 def measure(told: GoodEvidence, photos: Sequence[tuple[int, Place]], looks: Looks) -> list[Moments]:

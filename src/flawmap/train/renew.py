@@ -24,7 +24,7 @@ from flawmap.errors import BundleError, TrainingError
 from flawmap.measure.evidence import Floats, GoodEvidence
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.familiarity import STEEPNESS
-from flawmap.train.familiar import FOLDS, Looks, add_moments, grouped, measure
+from flawmap.train.familiar import FOLDS, Looks, add_moments, grouped, measure, remember
 from flawmap.train.sources import GoodParts
 
 ROUNDED = 1e-7  # from 0 and 1: nearer, a score in single precision tells no log-odds
@@ -90,6 +90,9 @@ def renew(
     photos = [(parts, index) for index in range(len(parts))]
     looks = Looks(model, place)
     add_moments(added, list(zip(photos, groups.tolist(), strict=True)), looks)
+    if old.patches:  # as many of each photo as there are of the old
+        share = sum(map(len, old.patches.values())) / len(old.groups)
+        remember(added, list(zip(photos, groups.tolist(), strict=True)), math.ceil(share * len(parts)), looks)
     told = old.joined(added)
     first = len(old.groups)
     measure(told, [(first + index, photo) for index, photo in enumerate(photos)], looks)
