@@ -33,6 +33,7 @@ from flawmap.measure.threshold import choose_threshold
 from flawmap.model.codebook import Codebook
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import GeneralDecoder
+from flawmap.model.familiarity import REMEMBERED, surroundings
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 AGREES = Agreement(8, 9e-5, 1e-6, 0.1, 1e-3, 1e-4, 3e-7)
@@ -53,6 +54,14 @@ def make_bundle(folder: Path, name: str, threshold: bool = True, settings: tuple
                 part.up2.weight.mul_(10)
             if isinstance(part, DetectionUNet):
                 part.out.weight.mul_(40)
+        if model.familiarity is not None and model.imagenet is not None:
+            around = surroundings(model.imagenet(torch.rand(3, 3, 64, 96)))
+            cells = around.permute(0, 2, 3, 1).flatten(0, 2)
+            for source, density in model.familiarity.named_densities():
+                if source == REMEMBERED:  # untrained features differ little: their differences are made to count
+                    density.mean.copy_(cells.mean(0))
+                    density.whitening.copy_(torch.eye(cells.shape[1]) / cells.std(0).mean())
+                    density.remember(cells)
     limit = dataclasses.replace(choose_threshold([0.1] * 99, [0.1] * 99, 0.1), score=0.5) if threshold else None
     save_bundle(Bundle(model, recipe, limit, {"data": "drawn"}), folder / name)
     return folder / name
@@ -100,7 +109,7 @@ def test_an_artefact_is_one_thing_and_nothing_is_left_beside_it(
 
 @pytest.mark.parametrize(("runtime", "fusion"), [("onnx", "maximum"), ("openvino", "log-mean-exp")])
 def test_an_artefact_holds_all_kinds_of_evidence(runtime: str, fusion: str, place: Path, photo: np.ndarray) -> None:
-    kinds = 'model.familiarity=["encoder", "local", "detection"]'
+    kinds = 'model.familiarity=["encoder", "local", "detection", "imagenet"]'
     path = make_bundle(
         place, f"{fusion}-{runtime}.bundle", settings=("refine.steps=0", kinds, f"model.fusion={fusion}")
     )
@@ -109,6 +118,11 @@ def test_an_artefact_holds_all_kinds_of_evidence(runtime: str, fusion: str, plac
     assert check.fault == "" and check.map < 1e-4 and check.score < 1e-4
     found = open_session(made.file)(photo[None])
     assert np.abs(found["map"] - found["detection_map"]).max() > 0.01
+    known = load_bundle(path)
+    assert known.model.familiarity is not None
+    for _, density in known.model.familiarity.named_densities():
+        density.memory = None
+    assert "differs" in compare(open_session(made.file), known, [photo]).fault, "what is remembered is in it"
 
 
 def test_an_artefact_finds_what_pytorch_finds_on_an_image_of_any_size(

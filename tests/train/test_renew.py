@@ -118,6 +118,33 @@ def test_old_photos_scores_stay_what_they_are_where_evidence_adds_up(parts: Path
     assert np.abs(found - wanted).mean() < 0.5 * np.abs(by_largest - wanted).mean()
 
 
+REMEMBERING = ['model.familiarity=["imagenet"]', "model.memory=16", "model.fusion=log-mean-exp"]
+
+
+def test_places_of_photos_taken_in_are_remembered_beside_the_old(
+    parts: Path, material: list[Path], tmp_path: Path
+) -> None:
+    made = trained(parts, tmp_path / "remembers.bundle", *REMEMBERING)
+    bundle = load_bundle(made)
+    again = load_bundle(made)
+    renewed, change = renew(bundle, made, material[:8])
+    old, told = again.evidence, renewed.evidence
+    assert old is not None and told is not None
+    assert {group: len(cells) for group, cells in old.patches.items()} == {
+        group: len(cells) for group, cells in told.patches.items() if group in old.patches
+    }
+    added = sum(map(len, told.patches.values())) - sum(map(len, old.patches.values()))
+    assert 8 <= added <= 16 and len(old.patches) < len(told.patches)
+    save_bundle(renewed, tmp_path / "renewed.bundle")
+    reread = load_bundle(tmp_path / "renewed.bundle")
+    assert reread.evidence is not None and reread.model.familiarity is not None
+    np.testing.assert_allclose(scores(reread, material[:3]), scores(renewed, material[:3]), atol=2e-3)
+    np.testing.assert_allclose(
+        reread.evidence.scores(reread.model.familiarity)[-8:], told.scores(renewed.model.familiarity)[-8:], atol=5e-3
+    )
+    assert (scores(renewed, material[:8]) < change.good_after).all(), "they are known now"
+
+
 def test_scores_move_as_their_log_odds_do() -> None:
     odds = np.array([0.5, 2.0, 1e-12, 1e12])
     kept = moved((odds / (1 + odds)).tolist(), np.log([1.0, 3.0, 1.0, 1.0]))
