@@ -131,7 +131,24 @@ def _in_blocks(book: Codebook, cells: Tensor, axis: int) -> Tensor:
     """Nearest codes of cells (…, D), which lie along `axis`."""
     opposite, lengths = book.get_buffer("opposite"), book.get_buffer("lengths")
     blocks = torch.split(cells, CELLS_PER_BLOCK, dim=axis)
-    return torch.cat([(block @ opposite + lengths).argmin(-1) for block in blocks], dim=axis)
+    return torch.cat([_first_smallest(block @ opposite + lengths) for block in blocks], dim=axis)
+
+
+def _first_smallest(distances: Tensor) -> Tensor:
+    """`distances.argmin(-1)` of (…, K), the first of equals, in two steps: which run of codes, and which code of it.
+
+    The smallest number of a run is vectorised in OpenVINO, where the place of the smallest is sorted for: a fifth of
+    the time (docs/speed.md). ONNX Runtime gains a little.
+    """
+    codes = distances.shape[-1]
+    length = 1 << (codes.bit_length() - 1) // 2
+    if codes % length:
+        return distances.argmin(-1)
+    runs = distances.unflatten(-1, (codes // length, length))
+    run = runs.amin(-1).argmin(-1)  # (…)
+    first = torch.arange(run.numel(), device=run.device) * (codes // length)  # run of each cell
+    chosen = runs.flatten(0, -2).index_select(0, first + run.flatten())
+    return run * length + chosen.argmin(-1).reshape(run.shape)
 
 
 def network_graph(
