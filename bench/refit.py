@@ -35,9 +35,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
     bundle = load_bundle(chosen.bundle)
-    changes = {"familiarity": tuple(chosen.familiarity.split(","))} | (
-        {"fusion": chosen.fusion} if chosen.fusion else {}
-    ) | ({} if chosen.memory is None else {"memory": chosen.memory})
+    changes = (
+        {"familiarity": tuple(chosen.familiarity.split(","))}
+        | ({"fusion": chosen.fusion} if chosen.fusion else {})
+        | ({} if chosen.memory is None else {"memory": chosen.memory})
+    )
     settings = bundle.recipe.model.model_copy(update=changes)
     recipe = bundle.recipe.model_copy(update={"model": settings})
     good = sorted(sample.image for sample in read_layout(chosen.data).train_good)

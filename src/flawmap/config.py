@@ -188,9 +188,9 @@ class ModelSettings(Section):
         0,
         ge=0,
         le=100_000,
-        description="With `imagenet` among `familiarity`: how many places of good photos are kept, so that a new one is "
-        "held against the most alike of them (nearest neighbour) instead of against the mean of all; of 704 numbers "
-        "each, and as unlike one another as possible. 0: against the mean.",
+        description="With `imagenet` among `familiarity`: how many places of good photos are kept, as unlike one "
+        "another as possible and of 704 numbers each, so that a new one is held against the most alike of them "
+        "(nearest neighbour) instead of against the mean of all. 0: against the mean.",
     )
 
     @model_validator(mode="after")

@@ -16,9 +16,9 @@ from flawmap.data.layouts import read_layout
 from flawmap.data.scope import Scope
 from flawmap.data.surfaces import SURFACES, write_sample_parts
 from flawmap.deploy.inspector import Inspector
+from flawmap.measure.evidence import NONE
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
-from flawmap.measure.evidence import NONE
 from flawmap.model.familiarity import STEEPNESS
 from flawmap.train import familiar
 from flawmap.train.detect import Sample
@@ -153,9 +153,9 @@ def test_places_of_all_good_photos_are_remembered_and_left_out_with_their_group(
     remembered = {photo for photo in photos if away(photo, NONE) < usual - 5}
     assert 24 <= sum(map(len, fit.told.patches.values())) <= 24 + familiar.FOLDS
     if calibration == "held-out":
-        assert 4 < len(remembered) and remembered <= set(photos[:9]), "none of those that are held out"
+        assert len(remembered) > 4 and remembered <= set(photos[:9]), "none of those that are held out"
         return
-    assert 6 < len(remembered)
+    assert len(remembered) > 6
     for (parts, index), group in zip(fit.places, fit.told.groups.tolist(), strict=True):
         if parts.paths[index] in remembered:
             assert away(parts.paths[index], group) > -5 > away(parts.paths[index], NONE)
@@ -213,6 +213,19 @@ def test_a_source_that_finds_painted_defects_much_worse_is_left_out(
     assert familiarity is not None
     assert "encoder" in familiarity.sources and "local" not in familiarity.sources
     assert len(familiarity.knots) == 1 + len(familiarity.sources)
+    above = np.array([found[name] - 0.5 for name in ("map", *familiarity.sources)])
+    np.testing.assert_allclose(fit.told.trust, above.clip(0) / above.max())
+    assert fit.told.trust.min() < 0.9, "what counts less is told"
+    worn = familiarity.heights.clone()
+    fit.told.trust[:] = 1
+    fit.leave_out(NONE)
+    wanted = torch.from_numpy(above.clip(0) / above.max()).float()[:, None] * familiarity.heights
+    torch.testing.assert_close(worn, wanted, rtol=2e-3, atol=1e-3)
+
+
+def test_evidence_counts_by_what_it_finds_above_chance() -> None:
+    np.testing.assert_allclose(familiar.trust([0.6, 0.9, 0.3]), [0.25, 1.0, 0.0])
+    np.testing.assert_allclose(familiar.trust([0.5, 0.4]), [1.0, 1.0])
 
 
 def test_a_source_that_varies_much_from_one_good_photo_to_the_next_is_left_out(

@@ -168,7 +168,13 @@ def test_evidence_is_the_same_from_its_tensors(made: Path) -> None:
     bundle = load_bundle(made)
     told = bundle.evidence
     assert told is not None and bundle.model.familiarity is not None
+    told.trust[:] = [1.0, 0.5]
     again = GoodEvidence.from_tensors(told.tensors(), told.kinds)
+    assert again.trust.tolist() == [1.0, 0.5] and told.only(told.kinds[1:]).trust.tolist() == [0.5]
+    untold = {name: tensor for name, tensor in told.tensors().items() if name != "trust"}
+    assert GoodEvidence.from_tensors(untold, told.kinds).trust.tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="other kinds"):
+        GoodEvidence.from_tensors({**told.tensors(), "trust": torch.ones(3)}, told.kinds)
     for left_out in (-2, 3):
         states = []
         for each in (told, again):

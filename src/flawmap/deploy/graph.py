@@ -144,11 +144,12 @@ def _first_smallest(distances: Tensor) -> Tensor:
     length = 1 << (codes.bit_length() - 1) // 2
     if codes % length:
         return distances.argmin(-1)
-    runs = distances.unflatten(-1, (codes // length, length))
+    runs = distances.reshape(*distances.shape[:-1], codes // length, length)
     run = runs.amin(-1).argmin(-1)  # (…)
     first = torch.arange(run.numel(), device=run.device) * (codes // length)  # run of each cell
     chosen = runs.flatten(0, -2).index_select(0, first + run.flatten())
-    return run * length + chosen.argmin(-1).reshape(run.shape)
+    place: Tensor = run * length + chosen.argmin(-1).reshape(run.shape)
+    return place
 
 
 def network_graph(

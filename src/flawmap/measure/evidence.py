@@ -40,6 +40,7 @@ class GoodEvidence:
     kinds: names of the evidence, the map's first; moments: by group, of each source's features
     groups: (P,) of each photo; largest: (P, K) evidence of each; peaks: (P,) largest value of the map that is shown
     usual: (K,) deviation of the evidence from place to place
+    trust: (K,) how much each counts, as its deviations above good parts are multiplied by; without it all alike
     patches: by group, ImageNet's features (N, C) of places that are remembered; empty without `model.memory`
     """
 
@@ -49,10 +50,15 @@ class GoodEvidence:
     largest: Floats
     peaks: Floats
     usual: Floats
+    trust: Floats = field(default_factory=lambda: np.ones(0))
     patches: dict[int, Tensor] = field(default_factory=dict)
     _fitted: dict[tuple[str, int, int, int], tuple[Tensor, Tensor, Tensor | None]] = field(
         default_factory=dict, init=False, repr=False
     )
+
+    def __post_init__(self) -> None:
+        if not len(self.trust):
+            self.trust = np.ones(len(self.kinds))
 
     def wear(self, familiarity: Familiarity, left_out: int = NONE) -> None:
         """Set Gaussians and calibration as all photos tell but those of the group `left_out`. In place."""
@@ -62,7 +68,7 @@ class GoodEvidence:
         for number, name in enumerate((self.kinds[0], *familiarity.sources)):
             kind = self.kinds.index(name)
             knots, heights = calibration(chosen[:, kind].tolist(), float(self.usual[kind]))
-            familiarity.knots[number], familiarity.heights[number] = knots, heights
+            familiarity.knots[number], familiarity.heights[number] = knots, float(self.trust[kind]) * heights
 
     def wear_gaussians(self, familiarity: Familiarity, left_out: int = NONE) -> None:
         """Set the Gaussians alone, and what they remember. In place."""
@@ -114,7 +120,7 @@ class GoodEvidence:
         }
         return replace(
             self, kinds=tuple(kinds), moments=moments, largest=self.largest[:, chosen], usual=self.usual[chosen],
-            patches=self.patches if REMEMBERED in kinds else {},
+            trust=self.trust[chosen], patches=self.patches if REMEMBERED in kinds else {},
         )  # fmt: skip
 
     def joined(self, other: GoodEvidence) -> GoodEvidence:
@@ -138,6 +144,7 @@ class GoodEvidence:
             "largest": torch.from_numpy(self.largest).float(),
             "peaks": torch.from_numpy(self.peaks).float(),
             "usual": torch.from_numpy(self.usual).float(),
+            "trust": torch.from_numpy(self.trust).float(),
             "moments.groups": torch.tensor([float(group) for group in self.moments]),
         }
         for name in self.kinds[1:]:
@@ -169,13 +176,16 @@ class GoodEvidence:
         largest, peaks, usual = (tensors[name].double().numpy() for name in ("largest", "peaks", "usual"))
         if largest.shape != (len(groups), len(kinds)) or peaks.shape != groups.shape or usual.shape != (len(kinds),):
             raise ValueError("evidence of other kinds")
+        trust = tensors["trust"].double().numpy() if "trust" in tensors else np.ones(len(kinds))
+        if trust.shape != (len(kinds),):
+            raise ValueError("trust in other kinds")
         patches = {}
         if "patches" in tensors:
             owners, cells = tensors["patches.groups"].long(), tensors["patches"].float()
             if len(owners) != len(cells):
                 raise ValueError("patches without their groups")
             patches = {group: cells[owners == group] for group in dict.fromkeys(owners.tolist())}
-        return cls(tuple(kinds), moments, groups, largest, peaks, usual, patches)
+        return cls(tuple(kinds), moments, groups, largest, peaks, usual, trust, patches)
 
 
 def _square(stored: Tensor, channels: int) -> Tensor:

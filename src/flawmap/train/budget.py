@@ -17,7 +17,7 @@ from flawmap.data.real import RealDefects
 from flawmap.errors import CheckpointError, ConfigError, TrainingError, first_line
 from flawmap.model.dsr import DSR
 from flawmap.train.detect import Images, train_detection
-from flawmap.train.familiar import PAINTED, PHOTOS
+from flawmap.train.familiar import PAINTED, PHOTOS, REMEMBERED_PHOTOS
 from flawmap.train.loop import Machine, write_atomically
 from flawmap.train.sources import GoodParts
 
@@ -98,6 +98,8 @@ def plan_steps(
     # What is familiar takes three looks at each photo, of which all but the first are short where there is room to keep
     # what was seen, and paints defects onto some more (train/familiar.py).
     known = (1.5 if parts.whole is not None else 3) * min(photos, PHOTOS) + 1.5 * PAINTED
+    if recipe.model.memory:  # of further photos ImageNet's features are looked at, once
+        known += 0.5 * max(min(photos, REMEMBERED_PHOTOS) - PHOTOS, 0)
     after_s = look_s * (known if recipe.model.familiarity else photos)
     left_s = SLACK * (60 * minutes - spent_s - (time.monotonic() - began) - after_s)
     plan = Plan(minutes, int(left_s / step_s), round(step_s, 4), round(after_s, 1))

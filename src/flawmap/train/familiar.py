@@ -41,6 +41,7 @@ from flawmap.train.loop import seeded
 from flawmap.train.sources import GoodParts
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Floats64 = np.ndarray[Any, np.dtype[np.float64]]
 
 Place = tuple[GoodParts, int]  # a photo: its number in some parts
 
@@ -170,6 +171,8 @@ class CrossFit:
         found_by = self.keep_useful()
         if self.model.familiarity is not None:
             self.told = self.told.only((MAP, *self.model.familiarity.sources))
+            if found_by:
+                self.told.trust[:] = trust([found_by[name] for name in self.told.kinds])
             self.leave_out(NONE)
         return found_by
 
@@ -315,6 +318,16 @@ def measure(told: GoodEvidence, photos: Sequence[tuple[int, Place]], looks: Look
                 usual[kind].add(found, cells)
                 told.largest[number, kind] = max(told.largest[number, kind], _largest(found, cells))
     return usual
+
+
+def trust(aurocs: Sequence[float]) -> Floats64:
+    """How much each kind of evidence counts, (kinds,) in [0, 1], by its AUROC on painted defects: the best 1, chance 0.
+
+    In proportion to what they are above chance. All alike where none is.
+    """
+    above = np.clip(np.array(aurocs) - 0.5, 0, None)
+    best = above.max()
+    return above / best if best > 0 else np.ones(len(above))
 
 
 def _together_outlines_better(outlines: Sequence[tuple[Floats, Mask]], kinds: Sequence[int]) -> bool:
