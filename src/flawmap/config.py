@@ -187,7 +187,7 @@ class ModelSettings(Section):
     memory: int = Field(
         0,
         ge=0,
-        le=100_000,
+        le=20_000,
         description="With `imagenet` among `familiarity`: how many places of good photos are kept, as unlike one "
         "another as possible and of 704 numbers each, so that a new one is held against the most alike of them "
         "(nearest neighbour) instead of against the mean of all. 0: against the mean.",

@@ -12,8 +12,9 @@ import torch
 from flawmap.bundle import Bundle, build
 from flawmap.config import load_recipe
 from flawmap.deploy.artefact import open_session, package
-from flawmap.deploy.graph import DRAWINGS, RESIZE, inspection_graph, network_graph, write_about
+from flawmap.deploy.graph import CHOICES, DRAWINGS, RESIZE, inspection_graph, network_graph, write_about
 from flawmap.deploy.quantize import JUDGED, quantize_onnx, quantize_openvino
+from flawmap.model.familiarity import surroundings
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 
@@ -112,3 +113,49 @@ def before(graph: onnx.ModelProto, outputs: tuple[str, ...]) -> set[str]:
             found.add(node.name)
             waiting += node.input
     return found
+
+
+def test_distances_from_good_parts_stay_in_full_precision_in_int8(photos: list[np.ndarray]) -> None:
+    kinds = 'model.familiarity=["encoder", "imagenet"]'
+    recipe = load_recipe(
+        TINY, ['model.norm="batch"', "model.codes=1024", "model.code_length=32", "refine.steps=0", kinds]
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = build(recipe.model, with_refinement=False).eval()
+    assert model.familiarity is not None and model.imagenet is not None
+    density = dict(model.familiarity.named_densities())["imagenet"]
+    density.remember(surroundings(model.imagenet(torch.rand(8, 3, 64, 64))).permute(0, 2, 3, 1).flatten(0, 2))
+    whole = inspection_graph(network_graph(model, 64, 64), Bundle(model, recipe, None, {}))
+
+    made = {name: node for node in whole.graph.node for name in node.output}
+    searching, waiting = set(), [made[name] for name in CHOICES]
+    while waiting:
+        node = waiting.pop()
+        if node.name not in searching:
+            searching.add(node.name)
+            waiting += [made[name] for name in node.input if name in made]
+    distances = {node.name for node in searches(whole) if node.name not in searching}
+    assert len(distances) == 3, "both Gaussians, and the places that are remembered"
+
+    openvino = package("openvino")
+    small = quantize_openvino(openvino.Core().read_model(whole.SerializeToString(), b""), photos)
+    operations = small.get_ordered_ops()
+    assert sum(op.get_type_name() == "FakeQuantize" for op in operations) > 20, "the networks are quantized"
+    followed: set[str] = set()
+    for op in operations:
+        made_by = [value.get_source_output().get_node() for value in op.inputs()]
+        if op.get_friendly_name() in distances or followed & {each.get_friendly_name() for each in made_by}:
+            followed.add(op.get_friendly_name())
+            assert "FakeQuantize" not in {op.get_type_name(), *(each.get_type_name() for each in made_by)}
+    assert distances <= followed and len(followed) > 30
+
+    graph = quantize_onnx(whole, photos)
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.graph.node) > 20
+    seen: set[str] = set()
+    quantized = {name for node in graph.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    for node in graph.graph.node:
+        if node.name in distances or seen & {*node.input}:
+            seen |= {*node.output}
+            assert node.op_type != "QuantizeLinear" and not quantized & {*node.input}
+    assert len(seen) > 30

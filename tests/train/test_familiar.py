@@ -161,6 +161,32 @@ def test_places_of_all_good_photos_are_remembered_and_left_out_with_their_group(
             assert away(parts.paths[index], group) > -5 > away(parts.paths[index], NONE)
 
 
+@pytest.mark.parametrize("columns", [(0.0, 0.2), (0.3, 0.5), (0.9, 1.0)])
+def test_a_strip_of_the_photo_is_judged_by_places_that_are_remembered(
+    columns: tuple[float, float], photos: list[Path]
+) -> None:
+    left, right = columns
+    recipe = recipe_of(
+        "model.familiarity=['imagenet']", "model.memory=1000", "image.height=160", "image.width=160",
+        "detect.crop=128", f"image.include=[[[{left}, 0], [{right}, 0], [{right}, 1], [{left}, 1]]]",
+        "threshold.calibration=cross-fitted", "anomalies.place=codes",
+    )  # fmt: skip
+    model = model_of(recipe)
+    assert model.imagenet is not None
+    load_imagenet(model.imagenet)
+    fit = fit_of(model, photos[:9], photos[9:], recipe)
+    fit.fit()
+    assert model.familiarity is not None
+    whole = len(photos) * 4 * 4  # places that have surroundings
+    assert 0 < sum(map(len, fit.told.patches.values())) < whole
+    for index in range(len(photos)):
+        ((picture, inside),) = good_parts(photos, recipe).pictures(index)
+        found = model.familiarity.evidence(torch.zeros(1, 2, 160, 160), {"imagenet": model.imagenet(picture)})[1][0, 0]
+        assert inside is not None
+        cells = inside.reshape(40, 4, 40, 4).any(axis=(1, 3))
+        assert float(found[torch.from_numpy(cells)].max()) < -5, "all that counts is known, as all of it is remembered"
+
+
 def test_the_score_of_a_photo_is_that_of_its_strongest_evidence(photos: list[Path]) -> None:
     recipe = recipe_of("model.score_side=5", "threshold.calibration=cross-fitted", "anomalies.place=codes")
     model = model_of(recipe)

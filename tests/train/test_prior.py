@@ -17,7 +17,7 @@ from flawmap.errors import ConfigError
 from flawmap.model.discrete import DiscreteModel
 from flawmap.train.loop import initial_weights
 from flawmap.train.prior import NaturalImages, train_prior, varied
-from flawmap.train.run import start_weights
+from flawmap.train.run import for_few, start_weights
 
 SMALL = [
     "image.height=32", "image.width=32", "model.codes=32", "model.code_length=8", "model.discrete_width=16",
@@ -244,3 +244,10 @@ def test_a_prior_may_be_trained_on_from_another(photos: list[Path], tmp_path: Pa
         assert torch.allclose(old.model.state_dict()[name], new.model.state_dict()[name], atol=1e-3), name
     clash = CliRunner().invoke(app, [*given, "--overwrite", "--general", str(tmp_path / "g.safetensors")])
     assert clash.exit_code != 0 and "leave out --general" in clash.output
+
+
+@pytest.mark.parametrize("photos", [20, 1000])
+@pytest.mark.parametrize("name", ["fast", "demo"])
+def test_the_shipped_recipes_fit_their_prior_from_few_photos_and_from_many(name: str, photos: int) -> None:
+    recipe = for_few(load_recipe(name), photos)
+    start_weights(build(recipe.model, with_refinement=False), recipe.model, None)

@@ -19,6 +19,7 @@ from flawmap.data.surfaces import SURFACES, write_sample_parts
 from flawmap.errors import BundleError, TrainingError
 from flawmap.measure.evidence import GoodEvidence
 from flawmap.model.discrete import DiscreteModel
+from flawmap.train import familiar
 from flawmap.train.renew import moved, renew
 from flawmap.train.run import train
 from flawmap.train.sources import GoodParts
@@ -122,8 +123,9 @@ REMEMBERING = ['model.familiarity=["imagenet"]', "model.memory=16", "model.fusio
 
 
 def test_places_of_photos_taken_in_are_remembered_beside_the_old(
-    parts: Path, material: list[Path], tmp_path: Path
+    parts: Path, material: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(familiar, "PHOTOS", 6)  # tell what good parts come to; places of all are remembered
     made = trained(parts, tmp_path / "remembers.bundle", *REMEMBERING)
     bundle = load_bundle(made)
     again = load_bundle(made)
@@ -134,7 +136,10 @@ def test_places_of_photos_taken_in_are_remembered_beside_the_old(
         group: len(cells) for group, cells in told.patches.items() if group in old.patches
     }
     added = sum(map(len, told.patches.values())) - sum(map(len, old.patches.values()))
-    assert 8 <= added <= 16 and len(old.patches) < len(told.patches)
+    assert old.remembered == 16 and told.remembered == 24 and len(old.groups) == 6
+    assert 8 <= added <= 16 and len(old.patches) < len(told.patches), (
+        "as many of a photo as of the old: one, rounded up"
+    )
     save_bundle(renewed, tmp_path / "renewed.bundle")
     reread = load_bundle(tmp_path / "renewed.bundle")
     assert reread.evidence is not None and reread.model.familiarity is not None

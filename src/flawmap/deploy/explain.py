@@ -52,7 +52,7 @@ EVIDENCE = {
 }
 SUFFIXES = (".png", ".jpg", ".html")
 FAR = 1.0  # mean distances between two codes at random, at which a change is shown brightest
-DEVIATIONS = 4.0  # above good parts, at which evidence is shown brightest
+DEVIATIONS = 4.0  # above good parts, as far as a kind counts, at which evidence is shown brightest
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,8 @@ def _in_blocks(book: Codebook, cells: Tensor, axis: int) -> Tensor:
 def _first_smallest(distances: Tensor) -> Tensor:
     """`distances.argmin(-1)` of (…, K), the first of equals, in two steps: which run of codes, and which code of it.
 
-    The smallest number of a run is vectorised in OpenVINO, where the place of the smallest is sorted for: a fifth of
-    the time (docs/speed.md). ONNX Runtime gains a little.
+    OpenVINO sorts for the place of the smallest, which took a fifth of the whole inspection, and vectorises the
+    smallest itself (docs/speed.md).
     """
     codes = distances.shape[-1]
     length = 1 << (codes.bit_length() - 1) // 2

@@ -1,15 +1,17 @@
 """INT8 by NNCF's post-training quantization, fitted to good images. The code search stays in full precision.
 
-What is left out: the resize, the nearest-code searches (the only matrix products), unless `encoder` the networks that
-the codes of the image follow from, and unless `detection` what judges the drawings.
+What is left out: the resize, all matrix products, which are the nearest-code searches and the distances of features
+from good parts' (model/familiarity.py), with what follows from these distances, whose small differences of large sums
+eight bits do not hold; unless `encoder` the networks that the codes of the image follow from, and unless `detection`
+what judges the drawings.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawmap.deploy.agreement import Pixels
 from flawmap.deploy.artefact import package
@@ -19,7 +21,7 @@ from flawmap.deploy.resize import IMAGE
 if TYPE_CHECKING:
     import onnx
 
-SEARCH = ["MatMul", "Gemm"]  # the operations of the code searches
+PRODUCTS = ["MatMul", "Gemm"]  # the operations of the code searches and of distances from good parts
 ENCODED = CHOICES[:2]  # what comes of encoding the image
 JUDGED = (*(name for name in OUTPUTS if name not in DRAWINGS), VERDICT)  # what comes of judging the drawings
 
@@ -28,55 +30,72 @@ def quantize_onnx(
     whole: onnx.ModelProto, images: Sequence[Pixels], encoder: bool = False, detection: bool = True
 ) -> onnx.ModelProto:
     """An inspection graph in INT8 where that helps; `encoder`, `detection`: these too."""
-    makers = {name: node for node in whole.graph.node for name in node.output}
-
-    def before(outputs: Iterable[str]) -> set[str]:
-        return _ancestors(
-            [makers[name] for name in outputs if name in makers],
-            lambda node: node.name,
-            lambda node: [makers[name] for name in node.input if name in makers],
-        )
-
+    made_by = {name: node.name for node in whole.graph.node for name in node.output}
+    makers = {node.name: [made_by[name] for name in node.input if name in made_by] for node in whole.graph.node}
+    graph = _Graph(makers, {node.name: node.op_type for node in whole.graph.node}, made_by)
     # ONNX Runtime has no transposed convolution in INT8, and would only convert there and back
-    types = {node.op_type for node in whole.graph.node} & {*SEARCH, "ConvTranspose"}
-    quantized: onnx.ModelProto = _quantize(whole, images, _kept(before, encoder, detection), sorted(types))
+    types = {*graph.types.values()} & {*PRODUCTS, "ConvTranspose"}
+    quantized: onnx.ModelProto = _quantize(whole, images, _kept(graph, encoder, detection), sorted(types))
     return quantized
 
 
 def quantize_openvino(model: Any, images: Sequence[Pixels], encoder: bool = False, detection: bool = True) -> Any:
     """An OpenVINO model in INT8 where that helps; `encoder`, `detection`: these too."""
-    makers = {output.get_any_name(): output.get_node() for output in model.outputs}
-    named = {op.get_friendly_name(): op.get_type_name() for op in model.get_ops()}
+    made = {output.get_any_name(): output.get_node().get_friendly_name() for output in model.outputs}
+    operations = [op for op in model.get_ordered_ops() if op.get_type_name() not in ("Constant", "Parameter")]
+    types = {op.get_friendly_name(): op.get_type_name() for op in operations}
+    makers = {
+        op.get_friendly_name(): [
+            name for value in op.inputs() if (name := value.get_source_output().get_node().get_friendly_name()) in types
+        ]
+        for op in operations
+    }
+    graph = _Graph(makers, types, made)
+    kept = [name for name in _kept(graph, encoder, detection) if types[name] != "Result"]
+    return _quantize(model, images, kept, sorted({*types.values()} & {*PRODUCTS}))
 
-    def before(outputs: Iterable[str]) -> set[str]:
-        found = _ancestors(
-            [makers[name] for name in outputs if name in makers],
-            lambda op: op.get_friendly_name(),
-            lambda op: [value.get_source_output().get_node() for value in op.inputs()],
-        )
-        return {name for name in found if named[name] not in ("Constant", "Parameter", "Result")}
 
-    return _quantize(model, images, _kept(before, encoder, detection), sorted(set(named.values()) & set(SEARCH)))
+class _Graph(NamedTuple):
+    """makers: the operations that each one's inputs come from; types: of each; made: the one that makes an output."""
+
+    makers: Mapping[str, Sequence[str]]
+    types: Mapping[str, str]
+    made: Mapping[str, str]
+
+    def before(self, outputs: Iterable[str]) -> set[str]:
+        """What makes outputs, and all that this follows from."""
+        waiting, found = [self.made[name] for name in outputs if name in self.made], set()
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += self.makers[name]
+        return found
+
+    def after(self, operations: Iterable[str]) -> set[str]:
+        """Operations and all that follows from them."""
+        readers: dict[str, list[str]] = {}
+        for name, makers in self.makers.items():
+            for maker in makers:
+                readers.setdefault(maker, []).append(name)
+        waiting, found = list(operations), set()
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += readers.get(name, [])
+        return found
 
 
-def _kept(before: Callable[[Iterable[str]], set[str]], encoder: bool, detection: bool) -> list[str]:
-    """The names of what stays in full precision; `before`: all that an output follows from."""
-    encoding = before(ENCODED)
+def _kept(graph: _Graph, encoder: bool, detection: bool) -> list[str]:
+    """The names of what stays in full precision."""
+    encoding = graph.before(ENCODED)
     kept = {name for name in encoding if name.startswith(RESIZE)} if encoder else encoding
-    if not detection:
-        kept |= before(JUDGED) - before((*DRAWINGS, *CHOICES))
-    return sorted(kept)
-
-
-def _ancestors(nodes: Sequence[Any], name_of: Callable[[Any], str], makers_of: Callable[[Any], list[Any]]) -> set[str]:
-    """The names of nodes and of all that they follow from."""
-    waiting, found = list(nodes), set()
-    while waiting:
-        node = waiting.pop()
-        if name_of(node) not in found:
-            found.add(name_of(node))
-            waiting += makers_of(node)
-    return found
+    judging = graph.before(JUDGED) - graph.before((*DRAWINGS, *CHOICES))
+    distances = {name for name in judging if graph.types[name] in PRODUCTS}
+    centred = {maker for name in distances for maker in graph.makers[name]}  # features less their mean
+    kept |= (graph.after(distances) | centred) & judging
+    return sorted(kept | (set() if detection else judging))
 
 
 def _quantize(model: Any, images: Sequence[Pixels], names: list[str], types: list[str]) -> Any:

@@ -42,6 +42,7 @@ class GoodEvidence:
     usual: (K,) deviation of the evidence from place to place
     trust: (K,) how much each counts, as its deviations above good parts are multiplied by; without it all alike
     patches: by group, ImageNet's features (N, C) of places that are remembered; empty without `model.memory`
+    remembered: how many photos these places are of
     """
 
     kinds: tuple[str, ...]
@@ -52,6 +53,7 @@ class GoodEvidence:
     usual: Floats
     trust: Floats = field(default_factory=lambda: np.ones(0))
     patches: dict[int, Tensor] = field(default_factory=dict)
+    remembered: int = 0
     _fitted: dict[tuple[str, int, int, int], tuple[Tensor, Tensor, Tensor | None]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -72,13 +74,15 @@ class GoodEvidence:
 
     def wear_gaussians(self, familiarity: Familiarity, left_out: int = NONE) -> None:
         """Set the Gaussians alone, and what they remember. In place."""
+        if left_out not in self.moments and left_out not in self.patches:
+            left_out = NONE  # a group of photos that none of these are of
         parts = [sums for group, sums in self.moments.items() if group != left_out] or list(self.moments.values())
         kept = [cells for group, cells in self.patches.items() if group != left_out] or list(self.patches.values())
         for name, density in familiarity.named_densities():
-            patches = torch.cat(kept) if kept and name == REMEMBERED else None
-            count = 0 if patches is None else len(patches)
+            count = sum(map(len, kept)) if name == REMEMBERED else 0
             known = name, left_out, sum(sums[name].count for sums in parts), count  # both are only ever added to
             if known not in self._fitted:
+                patches = torch.cat(kept) if count else None
                 together = Moments.of([sums[name] for sums in parts])
                 shrinkage = SHRINKAGE if patches is None else SHRINKAGE_OF_MEMORY
                 density.fit(together.mean(), together.covariance(), shrinkage)
@@ -126,7 +130,7 @@ class GoodEvidence:
     def joined(self, other: GoodEvidence) -> GoodEvidence:
         """With the photos of `other`, which has the same kinds, as further groups."""
         assert self.kinds == other.kinds, "evidence of the same kinds"
-        first = 1 + max((*self.moments, *self.groups.tolist()))
+        first = 1 + max((*self.moments, *self.patches, *self.groups.tolist()))
         numbers = {group: first + number for number, group in enumerate(sorted(other.moments))}
         return replace(
             self,
@@ -135,6 +139,7 @@ class GoodEvidence:
             largest=np.concatenate([self.largest, other.largest]),
             peaks=np.concatenate([self.peaks, other.peaks]),
             patches=self.patches | {numbers[group]: cells for group, cells in other.patches.items()},
+            remembered=self.remembered + other.remembered,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -157,6 +162,7 @@ class GoodEvidence:
             stored["patches"] = torch.cat(list(self.patches.values())).half()
             stored["patches.groups"] = torch.tensor([group for group, cells in self.patches.items() for _ in cells])
             stored["patches.groups"] = stored["patches.groups"].float()
+            stored["patches.photos"] = torch.tensor([float(self.remembered)])
         return {name: tensor.contiguous() for name, tensor in stored.items()}
 
     @classmethod
@@ -179,13 +185,14 @@ class GoodEvidence:
         trust = tensors["trust"].double().numpy() if "trust" in tensors else np.ones(len(kinds))
         if trust.shape != (len(kinds),):
             raise ValueError("trust in other kinds")
-        patches = {}
+        patches, remembered = {}, 0
         if "patches" in tensors:
+            remembered = int(tensors["patches.photos"])
             owners, cells = tensors["patches.groups"].long(), tensors["patches"].float()
             if len(owners) != len(cells):
                 raise ValueError("patches without their groups")
             patches = {group: cells[owners == group] for group in dict.fromkeys(owners.tolist())}
-        return cls(tuple(kinds), moments, groups, largest, peaks, usual, trust, patches)
+        return cls(tuple(kinds), moments, groups, largest, peaks, usual, trust, patches, remembered)
 
 
 def _square(stored: Tensor, channels: int) -> Tensor:

@@ -4,14 +4,15 @@ Detection finds what resembles the defects it was trained on. What good parts lo
 such: a Gaussian is fitted to those of good photos, and a place far from its mean is unlike all of them (Rippel et al.
 2021; Defard et al. 2021). Four kinds of features are at hand, each blind where the next sees: the discrete encoder's
 early ones, the same of the image with its local brightness and contrast levelled, detection's inner ones, and those of
-a network that learnt from ImageNet (imagenet.py).
+a network that learnt from ImageNet (imagenet.py). Of these, places of good photos may be remembered: what counts is
+then the distance from the most alike of them, not from the mean (nearest neighbours; Roth et al. 2022).
 
 Each kind of evidence is measured by how rare so much of it is among good parts: the largest value on each good photo
 is mapped to the normal distribution, quantile by quantile. Kinds differ in their tails, and by mean and deviation alone
 the one with the longest would decide what is an outlier. An image is as suspicious as its most suspicious place: there
 the strongest evidence decides, or the logarithm of the mean of their exponentials, to which others that agree add.
-A kind that hardly finds defects painted onto good parts is left out, and the map that is shown is of all evidence
-together or of detection alone (train/familiar.py).
+Each kind counts in proportion to how well it finds defects painted onto good parts; one that hardly finds them is left
+out, and the map that is shown is of all evidence together or of detection alone (train/familiar.py).
 
 Axes: B images, C channels, H, W rows and columns of the image, h, w of features.
 """
@@ -95,8 +96,8 @@ class Familiarity(nn.Module):
     """The evidence of `sources`, each with the channels of its features, fused with detection's map.
 
     `knots` and `heights` (kinds, KNOTS) hold, for the map and then each source, ascending evidence and how many
-    deviations above good parts that is, linear between and beyond; `shares` how much of each is in the map that is
-    shown. Until they are set, evidence counts as it is, and all kinds alike.
+    deviations above good parts that counts as, linear between and beyond; `shares` how much of each is in the map that
+    is shown. Until they are set, evidence counts as it is, and all kinds alike.
     """
 
     knots: Tensor

@@ -16,6 +16,7 @@ from flawmap.config import FewSettings, Recipe
 from flawmap.data.real import RealDefects
 from flawmap.errors import CheckpointError, ConfigError, TrainingError, first_line
 from flawmap.model.dsr import DSR
+from flawmap.model.familiarity import REMEMBERED
 from flawmap.train.detect import Images, train_detection
 from flawmap.train.familiar import PAINTED, PHOTOS, REMEMBERED_PHOTOS
 from flawmap.train.loop import Machine, write_atomically
@@ -98,7 +99,9 @@ def plan_steps(
     # What is familiar takes three looks at each photo, of which all but the first are short where there is room to keep
     # what was seen, and paints defects onto some more (train/familiar.py).
     known = (1.5 if parts.whole is not None else 3) * min(photos, PHOTOS) + 1.5 * PAINTED
-    if recipe.model.memory:  # of further photos ImageNet's features are looked at, once
+    if (
+        recipe.model.memory and REMEMBERED in recipe.model.familiarity
+    ):  # of further photos ImageNet's features are looked at, once
         known += 0.5 * max(min(photos, REMEMBERED_PHOTOS) - PHOTOS, 0)
     after_s = look_s * (known if recipe.model.familiarity else photos)
     left_s = SLACK * (60 * minutes - spent_s - (time.monotonic() - began) - after_s)

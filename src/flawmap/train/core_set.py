@@ -14,15 +14,16 @@ from torch import Tensor
 def core_set(points: Tensor, count: int) -> Tensor:
     """Numbers (count,) of the points (N, D) that are chosen, or of all N where these are no more.
 
-    The first is the one nearest to the mean, each further one the farthest from all before it.
+    The first is the one nearest to the mean, each further one the farthest from all before it; where fewer than
+    `count` differ, some come again.
     """
     if count >= len(points):
         return torch.arange(len(points), device=points.device)
     squares = points.square().sum(1)
-    chosen = [int((squares - 2 * points @ points.mean(0)).argmin())]
+    chosen = [int((squares - points @ (2 * points.mean(0))).argmin())]
     away = torch.full_like(squares, math.inf)
     while len(chosen) < count:
         last = points[chosen[-1]]
-        torch.minimum(away, squares - 2 * points @ last + last.square().sum(), out=away)
+        torch.minimum(away, squares - points @ (2 * last) + last.square().sum(), out=away)
         chosen.append(int(away.argmax()))
     return torch.tensor(chosen, device=points.device)

@@ -101,8 +101,7 @@ class Looks:
             pictures = [(network(_laid_out(picture, self.device)), inside) for picture, inside in seen_anew]
         for features, inside in pictures:
             around, cells = surroundings(features), _cells(inside, features)
-            cut = (features.shape[-1] - around.shape[-1]) // 2
-            yield around, cells if cells is None or not cut else cells[cut:-cut, cut:-cut]
+            yield around, None if cells is None else _told_by(cells, around.shape[-2:])
 
     def score(self, place: Place) -> tuple[float, float]:
         """As `GoodParts.score`, by what familiarity is set to now."""
@@ -257,6 +256,7 @@ class CrossFit:
         if self.places[number][0].whole is not None:
             return [float(value) for value in self.told.largest[number]]  # the picture is all of the photo
         self.told.wear_gaussians(_of(self.model), int(self.told.groups[number]))
+        round_weights(_of(self.model))
         examined = self.model.examine(_laid_out(picture, self.device))
         return [_largest(found, cells) for found, cells in _evidence(self.model, examined, inside)]
 
@@ -288,14 +288,16 @@ def remember(told: GoodEvidence, photos: Sequence[tuple[Place, int]], count: int
     for place, group in photos:
         groups.setdefault(group, []).append(place)
     for group, places in groups.items():
-        cells = [
-            (around[0].flatten(1) if inside is None else around[0][:, inside]).t()
-            for place in places
-            for around, inside in looks.surroundings(place, TILES)
-        ]
-        all_cells = torch.cat(cells)
-        chosen = core_set(density.white(all_cells) @ directions, math.ceil(count * len(places) / len(photos)))
-        told.patches[group] = all_cells[chosen].half().float().cpu()  # as they are stored
+        points: list[Tensor] = []
+        cells: list[Tensor] = []  # in half precision, as they are stored: there may be hundreds of thousands
+        for place in places:
+            for around, inside in looks.surroundings(place, TILES):
+                found = (around[0].flatten(1) if inside is None else around[0][:, inside]).t()
+                points.append(density.white(found) @ directions)
+                cells.append(found.half().cpu())
+        chosen = core_set(torch.cat(points), math.ceil(count * len(places) / len(photos)))
+        told.patches[group] = torch.cat(cells)[chosen.cpu()].float()
+    told.remembered += len(photos)
 
 
 def _evenly(places: Sequence[Place], count: int) -> Sequence[Place]:
@@ -383,6 +385,18 @@ def _of(model: DSR) -> Familiarity:
 
 def _laid_out(pictures: Tensor, device: torch.device) -> Tensor:
     return pictures.to(device, memory_format=torch.channels_last)
+
+
+def _told_by(cells: Tensor, size: Sequence[int]) -> Tensor:
+    """Of the cells (h', w') of `size` that surroundings are told for, those that evidence of `cells` (h, w) is made of.
+
+    The outermost ones of (h, w) take it from the nearest that there are, and it is interpolated between neighbours.
+    """
+    told = torch.zeros(tuple(size), dtype=torch.bool, device=cells.device)
+    rows, columns = cells.nonzero().unbind(1)
+    cut = [(outer - inner) // 2 for outer, inner in zip(cells.shape, size, strict=True)]
+    told[(rows - cut[0]).clamp(0, size[0] - 1), (columns - cut[1]).clamp(0, size[1] - 1)] = True
+    return nn.functional.max_pool2d(told[None, None].float(), 3, 1, 1)[0, 0] > 0
 
 
 def _cells(inside: Mask | None, features: Tensor) -> Tensor | None:

@@ -91,7 +91,7 @@ def renew(
     looks = Looks(model, place)
     add_moments(added, list(zip(photos, groups.tolist(), strict=True)), looks)
     if old.patches:  # as many of each photo as there are of the old
-        share = sum(map(len, old.patches.values())) / len(old.groups)
+        share = sum(map(len, old.patches.values())) / old.remembered
         remember(added, list(zip(photos, groups.tolist(), strict=True)), math.ceil(share * len(parts)), looks)
     told = old.joined(added)
     first = len(old.groups)
