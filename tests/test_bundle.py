@@ -220,14 +220,12 @@ def edit_note(path: Path, **values: Any) -> None:
 
 
 @pytest.mark.parametrize("told", [None, 3])
-def test_a_bundle_that_weighed_imagenets_features_otherwise_is_refused(told: int | None, tmp_path: Path) -> None:
-    kinds = ("refine.steps=0", 'model.familiarity=["imagenet"]')
+@pytest.mark.parametrize("entry", ["imagenet_around", "evidence_softness"])
+def test_a_bundle_that_weighed_evidence_otherwise_is_refused(entry: str, told: int | None, tmp_path: Path) -> None:
+    kinds = ("refine.steps=0", 'model.familiarity=["imagenet"]', "model.fusion=log-mean-exp")
     save_bundle(tiny_bundle(*kinds, refinement=False), tmp_path / "part.bundle")
     load_bundle(tmp_path / "part.bundle")
-    file = tmp_path / "part.bundle" / "bundle.json"
-    note = json.loads(file.read_text())
-    del note["imagenet_around"]
-    file.write_text(json.dumps(note if told is None else {**note, "imagenet_around": told}))
+    edit_note(tmp_path / "part.bundle", **{entry: told or "drop"})
     assert "earlier flawmap, which weighed evidence in another way; train it again" in refusal(
         lambda: load_bundle(tmp_path / "part.bundle")
     )

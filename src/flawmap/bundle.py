@@ -40,12 +40,13 @@ from flawmap.model.decoder import ObjectDecoder
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
 from flawmap.model.dsr import DSR, detection_channels
-from flawmap.model.familiarity import AROUND, MAP, Familiarity
+from flawmap.model.familiarity import AROUND, MAP, SOFTNESS, Familiarity
 from flawmap.model.imagenet import CHANNELS, ImageNetFeatures
 from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
 WINDOW = "imagenet_around"  # in bundle.json: `familiarity.AROUND` of ImageNet's features
+SOFT = "evidence_softness"  # in bundle.json: `familiarity.SOFTNESS` where kinds of evidence add up
 WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
 IMAGENET = "imagenet.safetensors"  # among the weights that are shipped
 IGNORE, PHOTOS, EVIDENCE = "ignore.png", "photos.safetensors", "evidence.safetensors"
@@ -120,6 +121,11 @@ def _familiarity(settings: ModelSettings) -> Familiarity | None:
     return Familiarity({name: channels[name] for name in settings.familiarity}, settings.fusion)
 
 
+def _adds_up(settings: ModelSettings) -> bool:
+    """Whether kinds of evidence that agree add up to a score."""
+    return bool(settings.familiarity) and settings.fusion == "log-mean-exp"
+
+
 def save_bundle(
     bundle: Bundle,
     path: Path,
@@ -160,6 +166,7 @@ def save_bundle(
             "flawmap": version("flawmap"),
             "refinement": bundle.model.refinement is not None,
             **({WINDOW: AROUND} if bundle.model.imagenet is not None else {}),
+            **({SOFT: SOFTNESS} if _adds_up(bundle.recipe.model) else {}),
             "weights_dtype": dtype,
             "weights_sha256": sha256(saving / WEIGHTS),
             "threshold": None if bundle.threshold is None else dataclasses.asdict(bundle.threshold),
@@ -203,6 +210,7 @@ def load_bundle(path: Path) -> Bundle:
         )
     tensors, _ = _load_tensors(path / WEIGHTS)
     unlike = "imagenet" in recipe.model.familiarity and note.get(WINDOW) != AROUND
+    unlike = unlike or (_adds_up(recipe.model) and note.get(SOFT) != SOFTNESS)
     if "familiarity.levels" in tensors or unlike:
         raise BundleError(
             f"{path} was trained by an earlier flawmap, which weighed evidence in another way; train it again"

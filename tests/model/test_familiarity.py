@@ -16,6 +16,7 @@ from flawmap.model.dsr import DSR
 from flawmap.model.familiarity import (
     KNOTS,
     SHRINKAGE,
+    SOFTNESS,
     STEEPNESS,
     WINDOW,
     Density,
@@ -182,11 +183,12 @@ def test_a_log_mean_exp_lets_evidence_add_to_the_strongest(kinds: int) -> None:
         torch.nn.functional.interpolate((found - number + 1) / 0.5, size=(32, 32))[:, 0].double()
         for number, found in enumerate(familiarity.evidence(logits, features))
     ]
-    wanted = torch.stack(away).exp().mean(0).log()
+    wanted = SOFTNESS * (torch.stack(away) / SOFTNESS).exp().mean(0).log()
     torch.testing.assert_close(familiarity(logits, features)[1], torch.sigmoid(STEEPNESS * wanted).float())
     largest = torch.tensor([3.0, -2.0, 700.0, 1.0])[: 1 + kinds]  # too large for an exponential
     one = (largest.double() - torch.arange(1 + kinds) + 1) / 0.5
-    assert float(familiarity.together(largest)) == pytest.approx(float(one.logsumexp(0) - np.log(1 + kinds)), rel=1e-5)
+    joined = SOFTNESS * float((one / SOFTNESS).logsumexp(0) - np.log(1 + kinds))
+    assert float(familiarity.together(largest)) == pytest.approx(joined, rel=1e-5)
 
 
 def test_imagenets_evidence_is_of_features_averaged_over_their_surroundings() -> None:

@@ -87,7 +87,8 @@ def export(
         else:
             raise DisagreementError(f"{place} is refused and was not written: {check.fault}", check.fault)
         if int8:
-            about["full_precision"] = [*FULL, *(() if detection else ("detection",))]
+            familiar = ("familiarity",) if bundle.model.familiarity is not None else ()
+            about["full_precision"] = [*FULL, *familiar, *(() if detection else ("detection",))]
         about |= {"check": {"on": whose, **dataclasses.asdict(check)}}
         _stamp(file, about)
         _same(session, file, judged[0])

@@ -40,6 +40,7 @@ CLIP = 4.0  # deviations, beyond which a levelled image is clipped
 SHRINKAGE = 1e-3  # of the mean variance, added to every variance
 SHRINKAGE_OF_MEMORY = 0.1  # the same where the distance from the nearest counts
 STEEPNESS = 0.5  # of the map, per deviation above good parts
+SOFTNESS = 2.0  # deviations, by which exponentials of evidence grow e times: the larger, the nearer to the mean of all
 KNOTS = 10  # of each kind of evidence, between which its deviations above good parts are linear
 
 
@@ -184,11 +185,11 @@ class Familiarity(nn.Module):
         most = torch.maximum(evidence, other)
         if self.fusion == "maximum":
             return most
-        return most + torch.log1p(torch.exp(-(evidence - other).abs()))
+        return most + SOFTNESS * torch.log1p(torch.exp(-(evidence - other).abs() / SOFTNESS))
 
     def _of_one(self, kinds: int) -> float:
         """What so many kinds of evidence that are all 0 come to when they are joined."""
-        return 0.0 if self.fusion == "maximum" else math.log(kinds)
+        return 0.0 if self.fusion == "maximum" else SOFTNESS * math.log(kinds)
 
     def together(self, largest: Tensor) -> Tensor:
         """Each kind's largest evidence (kinds,) as one, in deviations above good parts: a number.
