@@ -16,9 +16,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from contenders import random_bundle
 from efficientad import EfficientAD
-from flawmap.bundle import build, load_bundle
-from flawmap.config import load_recipe
+from flawmap.bundle import load_bundle
 from transcription import Transcription
 
 
@@ -52,8 +52,8 @@ def model_of(source: str) -> tuple[nn.Module, int, int]:
     if Path(source).is_dir():
         bundle = load_bundle(Path(source))
         return bundle.model, bundle.recipe.image.height, bundle.recipe.image.width
-    recipe = load_recipe(source)
-    return build(recipe.model, recipe.refine.steps > 0), recipe.image.height, recipe.image.width
+    bundle = random_bundle(source)
+    return bundle.model, bundle.recipe.image.height, bundle.recipe.image.width
 
 
 def main() -> None:

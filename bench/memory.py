@@ -1,12 +1,13 @@
 """What a memory of good photos brings, and how much of it is owed to near-duplicates of the test photos.
 
-    python bench/memory.py --data DIR [--name NAME] [--write]
+    python bench/memory.py --data DIR [--name NAME] [--numbered] [--write]
 
 ImageNet's features over surroundings, nothing trained: the score of a photo is its largest distance from the mean of
-good photos, or from the most alike of the places that are remembered, in deviations of their Gaussian as `fast` has it,
-or in raw numbers as PatchCore has it (Roth et al. 2022). Where file names number the photos as they were taken
-(Magnetic Tile, with --numbered), each test photo is judged again without the good photos near it in number: mean,
-Gaussian and memory know nothing of these then.
+good photos, or from the most alike of the places that are remembered, in deviations of their Gaussian as in `fast`
+(which chooses the places of each group of photos apart; here they are chosen from all), or in raw numbers as PatchCore
+has it (Roth et al. 2022). Where file names number the photos as they were taken (Magnetic Tile, with --numbered), each
+test photo is judged again without the good photos near it in number: mean, Gaussian and memory know nothing of these
+then.
 """
 
 from __future__ import annotations

@@ -203,9 +203,10 @@ def minutes_to_train() -> list[Row]:
     largest = max((run["peak_memory_mb"] / 1024 for run in fifteen), default=None)
     rows.append(Row("Training", "fast: longest training, minutes on two cores", "<=", 15, longest, how=how))
     rows.append(Row("Training", "fast: largest memory, GB", "<=", 4, largest, how=how))
+    # "mean": before places of good photos were remembered; the steps are the same
     gpu = [
         run for name in ("magnetic_tile", "kolektor") for tag in ("", "mean") for run in runs(name, 15, tag, gpu=True)
-    ]  # "mean": before places of good photos were remembered; the steps are the same
+    ]
     how = source(gpu[-1] if gpu else None, "python bench/quality.py, on a GPU")
     longest = max((run["minutes"] for run in gpu), default=None)
     rows.append(Row("Training", "fast: the same on a GPU (H200 asked for)", "<=", 2, longest, how=how))

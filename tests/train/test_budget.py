@@ -81,6 +81,19 @@ def test_more_minutes_are_more_steps(
     assert second - first == pytest.approx(0.95 * 120 / 0.1, abs=60)  # what is read takes a moment
 
 
+@pytest.mark.parametrize(("memory", "seconds"), [(0, 6.0), (8, 7.0)])
+def test_photos_of_which_places_are_remembered_take_a_look(
+    memory: int, seconds: float, parts: Listing, general: DiscreteModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "PHOTOS", 4)
+    monkeypatch.setattr("flawmap.train.run.train_detection", stop)
+    settings = ("model.familiarity=['imagenet']", f"model.memory={memory}")
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, recipe(*settings), tmp_path / "part", general=general, minutes=1, quiet=True)
+    plan = json.loads((tmp_path / "part.run" / budget.PLAN).read_text(encoding="utf-8"))
+    assert plan["after_s"] == seconds  # 1.5 looks at each of 4, and at 8 with painted defects; half a one at 6 more
+
+
 def stop(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 

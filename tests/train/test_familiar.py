@@ -123,7 +123,7 @@ def test_what_surrounds_cells_that_count_is_known_to_imagenets_gaussian(photos: 
         familiar.add_moments(fit.told, [(fit.places[0], 0)], familiar.Looks(fit.model, CPU))
         counts.append({name: sums.count for name, sums in fit.told.moments[0].items()})
     assert counts[0] == {"encoder": 30 * 30, "imagenet": 6 * 6}, "without the border"
-    assert counts[1] == {"encoder": 30 * 15, "imagenet": 6 * 5}, "three of its columns and two beside them"
+    assert counts[1] == {"encoder": 30 * 15, "imagenet": 6 * 6}, "the evidence of half the photo is of means over all"
 
 
 @pytest.mark.parametrize("calibration", ["held-out", "cross-fitted"])
@@ -155,10 +155,26 @@ def test_places_of_all_good_photos_are_remembered_and_left_out_with_their_group(
     if calibration == "held-out":
         assert len(remembered) > 4 and remembered <= set(photos[:9]), "none of those that are held out"
         return
-    assert len(remembered) > 6
+    assert len(remembered) > 6 and remembered & {parts.paths[index] for parts, index in fit.places}
     for (parts, index), group in zip(fit.places, fit.told.groups.tolist(), strict=True):
         if parts.paths[index] in remembered:
             assert away(parts.paths[index], group) > -5 > away(parts.paths[index], NONE)
+
+
+def test_of_tiles_places_are_remembered_too_and_of_many_cells_some(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("model.familiarity=['imagenet']", "model.memory=4000", "threshold.calibration=cross-fitted")
+    found = []
+    for cells in (familiar.CELLS, 8):
+        monkeypatch.setattr(familiar, "CELLS", cells)
+        recipe = recipe_of(*settings, "image.policy=tile", "image.overlap=0.5", "anomalies.place=codes")
+        fit = fit_of(model_of(recipe), photos[:9], photos[9:], recipe)
+        fit.fit()
+        assert fit.told.remembered == 12 and fit.model.familiarity is not None
+        found.append(sum(map(len, fit.told.patches.values())))
+    tiles = 4  # of 96 pixels, by tiles of 64 that overlap by half
+    assert found == [12 * tiles * 4, 12 * tiles], "all 2 by 2 places of a tile, or one"
 
 
 @pytest.mark.parametrize("columns", [(0.0, 0.2), (0.3, 0.5), (0.9, 1.0)])
@@ -239,18 +255,19 @@ def test_a_source_that_finds_painted_defects_much_worse_is_left_out(
     assert familiarity is not None
     assert "encoder" in familiarity.sources and "local" not in familiarity.sources
     assert len(familiarity.knots) == 1 + len(familiarity.sources)
-    above = np.array([found[name] - 0.5 for name in ("map", *familiarity.sources)])
-    np.testing.assert_allclose(fit.told.trust, above.clip(0) / above.max())
+    above = np.array([found[name] - 0.5 for name in ("map", *familiarity.sources)]).clip(0)
+    counts = (above / above.max()).clip(0.01)
+    np.testing.assert_allclose(fit.told.trust, counts)
     assert fit.told.trust.min() < 0.9, "what counts less is told"
     worn = familiarity.heights.clone()
     fit.told.trust[:] = 1
     fit.leave_out(NONE)
-    wanted = torch.from_numpy(above.clip(0) / above.max()).float()[:, None] * familiarity.heights
+    wanted = torch.from_numpy(counts).float()[:, None] * familiarity.heights
     torch.testing.assert_close(worn, wanted, rtol=2e-3, atol=1e-3)
 
 
 def test_evidence_counts_by_what_it_finds_above_chance() -> None:
-    np.testing.assert_allclose(familiar.trust([0.6, 0.9, 0.3]), [0.25, 1.0, 0.0])
+    np.testing.assert_allclose(familiar.trust([0.6, 0.9, 0.3]), [0.25, 1.0, 0.01])
     np.testing.assert_allclose(familiar.trust([0.5, 0.4]), [1.0, 1.0])
 
 
@@ -309,7 +326,8 @@ def test_with_imagenets_features_the_map_that_is_shown_is_of_all(
     fit.fit()
     assert fit.model.familiarity is not None
     shares = fit.model.familiarity.shares.tolist()
-    assert shares == (pytest.approx([1 / 3] * 3, rel=1e-3) if "imagenet" in kinds else [1.0, 0.0])
+    alone = [1 / fit.told.trust[0], 0.0]  # as it is, whatever it counts as
+    assert shares == pytest.approx([1 / 3] * 3 if "imagenet" in kinds else alone, rel=1e-3)
 
 
 def test_painted_defects_where_nothing_counts_are_not_seen(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from flawmap.data.surfaces import SURFACES, write_sample_parts
 from flawmap.errors import BundleError, TrainingError
 from flawmap.measure.evidence import GoodEvidence
 from flawmap.model.discrete import DiscreteModel
+from flawmap.model.familiarity import Density, Familiarity, Moments
 from flawmap.train import familiar
 from flawmap.train.renew import moved, renew
 from flawmap.train.run import train
@@ -117,6 +118,25 @@ def test_old_photos_scores_stay_what_they_are_where_evidence_adds_up(parts: Path
     found = np.array(renewed.provenance["held_out_scores"][:16])
     by_largest = np.array(told.scores(familiarity)[:16])
     assert np.abs(found - wanted).mean() < 0.5 * np.abs(by_largest - wanted).mean()
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_variances_are_raised_more_where_the_most_alike_counts(remembers: bool) -> None:
+    features = (
+        torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 2, 0.1])[:, None, None]
+    )
+    moments = Moments(3)
+    moments.add(features)
+    told = GoodEvidence(
+        ("map", "imagenet"), {0: {"imagenet": moments}}, np.zeros(2, np.int64), np.zeros((2, 2)), np.zeros(2),
+        np.ones(2), patches={0: torch.ones(4, 3)} if remembers else {},
+    )  # fmt: skip
+    worn, wanted = Familiarity({"imagenet": 3}), Density(3)
+    told.wear(worn)
+    wanted.fit(moments.mean(), moments.covariance(), 0.1 if remembers else 1e-3)
+    ((_, density),) = worn.named_densities()
+    torch.testing.assert_close(density.whitening, wanted.whitening)
+    assert (density.memory is not None) == remembers
 
 
 REMEMBERING = ['model.familiarity=["imagenet"]', "model.memory=16", "model.fusion=log-mean-exp"]

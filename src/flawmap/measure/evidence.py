@@ -1,7 +1,8 @@
 """What good photos have told of the kinds of evidence: enough to set familiarity by it, and to add photos later.
 
-For each group of photos the moments of their features; for each photo the largest of each kind of evidence, by
-Gaussians that its own group had no part in. Gaussians and calibration then follow for all photos, or for all but a
+For each group of photos the moments of their features, and features of places that are remembered; for each photo the
+largest of each kind of evidence, by Gaussians and places that its own group had no part in; for each kind how much it
+counts. Gaussians and calibration then follow for all photos, or for all but a
 group.
 
 Axes: P photos, K kinds of evidence, the map's first, C channels.
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from flawmap.measure.calibration import calibration
 from flawmap.model.familiarity import (
+    MAP,
     REMEMBERED,
     SHRINKAGE,
     SHRINKAGE_OF_MEMORY,
@@ -71,6 +73,8 @@ class GoodEvidence:
             kind = self.kinds.index(name)
             knots, heights = calibration(chosen[:, kind].tolist(), float(self.usual[kind]))
             familiarity.knots[number], familiarity.heights[number] = knots, float(self.trust[kind]) * heights
+        if len(familiarity.shares) > 1 and not familiarity.shares[1:].any():  # detection's map is shown alone, as it is
+            familiarity.shares[0] = 1 / float(self.trust[self.kinds.index(MAP)])
 
     def wear_gaussians(self, familiarity: Familiarity, left_out: int = NONE) -> None:
         """Set the Gaussians alone, and what they remember. In place."""

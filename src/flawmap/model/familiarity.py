@@ -167,12 +167,15 @@ class Familiarity(nn.Module):
         return torch.sigmoid(STEEPNESS * shown[:, 0]), torch.sigmoid(STEEPNESS * fused[:, 0])
 
     def above(self, logits: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
-        """Each evidence above what good parts come to, in deviations of that: (B, H, W). Arguments as of `evidence`."""
+        """Each evidence above what good parts come to, in what its deviations count as: (B, H, W).
+
+        Arguments as of `evidence`.
+        """
         found = [self._calibrated(number, found) for number, found in enumerate(self.evidence(logits, features))]
         return [_enlarged(each, logits.shape[-2:])[:, 0] for each in found]
 
     def _calibrated(self, number: int, found: Tensor) -> Tensor:
-        """Evidence (B, 1, h, w) in deviations above good parts: a sum of ramps, of which none is negative."""
+        """What evidence (B, 1, h, w) counts as, for its deviations above good parts: a sum of ramps, none negative."""
         knots, heights = self.knots[number].view(-1, 1, 1), self.heights[number].view(-1, 1, 1)
         widths = knots[1:] - knots[:-1]
         slopes = (heights[1:] - heights[:-1]) / widths
@@ -216,7 +219,7 @@ class Familiarity(nn.Module):
         self.share(len(kept) > 1)
 
     def share(self, together: bool) -> None:
-        """Whether the map that is shown is of all evidence alike, or of detection's own map alone."""
+        """Whether the map that is shown is of all evidence, as far as each counts, or of detection's own map alone."""
         self.shares = torch.full_like(self.shares[:1], 1 / len(self.knots) if together else 0.0).repeat(len(self.knots))
         if not together:
             self.shares[0] = 1

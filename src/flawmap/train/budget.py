@@ -98,10 +98,9 @@ def plan_steps(
     look_s = (time.monotonic() - since) / looks
     # What is familiar takes three looks at each photo, of which all but the first are short where there is room to keep
     # what was seen, and paints defects onto some more (train/familiar.py).
+    # Where places are remembered, ImageNet's features of further photos are looked at, once.
     known = (1.5 if parts.whole is not None else 3) * min(photos, PHOTOS) + 1.5 * PAINTED
-    if (
-        recipe.model.memory and REMEMBERED in recipe.model.familiarity
-    ):  # of further photos ImageNet's features are looked at, once
+    if recipe.model.memory and REMEMBERED in recipe.model.familiarity:
         known += 0.5 * max(min(photos, REMEMBERED_PHOTOS) - PHOTOS, 0)
     after_s = look_s * (known if recipe.model.familiarity else photos)
     left_s = SLACK * (60 * minutes - spent_s - (time.monotonic() - began) - after_s)

@@ -27,9 +27,9 @@ from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
 from flawmap.model.dsr import DSR, Examined, image_score
 from flawmap.model.familiarity import (
-    AROUND,
     MAP,
     REMEMBERED,
+    Density,
     Familiarity,
     Moments,
     surroundings,
@@ -48,6 +48,8 @@ Place = tuple[GoodParts, int]  # a photo: its number in some parts
 FOLDS = 8
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
 REMEMBERED_PHOTOS = 1024  # good photos of which places are remembered, at most about
+LEAST = 0.01  # that a kind counts as, next to the best
+CELLS = 400_000  # among which those of a group are chosen, at most about
 DIRECTIONS = 64  # in which it is told how unlike such places are
 TILES = 8  # of each photo, where photos are cut into tiles
 PAINTED = 192  # pictures with painted defects that evidence is tried on
@@ -140,16 +142,17 @@ class CrossFit:
         learnt = [(trained, index) for index in range(0, len(trained), -(-len(trained) // room))]
         self.places = [*learnt, *told] if cross else told
         self._memory = recipe.model.memory if REMEMBERED in self.kinds else 0
+        known = {*self.places}
         more = _evenly([(trained, index) for index in range(len(trained))], REMEMBERED_PHOTOS) if self._memory else []
-        known = [*self.places, *(place for place in more if place not in {*self.places})] if cross else self.places
+        every = [*self.places, *(place for place in more if place not in known)] if cross else self.places
         whole = in_whole_folders(trained.paths, held_out.paths)
         self.folders = len({parts.paths[index].parent for parts, index in self.places}) if whole else 0
-        units = [parts.paths[index] for parts, index in known]
+        units = [parts.paths[index] for parts, index in every]
         units = [path.parent for path in units] if self.folders > 1 else units
-        every = grouped([str(unit) for unit in units], FOLDS if cross else len(units), recipe.run.seed)
-        groups = every[: len(self.places)]
+        group_of = grouped([str(unit) for unit in units], FOLDS if cross else len(units), recipe.run.seed)
+        groups = group_of[: len(self.places)]
         self._fitted = [*zip(self.places, groups.tolist(), strict=True)] if cross else [(place, -1) for place in learnt]
-        self._remembered = [*zip(known, every.tolist(), strict=True)] if cross else [(place, -1) for place in more]
+        self._remembered = [*zip(every, group_of.tolist(), strict=True)] if cross else [(place, -1) for place in more]
         size = len(self.places), len(self.kinds)
         self.told = GoodEvidence(self.kinds, {}, groups, np.full(size, -math.inf), np.zeros(size[0]), np.zeros(size[1]))
         self._looks = Looks(model, device)
@@ -162,8 +165,7 @@ class CrossFit:
         """
         add_moments(self.told, self._fitted, self._looks)
         if self._memory:
-            self.told.wear_gaussians(_of(self.model))
-            remember(self.told, self._remembered, self._memory, self._looks)
+            remember(self.told, self.told, self._remembered, self._memory, self._looks)
         usual = measure(self.told, list(enumerate(self.places)), self._looks)
         self.told.usual[:] = [math.sqrt(max(float(moments.covariance()), 0.0)) for moments in usual]
         self.leave_out(NONE)
@@ -205,7 +207,7 @@ class CrossFit:
         value on good pictures against the same with painted defects; empty, and all are kept, where the recipe paints
         none or none could be seen.
 
-        The map that is shown is of all evidence alike where ImageNet's features are among it: detection was trained on
+        The map that is shown is of all evidence where ImageNet's features are among it: detection was trained on
         painted defects, and outlines these far better than real ones (RESULTS.md). Without them, painted defects tell.
         """
         familiarity, recipe = _of(self.model), self.recipe
@@ -246,7 +248,8 @@ class CrossFit:
         self.model.keep(kept)
         if kept:
             chosen = [self.kinds.index(name) for name in (MAP, *kept)]
-            familiarity.share(REMEMBERED in kept or _together_outlines_better(outlines, chosen))
+            counts = trust([found_by[name] for name in (MAP, *kept)])
+            familiarity.share(REMEMBERED in kept or _together_outlines_better(outlines, chosen, counts))
         else:
             self.model.familiarity = None
         return found_by
@@ -268,31 +271,36 @@ def add_moments(told: GoodEvidence, photos: Sequence[tuple[Place, int]], looks: 
         sums = told.moments.setdefault(group, {name: Moments(count) for name, count in channels.items()})
         for (_, features), inside in looks.at(place, TILES):
             for name, found in sums.items():
-                cells = _cells(inside, features[name])
-                if cells is not None and name == REMEMBERED:  # what lies around them is looked at with them
-                    around = nn.functional.max_pool2d(cells[None, None].float(), AROUND, 1, AROUND // 2)
-                    cells = around[0, 0] > 0
-                found.add(within_border(features[name]).float(), None if cells is None else within_border(cells))
+                cells, inner = _cells(inside, features[name]), within_border(features[name]).float()
+                if cells is not None:
+                    cells = _surrounding(cells, features[name]) if name == REMEMBERED else within_border(cells)
+                found.add(inner, cells)
 
 
-def remember(told: GoodEvidence, photos: Sequence[tuple[Place, int]], count: int, looks: Looks) -> None:
+def remember(
+    told: GoodEvidence, known: GoodEvidence, photos: Sequence[tuple[Place, int]], count: int, looks: Looks
+) -> None:
     """Add to `told` about `count` places of photos, each with its group: as unlike as possible within a group.
 
-    How unlike they are is told by the Gaussian that the model has now, in DIRECTIONS at random.
+    How unlike they are is told by the Gaussian of all that is `known`, in DIRECTIONS at random.
     """
-    density = dict(_of(looks.model).named_densities())[REMEMBERED]
-    channels = len(density.mean)
+    usual = Moments.of([sums[REMEMBERED] for sums in known.moments.values()])
+    channels = len(usual.total)
+    density = Density(channels).to(looks.device)
+    density.fit(usual.mean(), usual.covariance())
     drawn = torch.randn(channels, min(DIRECTIONS, channels), generator=seeded(0, 42))
-    directions = torch.linalg.qr(drawn)[0].to(density.mean.device)
+    directions = torch.linalg.qr(drawn)[0].to(looks.device)
     groups: dict[int, list[Place]] = {}
     for place, group in photos:
         groups.setdefault(group, []).append(place)
     for group, places in groups.items():
         points: list[Tensor] = []
         cells: list[Tensor] = []  # in half precision, as they are stored: there may be hundreds of thousands
+        room = CELLS // len(places) // (1 if places[0][0].whole is not None else TILES)  # of each picture
         for place in places:
             for around, inside in looks.surroundings(place, TILES):
                 found = (around[0].flatten(1) if inside is None else around[0][:, inside]).t()
+                found = found[:: max(-(-len(found) // max(room, 1)), 1)]
                 points.append(density.white(found) @ directions)
                 cells.append(found.half().cpu())
         chosen = core_set(torch.cat(points), math.ceil(count * len(places) / len(photos)))
@@ -323,23 +331,23 @@ def measure(told: GoodEvidence, photos: Sequence[tuple[int, Place]], looks: Look
 
 
 def trust(aurocs: Sequence[float]) -> Floats64:
-    """How much each kind of evidence counts, (kinds,) in [0, 1], by its AUROC on painted defects: the best 1, chance 0.
+    """How much each kind of evidence counts, (kinds,), by its AUROC on painted defects: the best 1, chance LEAST.
 
     In proportion to what they are above chance. All alike where none is.
     """
     above = np.clip(np.array(aurocs) - 0.5, 0, None)
     best = above.max()
-    return above / best if best > 0 else np.ones(len(above))
+    return np.maximum(above / best, LEAST) if best > 0 else np.ones(len(above))
 
 
-def _together_outlines_better(outlines: Sequence[tuple[Floats, Mask]], kinds: Sequence[int]) -> bool:
+def _together_outlines_better(outlines: Sequence[tuple[Floats, Mask]], kinds: Sequence[int], counts: Floats64) -> bool:
     """Whether the evidence of all `kinds` outlines painted defects better than that of the first, detection's, alone.
 
-    By pixel AP. Detection was trained on such defects, so its own must be larger by ADVANTAGE.
+    As much as each `counts`; by pixel AP. Detection was trained on such defects: its own must be larger by ADVANTAGE.
     """
     truth = np.concatenate([mask for _, mask in outlines])
     alone = np.concatenate([above[kinds[0]] for above, _ in outlines])
-    together = np.concatenate([above[list(kinds)].mean(axis=0) for above, _ in outlines])
+    together = np.concatenate([counts @ above[list(kinds)] for above, _ in outlines])
     return ADVANTAGE * image_ap(truth, together) > image_ap(truth, alone)
 
 
@@ -385,6 +393,14 @@ def _of(model: DSR) -> Familiarity:
 
 def _laid_out(pictures: Tensor, device: torch.device) -> Tensor:
     return pictures.to(device, memory_format=torch.channels_last)
+
+
+def _surrounding(cells: Tensor, features: Tensor) -> Tensor:
+    """Of the cells of `within_border` of `features` (1, C, h, w), those whose mean is evidence of `cells` (h, w)."""
+    size = surroundings(features[:, :1]).shape[-2:]
+    side = within_border(features).shape[-1] - size[-1] + 1
+    told = nn.functional.pad(_told_by(cells, size)[None, None].float(), (side - 1,) * 4)
+    return nn.functional.max_pool2d(told, side, 1)[0, 0] > 0
 
 
 def _told_by(cells: Tensor, size: Sequence[int]) -> Tensor:
