@@ -33,6 +33,7 @@ def quantize_onnx(
     made_by = {name: node.name for node in whole.graph.node for name in node.output}
     makers = {node.name: [made_by[name] for name in node.input if name in made_by] for node in whole.graph.node}
     graph = _Graph(makers, {node.name: node.op_type for node in whole.graph.node}, made_by)
+    package("onnxruntime").set_default_logger_severity(3)  # NNCF's sessions warn of what they tidy up
     # ONNX Runtime has no transposed convolution in INT8, and would only convert there and back
     types = {*graph.types.values()} & {*PRODUCTS, "ConvTranspose"}
     quantized: onnx.ModelProto = _quantize(whole, images, _kept(graph, encoder, detection), sorted(types))
