@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -119,6 +120,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     chosen = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the training is ended too
     for minutes in (float(part) for part in chosen.minutes.split(",")):
         for seed in (int(part) for part in chosen.seeds.split(",")):
             name = result_file(chosen, minutes, seed)
