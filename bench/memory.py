@@ -30,9 +30,10 @@ from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.familiarity import SHRINKAGE, SHRINKAGE_OF_MEMORY, Density, Moments, surroundings, within_border
 from flawmap.model.imagenet import CHANNELS, ImageNetFeatures
 from flawmap.train.core_set import core_set
+from flawmap.train.familiar import DIRECTIONS
 from flawmap.train.sources import shaped
 
-REMEMBERED = 2000  # places
+PLACES = 2000  # that are remembered
 APART = (0, 50, 200, 400)  # numbers within which good photos are left out
 
 
@@ -75,10 +76,10 @@ def main() -> None:
     density.fit(whole.mean(), whole.covariance(), SHRINKAGE_OF_MEMORY)
     cells = torch.cat(around).float()
     owners = torch.arange(len(train)).repeat_interleave(len(around[0]))
-    drawn = torch.randn(CHANNELS, 64, generator=torch.Generator().manual_seed(0))
+    drawn = torch.randn(CHANNELS, DIRECTIONS, generator=torch.Generator().manual_seed(0))
     places = {
-        "memory": core_set(density.white(cells) @ torch.linalg.qr(drawn)[0], REMEMBERED),
-        "memory, raw": core_set(cells @ torch.linalg.qr(drawn)[0], REMEMBERED),
+        "memory": core_set(density.white(cells) @ torch.linalg.qr(drawn)[0], PLACES),
+        "memory, raw": core_set(cells @ torch.linalg.qr(drawn)[0], PLACES),
     }
     numbers = torch.tensor([number(path) for path in paths]) if chosen.numbered else torch.zeros(len(paths))
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -108,7 +109,7 @@ def main() -> None:
         }
         told = (f"{kind} {each['image_auroc']:.3f} (AP {each['image_ap']:.3f})" for kind, each in found[key].items())
         print(f"{key:<12}" + "  ".join(told), flush=True)
-    values = {"data": name, "found": found, "photos": len(train), "remembered": REMEMBERED}
+    values = {"data": name, "found": found, "photos": len(train), "remembered": PLACES}
     if chosen.numbered:
         nearest = np.array([int((numbers - number(path)).abs().min()) for path in test.paths])
         values["numbers_away"] = {

@@ -65,6 +65,16 @@ def fit_of(model: DSR, trained: list[Path], held_out: list[Path], recipe: Recipe
     return familiar.CrossFit(model, good_parts(trained, recipe), good_parts(held_out, recipe), recipe, CPU)
 
 
+def fitted_by_imagenet(recipe: Recipe, photos: list[Path]) -> tuple[DSR, familiar.CrossFit]:
+    """A model with the shipped network, fitted to good photos."""
+    model = model_of(recipe)
+    assert model.imagenet is not None
+    load_imagenet(model.imagenet)
+    fit = fit_of(model, photos[:9], photos[9:], recipe)
+    fit.fit()
+    return model, fit
+
+
 def early(model: DSR, good: GoodParts, index: int) -> np.ndarray:
     """Features of the encoder that count, (C, cells)."""
     ((picture, inside),) = good.pictures(index)
@@ -135,13 +145,9 @@ def test_places_of_all_good_photos_are_remembered_and_left_out_with_their_group(
         "model.familiarity=['imagenet']", "model.memory=24", "image.height=128", "image.width=128", "detect.crop=128",
         f"threshold.calibration={calibration}", "anomalies.place=codes",
     )  # fmt: skip
-    model = model_of(recipe)
-    assert model.imagenet is not None
-    load_imagenet(model.imagenet)
-    fit = fit_of(model, photos[:9], photos[9:], recipe)
-    fit.fit()
+    model, fit = fitted_by_imagenet(recipe, photos)
     familiarity, network = model.familiarity, model.imagenet
-    assert familiarity is not None
+    assert familiarity is not None and network is not None
 
     def away(photo: Path, left_out: int) -> float:
         """How far the most familiar place of a photo is from all that is remembered, a logarithm."""
@@ -187,12 +193,8 @@ def test_a_strip_of_the_photo_is_judged_by_places_that_are_remembered(
         "detect.crop=128", f"image.include=[[[{left}, 0], [{right}, 0], [{right}, 1], [{left}, 1]]]",
         "threshold.calibration=cross-fitted", "anomalies.place=codes",
     )  # fmt: skip
-    model = model_of(recipe)
-    assert model.imagenet is not None
-    load_imagenet(model.imagenet)
-    fit = fit_of(model, photos[:9], photos[9:], recipe)
-    fit.fit()
-    assert model.familiarity is not None
+    model, fit = fitted_by_imagenet(recipe, photos)
+    assert model.familiarity is not None and model.imagenet is not None
     whole = len(photos) * 4 * 4  # places that have surroundings
     assert 0 < sum(map(len, fit.told.patches.values())) < whole
     for index in range(len(photos)):

@@ -23,6 +23,7 @@ from flawmap.bundle import round_weights
 from flawmap.config import Recipe
 from flawmap.data.images import Mask
 from flawmap.measure.evidence import NONE, GoodEvidence, Numbers
+from flawmap.measure.evidence import Floats as Floats64
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
 from flawmap.model.dsr import DSR, Examined, image_score
@@ -41,7 +42,6 @@ from flawmap.train.loop import seeded
 from flawmap.train.sources import GoodParts
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-Floats64 = np.ndarray[Any, np.dtype[np.float64]]
 
 Place = tuple[GoodParts, int]  # a photo: its number in some parts
 
