@@ -85,7 +85,8 @@ def export(
             if not check.fault:
                 break
         else:
-            raise DisagreementError(f"{place} is refused and was not written: {check.fault}", check.fault)
+            doubt = "drawn surfaces; --images FOLDER checks on good photos of the part" if images is None else images
+            raise DisagreementError(f"{place} is refused and was not written: {check.fault}, on {doubt}", check.fault)
         if int8:
             familiar = ("familiarity",) if bundle.model.familiarity is not None else ()
             about["full_precision"] = [*FULL, *familiar, *(() if detection else ("detection",))]
