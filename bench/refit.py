@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from flawmap.bundle import build, load_bundle, load_imagenet, save_bundle
+from flawmap.config import load_recipe
 from flawmap.data.layouts import read_layout
 from flawmap.data.scope import Scope
 from flawmap.devices import pick_device
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--familiarity", required=True, help="kinds of features, with commas between them")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="model.NAME=VALUE")
     parser.add_argument("--fusion", choices=("maximum", "log-mean-exp"), help="default: as it was trained")
     parser.add_argument("--memory", type=int, help="places of good photos to remember; default: as it was trained")
     parser.add_argument("--out", type=Path, required=True)
@@ -40,8 +42,9 @@ def main() -> None:
         | ({"fusion": chosen.fusion} if chosen.fusion else {})
         | ({} if chosen.memory is None else {"memory": chosen.memory})
     )
-    settings = bundle.recipe.model.model_copy(update=changes)
-    recipe = bundle.recipe.model_copy(update={"model": settings})
+    recipe = load_recipe(chosen.bundle / "recipe.toml", chosen.settings)
+    settings = recipe.model.model_copy(update=changes)
+    recipe = recipe.model_copy(update={"model": settings})
     good = sorted(sample.image for sample in read_layout(chosen.data).train_good)
     trained, held_out = hold_out(good, recipe.threshold, recipe.run.seed)
     model = build(settings, with_refinement=False)

@@ -105,6 +105,7 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         standardise=settings.detection_standardise,
         fold=fold,
         score_side=settings.score_side,
+        scattered=settings.score == "pixels",
         familiarity=_familiarity(settings),
         imagenet=ImageNetFeatures() if "imagenet" in settings.familiarity else None,
         restricts=settings.restriction == "learned",
@@ -118,7 +119,7 @@ def _familiarity(settings: ModelSettings) -> Familiarity | None:
         return None
     early = settings.discrete_width
     channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width, "imagenet": CHANNELS}
-    return Familiarity({name: channels[name] for name in settings.familiarity}, settings.fusion)
+    return Familiarity({name: channels[name] for name in settings.familiarity}, settings.fusion, settings.guided)
 
 
 def _adds_up(settings: ModelSettings) -> bool:

@@ -170,6 +170,11 @@ class ModelSettings(Section):
         description="The score is the largest mean of the map over a square of this side, in pixels at the network's "
         "size; odd. A small square finds small defects, a large one is calmer. Authors: 21.",
     )
+    score: Literal["square", "pixels"] = Field(
+        "square",
+        description="`square`: as `score_side` says. `pixels`: the mean of as many pixels as such a square has, the "
+        "largest of the map wherever they lie, since a thin crack fills no square. Paper: `square`.",
+    )
 
     familiarity: tuple[Literal["encoder", "local", "detection", "imagenet"], ...] = Field(
         (),
@@ -182,6 +187,12 @@ class ModelSettings(Section):
         "maximum",
         description="How several kinds of evidence at a place become one, for the score: the strongest decides "
         "(`maximum`), or what others say there adds to it a little (`log-mean-exp`).",
+    )
+
+    guided: bool = Field(
+        False,
+        description="With `familiarity`: maps take their outlines from the photo by a guided filter (He, Sun & Tang "
+        "2013), before anything is scored. Paper: false.",
     )
 
     memory: int = Field(
@@ -201,6 +212,8 @@ class ModelSettings(Section):
             raise ValueError("detection_fold needs detection_sees_image = true and detection_scale = 2")
         if len(set(self.familiarity)) < len(self.familiarity):
             raise ValueError("familiarity names a kind of features twice")
+        if self.guided and not self.familiarity:
+            raise ValueError("guided needs familiarity; name kinds of features in it, or set guided = false")
         return self
 
 

@@ -111,7 +111,9 @@ def test_an_artefact_is_one_thing_and_nothing_is_left_beside_it(
 def test_an_artefact_holds_all_kinds_of_evidence(runtime: str, fusion: str, place: Path, photo: np.ndarray) -> None:
     kinds = 'model.familiarity=["encoder", "local", "detection", "imagenet"]'
     path = make_bundle(
-        place, f"{fusion}-{runtime}.bundle", settings=("refine.steps=0", kinds, f"model.fusion={fusion}")
+        place,
+        f"{fusion}-{runtime}.bundle",
+        settings=("refine.steps=0", kinds, f"model.fusion={fusion}", "model.guided=true", "model.score=pixels"),
     )
     made = export(path, runtime, dynamic_batch=runtime == "onnx")
     check = compare(open_session(made.file), load_bundle(path), [photo, photo[:64, :96]])

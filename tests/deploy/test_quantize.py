@@ -118,7 +118,15 @@ def before(graph: onnx.ModelProto, outputs: tuple[str, ...]) -> set[str]:
 def test_distances_from_good_parts_stay_in_full_precision_in_int8(photos: list[np.ndarray]) -> None:
     kinds = 'model.familiarity=["encoder", "imagenet"]'
     recipe = load_recipe(
-        TINY, ['model.norm="batch"', "model.codes=1024", "model.code_length=32", "refine.steps=0", kinds]
+        TINY,
+        [
+            'model.norm="batch"',
+            "model.codes=1024",
+            "model.code_length=32",
+            "refine.steps=0",
+            "model.guided=true",
+            kinds,
+        ],
     )
     with torch.random.fork_rng():
         torch.manual_seed(2)

@@ -12,7 +12,7 @@ from flawmap.config import ImageSettings
 from flawmap.data.scope import Scope
 from flawmap.measure.found import Found
 from flawmap.measure.tiled import PREVIEW, Blended, inspect_tiles, reduced_map
-from flawmap.model.dsr import image_score
+from flawmap.model.dsr import AUTHORS, ScoreRule, image_score
 
 SIDE = 96
 
@@ -21,9 +21,9 @@ def settings(**changes: Any) -> ImageSettings:
     return ImageSettings(**{"policy": "tile", "height": SIDE, "width": SIDE, **changes})
 
 
-def blended(network: Any, image: np.ndarray, batch: int = 3, score_side: int = 21, **changes: Any) -> Blended:
+def blended(network: Any, image: np.ndarray, batch: int = 3, rule: ScoreRule = AUTHORS, **changes: Any) -> Blended:
     chosen = settings(**changes)
-    return inspect_tiles(network, image, chosen, Scope(chosen), score_side=score_side, batch=batch)
+    return inspect_tiles(network, image, chosen, Scope(chosen), rule=rule, batch=batch)
 
 
 def found_of(maps: np.ndarray, first: np.ndarray, drawing: np.ndarray, other: np.ndarray) -> Found:
@@ -67,9 +67,16 @@ def test_tiles_of_a_network_that_sees_single_pixels_give_its_map_and_score(
     found = blended(pointwise, image, overlap=overlap)
     assert np.abs(found.map - image[:, :, 1]).max() < 1e-6
     assert found.score == pytest.approx(float(image_score(torch.from_numpy(image[None, :, :, 2].copy()))), abs=1e-6)
-    for side in (1, 3, 63):
-        wanted = float(image_score(torch.from_numpy(image[None, :, :, 2].copy()), side))
-        assert blended(pointwise, image, score_side=side, overlap=overlap).score == pytest.approx(wanted, abs=1e-6)
+    for rule in (
+        ScoreRule(1),
+        ScoreRule(3),
+        ScoreRule(63),
+        ScoreRule(1, True),
+        ScoreRule(7, True),
+        ScoreRule(63, True),
+    ):
+        wanted = float(image_score(torch.from_numpy(image[None, :, :, 2].copy()), rule))
+        assert blended(pointwise, image, rule=rule, overlap=overlap).score == pytest.approx(wanted, abs=1e-6)
     assert found.input_image is not None and found.object_image is not None and found.general_image is not None
     assert np.abs(found.object_image - image).max() < 1e-6
     assert np.abs(found.general_image - (1 - image)).max() < 1e-6
@@ -171,7 +178,7 @@ def test_memory_is_the_map_and_a_batch_of_tiles() -> None:
     chosen = settings(height=512, width=512)
     tracemalloc.start()
     try:
-        found = inspect_tiles(pointwise, image, chosen, Scope(chosen), score_side=21, batch=2)
+        found = inspect_tiles(pointwise, image, chosen, Scope(chosen), rule=AUTHORS, batch=2)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flawmap.model.decoder import ObjectDecoder
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
-from flawmap.model.dsr import DSR, detection_channels, image_score, standardised
+from flawmap.model.dsr import DSR, ScoreRule, detection_channels, image_score, standardised
 from flawmap.model.restriction import SubspaceRestriction, halved
 from flawmap.train.detect import turned, turned_pictures
 
@@ -196,8 +196,21 @@ def test_score_is_the_largest_mean_of_21_by_21_pixels() -> None:
     maps[0, 20:41, 10:31] = 0.5  # fills one window
     maps[1, 30, 30] = 1.0
     torch.testing.assert_close(image_score(maps), torch.tensor([0.5, 1 / 441]))
-    torch.testing.assert_close(image_score(maps, 5), torch.tensor([0.5, 1 / 25]))
-    torch.testing.assert_close(image_score(maps, 1), torch.tensor([0.5, 1.0]))
+    torch.testing.assert_close(image_score(maps, ScoreRule(5)), torch.tensor([0.5, 1 / 25]))
+    torch.testing.assert_close(image_score(maps, ScoreRule(1)), torch.tensor([0.5, 1.0]))
+
+
+def test_scattered_score_is_the_mean_of_as_many_of_the_largest_pixels_wherever_they_lie() -> None:
+    maps = torch.zeros(2, 64, 48)
+    maps[0, 7, :30] = 0.8  # a thin crack: 30 pixels
+    maps[1, 20:25, 10:15] = 0.8
+    found = image_score(maps, ScoreRule(5, scattered=True))
+    torch.testing.assert_close(found, torch.tensor([0.8, 0.8]))
+    assert image_score(maps, ScoreRule(5))[0] < 0.2
+    maps[0, 7, 20:] = 0
+    torch.testing.assert_close(image_score(maps, ScoreRule(5, scattered=True))[0], torch.tensor(0.8 * 20 / 25))
+    small = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(image_score(small, ScoreRule(21, scattered=True)), small.mean((1, 2)))
 
 
 def test_zeros_beyond_the_border_count_in_the_score() -> None:

@@ -12,7 +12,7 @@ from flawmap.bundle import build
 from flawmap.config import load_recipe
 from flawmap.errors import ConfigError
 from flawmap.model import familiarity
-from flawmap.model.dsr import DSR
+from flawmap.model.dsr import DSR, ScoreRule
 from flawmap.model.familiarity import (
     KNOTS,
     SHRINKAGE,
@@ -278,11 +278,13 @@ def test_a_dsr_takes_map_and_score_from_its_evidence() -> None:
         encoder = model.discrete.fine_encoder
         local = encoder.conv2(torch.relu(encoder.conv1(levelled(images))))
     assert torch.equal(result.map, shown) and torch.equal(result.detection_map, strongest)
-    assert torch.equal(result.score, strongest.flatten(1).amax(1)) and model.score_side == 1 < model.map_side
+    assert torch.equal(result.score, strongest.flatten(1).amax(1)) and model.score_rule == ScoreRule(1) != ScoreRule(
+        model.map_side
+    )
     assert torch.equal(examined.features["local"], local)
     assert not torch.equal(shown, strongest)
     plain = small()
-    assert plain.familiarity is None and plain.score_side == plain.map_side
+    assert plain.familiarity is None and plain.score_rule == ScoreRule(plain.map_side)
     assert "local" not in plain.examine(images).features
     torch.testing.assert_close(plain(images).map, torch.softmax(examined.logits, 1)[:, 1])
 
@@ -293,6 +295,7 @@ def test_a_dsr_takes_map_and_score_from_its_evidence() -> None:
         (['model.familiarity=["local", "local"]', "refine.steps=0"], "names a kind of features twice"),
         (['model.familiarity=["local"]'], "set refine.steps = 0"),
         (['model.familiarity=["colour"]', "refine.steps=0"], "familiarity"),
+        (["model.guided=true"], "guided needs familiarity"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(overrides: list[str], message: str) -> None:

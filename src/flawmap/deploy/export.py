@@ -102,14 +102,15 @@ def export(
 
 def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch: bool) -> dict[str, Any]:
     """What an artefact says of itself."""
-    settings, side, threshold = bundle.recipe.image, bundle.model.score_side, bundle.threshold
+    settings, rule, threshold = bundle.recipe.image, bundle.model.score_rule, bundle.threshold
     return {
         "format": 1,
         "input": "image: uint8 (B, H, W, 3), BGR, "
         + ("any H and W" if settings.policy == "resize" else f"one {settings.height}x{settings.width} tile of a photo"),
         "outputs": {
             "map": f"float32 (B, {settings.height}, {settings.width}), probability of a defect in [0, 1]",
-            "score": f"float32 (B,), largest mean of detection_map over {side}x{side} pixels",
+            "score": f"float32 (B,), mean of the {rule.pixels} largest pixels of detection_map" if rule.scattered
+            else f"float32 (B,), largest mean of detection_map over {rule.side}x{rule.side} pixels",
             VERDICT: "bool (B,), score > threshold: defective; absent without a threshold, and where image.include, "
             "exclude or ignore leave out part of the image, which map and score here do not",
             "object_image, general_image": "float32 (B, h, w, 3), BGR in [0, 1], as a good part and as it is",

@@ -142,7 +142,7 @@ class Inspector:
         settings = self.bundle.recipe.image
         inputs = np.stack([network_input(to_float(image), settings).numpy() for image in images])  # (B, 3, h, w)
         inside = self.scope.inside(settings.height, settings.width)
-        found = self.runtime(inputs).within(inside, self.bundle.model.score_side)
+        found = self.runtime(inputs).within(inside, self.bundle.model.score_rule)
         seen = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
         scores = found.scores.tolist()
         pictures = list(zip(seen, found.object_images, found.general_images, strict=True))
@@ -153,10 +153,8 @@ class Inspector:
 
     def _inspect_tiles(self, image: Stored, batch: int) -> Inspection:
         settings = self.bundle.recipe.image
-        side = self.bundle.model.score_side
-        found = inspect_tiles(
-            self.runtime, at_scale(image, settings), settings, self.scope, score_side=side, batch=batch
-        )
+        rule = self.bundle.model.score_rule
+        found = inspect_tiles(self.runtime, at_scale(image, settings), settings, self.scope, rule=rule, batch=batch)
         assert found.input_image is not None and found.object_image is not None and found.general_image is not None
         pictures = (found.input_image, found.object_image, found.general_image)
         inside = self.scope.inside(*found.map.shape)

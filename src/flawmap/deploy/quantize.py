@@ -1,9 +1,9 @@
 """INT8 by NNCF's post-training quantization, fitted to good images. The code search stays in full precision.
 
-What is left out: the resize, all matrix products, which are the nearest-code searches and the distances of features
-from good parts' (model/familiarity.py), with what follows from these distances, whose small differences of large sums
-eight bits do not hold; unless `encoder` the networks that the codes of the image follow from, and unless `detection`
-what judges the drawings.
+What is left out: the resize; all matrix products, which are the nearest-code searches and the distances of features
+from good parts' (model/familiarity.py), whose small differences of large sums eight bits do not hold; all arithmetic
+behind the last convolutions, distances among it; unless `encoder` the networks that the codes of the image follow from,
+and unless `detection` what judges the drawings.
 """
 
 from __future__ import annotations
@@ -65,26 +65,16 @@ class _Graph(NamedTuple):
 
     def before(self, outputs: Iterable[str]) -> set[str]:
         """What makes outputs, and all that this follows from."""
-        waiting, found = [self.made[name] for name in outputs if name in self.made], set()
-        while waiting:
-            name = waiting.pop()
-            if name not in found:
-                found.add(name)
-                waiting += self.makers[name]
-        return found
+        return self.before_operations(self.made[name] for name in outputs if name in self.made)
 
-    def after(self, operations: Iterable[str]) -> set[str]:
-        """Operations and all that follows from them."""
-        readers: dict[str, list[str]] = {}
-        for name, makers in self.makers.items():
-            for maker in makers:
-                readers.setdefault(maker, []).append(name)
+    def before_operations(self, operations: Iterable[str]) -> set[str]:
+        """Operations, and all that they follow from."""
         waiting, found = list(operations), set()
         while waiting:
             name = waiting.pop()
             if name not in found:
                 found.add(name)
-                waiting += readers.get(name, [])
+                waiting += self.makers[name]
         return found
 
 
@@ -93,9 +83,8 @@ def _kept(graph: _Graph, encoder: bool, detection: bool) -> list[str]:
     encoding = graph.before(ENCODED)
     kept = {name for name in encoding if name.startswith(RESIZE)} if encoder else encoding
     judging = graph.before(JUDGED) - graph.before((*DRAWINGS, *CHOICES))
-    distances = {name for name in judging if graph.types[name] in PRODUCTS}
-    centred = {maker for name in distances for maker in graph.makers[name]}  # features less their mean
-    kept |= (graph.after(distances) | centred) & judging
+    convolutions = {name for name in judging if "Conv" in graph.types[name]}
+    kept |= judging - graph.before_operations(convolutions)
     return sorted(kept | (set() if detection else judging))
 
 

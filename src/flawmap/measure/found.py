@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flawmap.data.images import Mask
-from flawmap.model.dsr import DSR, image_score
+from flawmap.model.dsr import DSR, ScoreRule, image_score
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -30,15 +30,15 @@ class Found(NamedTuple):
     general_images: Array
     detection_maps: Array
 
-    def within(self, inside: Mask | None, score_side: int) -> Found:
+    def within(self, inside: Mask | None, rule: ScoreRule) -> Found:
         """The same when only the pixels `inside` (h, w) count: maps are 0 elsewhere. None changes nothing.
 
-        `score_side`: side of the square that a score is a mean over.
+        `rule`: how a score is taken from a map.
         """
         if inside is None:
             return self
         first = self.detection_maps * inside
-        scores = image_score(torch.from_numpy(first), score_side).numpy()
+        scores = image_score(torch.from_numpy(first), rule).numpy()
         return self._replace(maps=self.maps * inside, scores=scores, detection_maps=first)
 
 

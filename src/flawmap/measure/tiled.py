@@ -1,8 +1,8 @@
 """The map and score of a large image, tile by tile (beyond DSR, which inspects images of 256x256).
 
 A batch of tiles at a time goes through the network; their maps are added up with the weights of `data.tiles`. The score
-keeps its rule: the largest mean over a square, here of the blended detection map. That map is never whole in memory:
-rows are scored as soon as no tile to come reaches them.
+keeps its rule: the largest mean over a square, or of the largest pixels, here of the blended detection map. That map is
+never whole in memory: rows are scored as soon as no tile to come reaches them.
 
 Memory, beside the image itself: the map, 4 bytes a pixel; what the network needs for one batch of tiles; and some rows.
 
@@ -23,6 +23,7 @@ from flawmap.data.images import Mask, Stored, resize_pixels, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import Grid, Tile, cut
 from flawmap.measure.found import Found
+from flawmap.model.dsr import ScoreRule
 
 PREVIEW = 512  # pixels, longest side of what is kept of the image and its drawings
 
@@ -50,13 +51,13 @@ def inspect_tiles(
     settings: ImageSettings,
     scope: Scope,
     *,
-    score_side: int,
+    rule: ScoreRule,
     batch: int = 1,
     drawings: bool = True,
 ) -> Blended:
     """Inspect an image (H, W, 3) of `tiles.at_scale`, `batch` tiles at a time, without those wholly outside the scope.
 
-    `network` takes (B, 3, h, w) float32. `score_side`: side of the square that a score is a mean over. Without
+    `network` takes (B, 3, h, w) float32. `rule`: how a score is taken from a map. Without
     `drawings` no pictures are made.
     """
     height, width = shape = (pixels.shape[0], pixels.shape[1])
@@ -64,7 +65,7 @@ def inspect_tiles(
     inside = scope.inside(*shape)
     map_ = np.zeros(shape, np.float32)
     pictures = [Preview(shape), Preview(shape)] if drawings else []
-    strip = Strip(height, width, min(settings.height, height), inside, score_side)
+    strip = Strip(height, width, min(settings.height, height), inside, rule)
     tiles = Grid(shape, tile_size, settings.overlap).touching(inside)
     for group in _groups(tiles, batch):
         tiles_seen = np.stack([to_float(cut(pixels, tile.top, tile.left, *tile_size)) for tile in group])
@@ -86,13 +87,17 @@ def inspect_tiles(
 
 
 class Strip:
-    """Rows of a map (H, W) that tiles to come may still change; of those that are done, the largest mean over a square.
+    """Rows of a map (H, W) that tiles to come may still change; of those that are done, the score by `rule`.
 
-    Tiles come row by row, `side` rows high. `inside` (H, W): pixels outside it count as 0. `square`: the square's side.
+    Tiles come row by row, `side` rows high. `inside` (H, W): pixels outside it count as 0.
     """
 
-    def __init__(self, height: int, width: int, side: int, inside: Mask | None, square: int) -> None:
-        self.height, self.inside, self.square, self.top = height, inside, square, 0
+    def __init__(self, height: int, width: int, side: int, inside: Mask | None, rule: ScoreRule) -> None:
+        self.height, self.inside, self.top = height, inside, 0
+        self.square = 1 if rule.scattered else rule.side
+        self.most = np.zeros(
+            min(rule.pixels, height * width) if rule.scattered else 0, np.float32
+        )  # the largest so far
         self.rows = np.zeros((side, width), np.float32)  # from `top` on
         self.before = np.zeros((self.square // 2, width), np.float32)  # what means of the next rows reach back to
         self.highest = 0.0
@@ -104,8 +109,10 @@ class Strip:
         self.rows[:, tile.place[1]] += values * tile.weights
 
     def score(self) -> float:
-        """The largest mean of the whole map, beyond whose border zeros count."""
+        """That of the whole map, beyond whose border zeros count."""
         self._finish(self.height)
+        if len(self.most):
+            return min(float(self.most.mean()), 1.0)
         self._score(np.zeros((self.square // 2, self.rows.shape[1]), np.float32))
         return min(self.highest, 1.0)
 
@@ -121,6 +128,9 @@ class Strip:
         self.top = upto
 
     def _score(self, rows: Floats) -> None:
+        if count := len(self.most):
+            self.most = np.partition(np.concatenate([self.most, rows.ravel()]), -count)[-count:]
+            return
         known = np.concatenate([self.before, rows])
         self.before = known[len(known) - min(len(known), self.square - 1) :]
         if len(known) < self.square:

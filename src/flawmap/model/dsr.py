@@ -16,12 +16,28 @@ from torch import Tensor, nn
 
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, Encoding
-from flawmap.model.familiarity import Familiarity, levelled
+from flawmap.model.familiarity import PHOTO, Familiarity, levelled
 from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.restriction import SubspaceRestriction
 
 DARKEST = 0.02  # added to the deviation of a picture, of 1, before dividing by it: noise is not blown up
 SCORE_SIDE = 21  # pixels along the side of the square that a score is a mean over (authors)
+
+
+class ScoreRule(NamedTuple):
+    """What of a map is its score: the largest mean over a square of odd `side`, or, `scattered`, the mean of as many
+    of its largest pixels, wherever they lie: a thin crack fills no square."""
+
+    side: int = SCORE_SIDE
+    scattered: bool = False
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels are averaged."""
+        return self.side**2
+
+
+AUTHORS = ScoreRule()
 
 
 class Restricted(NamedTuple):
@@ -59,7 +75,7 @@ class Examined(NamedTuple):
     """What a DSR computes of images on the way to their map.
 
     Drawings (B, 3, H, W), detection's logits (B, 2, H, W), and features (B, C, h, w) by the names of
-    `familiarity.Source`.
+    `familiarity.Source`; where maps are guided the images too, as PHOTO.
     """
 
     encoding: Encoding
@@ -101,6 +117,7 @@ class DSR(nn.Module):
         standardise: bool = False,
         fold: bool = False,
         score_side: int = SCORE_SIDE,
+        scattered: bool = False,
         familiarity: Familiarity | None = None,
         imagenet: ImageNetFeatures | None = None,
         restricts: bool = True,
@@ -118,15 +135,17 @@ class DSR(nn.Module):
         self.refinement = refinement
         self.detection_scale, self.sees_image, self.standardise = detection_scale, sees_image, standardise
         self.fold = fold
-        self._square = score_side
+        self._square, self._scattered = score_side, scattered
         self.familiarity = familiarity
         self.imagenet = imagenet
         self.restricts, self.quantizes, self.against_image = restricts, quantizes, against_image
 
     @property
-    def score_side(self) -> int:
-        """Side of the square that a score is a mean over; with familiarity, what it is taken from is such means."""
-        return self._square if self.familiarity is None else 1
+    def score_rule(self) -> ScoreRule:
+        """How a score is taken from a map; with familiarity and squares, what it is taken from is their means."""
+        if self._scattered:
+            return ScoreRule(self._square, scattered=True)
+        return ScoreRule(self._square if self.familiarity is None else 1)
 
     @property
     def map_side(self) -> int:
@@ -227,6 +246,8 @@ class DSR(nn.Module):
         features = {"encoder": early, "detection": inner}
         if self.familiarity is not None and "local" in self.familiarity.sources:
             features["local"] = encoder.early(levelled(image))
+        if self.familiarity is not None and self.familiarity.guided:
+            features[PHOTO] = image
         if self.imagenet is not None:
             features["imagenet"] = self.imagenet(image)
         return Examined(encoding, restricted, object_image, general_image, logits, features)
@@ -247,7 +268,7 @@ class DSR(nn.Module):
             detection_map=detection_map,
             object_image=object_image,
             general_image=general_image,
-            score=image_score(detection_map, self.score_side),
+            score=image_score(detection_map, self.score_rule),
             coarse_indices=encoding.coarse_indices,
             fine_indices=encoding.fine_indices,
             coarse_restricted=restricted.coarse_features,
@@ -276,10 +297,13 @@ def _image_mean(x: Tensor) -> Tensor:
     return x.mean(3, keepdim=True).mean((1, 2), keepdim=True)
 
 
-def image_score(maps: Tensor, side: int = SCORE_SIDE) -> Tensor:
-    """Largest mean of each map over a square of odd `side`: (B, H, W) -> (B,).
+def image_score(maps: Tensor, rule: ScoreRule = AUTHORS) -> Tensor:
+    """The score of each map by `rule`: (B, H, W) -> (B,).
 
-    Stride 1, zeros beyond the border counted (authors).
+    Squares at stride 1, zeros beyond the border counted (authors). Of a map with fewer pixels than are averaged, all.
     """
-    means = nn.functional.avg_pool2d(maps.unsqueeze(1), side, stride=1, padding=side // 2)
+    if rule.scattered:
+        pixels = maps.flatten(1)
+        return pixels.topk(min(rule.pixels, pixels.shape[1]), dim=1, sorted=False).values.mean(1)
+    means = nn.functional.avg_pool2d(maps.unsqueeze(1), rule.side, stride=1, padding=rule.side // 2)
     return means.flatten(1).amax(1)

@@ -27,9 +27,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from flawmap.model.guided import guided
+
 Source = Literal["encoder", "local", "detection", "imagenet"]
 Fusion = Literal["maximum", "log-mean-exp"]
 MAP = "map"  # detection's own map, among the evidence
+PHOTO = "photo"  # among the features where maps are guided: the image itself
 REMEMBERED = "imagenet"  # features of which places of good photos may be kept
 CELL = 4  # pixels along the side of a cell of the encoder's early features
 AROUND = 5  # cells along the side of the square that ImageNet's features are a mean over
@@ -98,16 +101,17 @@ class Familiarity(nn.Module):
 
     `knots` and `heights` (kinds, KNOTS) hold, for the map and then each source, ascending evidence and how many
     deviations above good parts that counts as, linear between and beyond; `shares` how much of each is in the map that
-    is shown. Until they are set, evidence counts as it is, and all kinds alike.
+    is shown. Until they are set, evidence counts as it is, and all kinds alike. `guided`: both maps take their outlines
+    from the image (guided.py), which is then among the features, by the name of PHOTO.
     """
 
     knots: Tensor
     heights: Tensor
     shares: Tensor
 
-    def __init__(self, sources: Mapping[Source, int], fusion: Fusion = "maximum") -> None:
+    def __init__(self, sources: Mapping[Source, int], fusion: Fusion = "maximum", guided: bool = False) -> None:
         super().__init__()
-        self.fusion = fusion
+        self.fusion, self.guided = fusion, guided
         self.densities = nn.ModuleDict({name: Density(channels) for name, channels in sources.items()})
         unset = torch.arange(KNOTS, dtype=torch.float32).repeat(1 + len(sources), 1)
         self.register_buffer("knots", unset)
@@ -164,6 +168,8 @@ class Familiarity(nn.Module):
             shown = shown + _enlarged(together, logits.shape[-2:])
             fused = self._joined(fused, nn.functional.interpolate(most, size=logits.shape[-2:]))
         fused = fused - self._of_one(1 + len(sources))
+        if self.guided:
+            shown, fused = guided(torch.cat([shown, fused], 1), features[PHOTO]).chunk(2, dim=1)
         return torch.sigmoid(STEEPNESS * shown[:, 0]), torch.sigmoid(STEEPNESS * fused[:, 0])
 
     def above(self, logits: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:

@@ -115,7 +115,7 @@ class Looks:
         if inside is not None:
             counts = torch.from_numpy(inside).to(shown.device)
             shown, fused = shown * counts, fused * counts
-        return float(image_score(fused, self.model.score_side)), float(shown.max())
+        return float(image_score(fused, self.model.score_rule)), float(shown.max())
 
 
 class CrossFit:

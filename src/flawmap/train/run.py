@@ -39,7 +39,18 @@ WARM = {"all": (*DRAWING, "detection"), "drawing": DRAWING, "none": ()}
 _DISCRETE = ("codes", "code_length", "discrete_width", "discrete_hidden")
 _DRAWING = (*_DISCRETE, "restriction_widths", "decoder", "decoder_widths", "norm")
 _ABLATIONS = ("restriction", "quantize", "compared_with")
-_FREE = ("prior", "warm", "refinement_width", "score_side", "familiarity", "fusion", "memory", *_ABLATIONS)
+_FREE = (
+    "prior",
+    "warm",
+    "refinement_width",
+    "score_side",
+    "score",
+    "guided",
+    "familiarity",
+    "fusion",
+    "memory",
+    *_ABLATIONS,
+)
 SIZES = {
     "all": tuple(name for name in ModelSettings.model_fields if name not in _FREE),
     "drawing": _DRAWING,

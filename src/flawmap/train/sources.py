@@ -113,14 +113,14 @@ class GoodParts:
         """(score, largest value of the map) of photo `index`, by the model as it will be used."""
         if self.whole is not None:
             inside = self.scope.inside(self.settings.height, self.settings.width)
-            found = look(model, self.whole.get([index]), device).within(inside, model.score_side)
+            found = look(model, self.whole.get([index]), device).within(inside, model.score_rule)
             return float(found.scores[0]), float(found.maps.max())
 
         def network(tiles: Array) -> Found:  # (B, 3, h, w)
             return look(model, torch.from_numpy(tiles), device)
 
         pixels = at_scale(read_pixels(self.paths[index]), self.settings)
-        blended = inspect_tiles(network, pixels, self.settings, self.scope, score_side=model.score_side, drawings=False)
+        blended = inspect_tiles(network, pixels, self.settings, self.scope, rule=model.score_rule, drawings=False)
         return blended.score, float(blended.map.max())
 
     def scores(self, model: DSR, device: torch.device) -> tuple[list[float], list[float]]:
