@@ -75,7 +75,7 @@ class Examined(NamedTuple):
     """What a DSR computes of images on the way to their map.
 
     Drawings (B, 3, H, W), detection's logits (B, 2, H, W), and features (B, C, h, w) by the names of
-    `familiarity.Source`; where maps are guided the images too, as PHOTO.
+    `familiarity.Source`; where the map is guided the images too, as PHOTO.
     """
 
     encoding: Encoding

@@ -101,8 +101,8 @@ class Familiarity(nn.Module):
 
     `knots` and `heights` (kinds, KNOTS) hold, for the map and then each source, ascending evidence and how many
     deviations above good parts that counts as, linear between and beyond; `shares` how much of each is in the map that
-    is shown. Until they are set, evidence counts as it is, and all kinds alike. `guided`: both maps take their outlines
-    from the image (guided.py), which is then among the features, by the name of PHOTO.
+    is shown. Until they are set, evidence counts as it is, and all kinds alike. `guided`: half of the map that is shown
+    takes its outlines from the image (guided.py), which is then among the features, by the name of PHOTO.
     """
 
     knots: Tensor
@@ -169,7 +169,7 @@ class Familiarity(nn.Module):
             fused = self._joined(fused, nn.functional.interpolate(most, size=logits.shape[-2:]))
         fused = fused - self._of_one(1 + len(sources))
         if self.guided:
-            shown, fused = guided(torch.cat([shown, fused], 1), features[PHOTO]).chunk(2, dim=1)
+            shown = (shown + guided(shown, features[PHOTO])) / 2
         return torch.sigmoid(STEEPNESS * shown[:, 0]), torch.sigmoid(STEEPNESS * fused[:, 0])
 
     def above(self, logits: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
