@@ -191,9 +191,9 @@ class ModelSettings(Section):
 
     guided: bool = Field(
         False,
-        description="With `familiarity`: the map that is shown takes its outlines from the photo: it is the mean of what "
-        "the evidence says and of the same after a guided filter (He, Sun & Tang 2013). Scores are taken without it. "
-        "Paper: false.",
+        description="With `familiarity`: the map that is shown takes its outlines from the photo. It is the mean of "
+        "what the evidence says and of the same after a guided filter (He, Sun & Tang 2013). Scores are taken without "
+        "it. Paper: false.",
     )
 
     memory: int = Field(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("openvino")
 
 import onnx
+import onnxruntime
 from onnx import numpy_helper
 
 from flawmap.bundle import Bundle, build, load_bundle, save_bundle, sha256
@@ -33,7 +36,8 @@ from flawmap.measure.threshold import choose_threshold
 from flawmap.model.codebook import Codebook
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import GeneralDecoder
-from flawmap.model.familiarity import REMEMBERED, surroundings
+from flawmap.model.dsr import standardised
+from flawmap.model.familiarity import REMEMBERED, levelled, surroundings
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 AGREES = Agreement(8, 9e-5, 1e-6, 0.1, 1e-3, 1e-4, 3e-7)
@@ -246,10 +250,29 @@ def test_an_artefact_that_disagrees_is_refused_and_what_was_there_stays(
 
     spoil(monkeypatch, shift_last_convolution)
     (tmp_path / "part.onnx").write_bytes(b"earlier")
-    with pytest.raises(BundleError, match="is refused and was not written: its map differs"):
+    with pytest.raises(BundleError, match=r"is refused and was not written: its map differs.*--images FOLDER"):
         export(bundle, "onnx", tmp_path / "part.onnx", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["part.onnx"]
     assert (tmp_path / "part.onnx").read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize(("of", "largest"), [(standardised, 8e-6), (levelled, 2e-6)])
+def test_a_nearly_even_photo_is_standardised_and_levelled_in_onnx_as_in_pytorch(
+    of: Callable[[torch.Tensor], torch.Tensor], largest: float
+) -> None:
+    class Part(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return of(image)
+
+    image = 0.8 + 0.004 * torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Part().eval(), (image,), file, input_names=["image"], opset_version=18, verbose=False, dynamo=True
+        )
+    found = onnxruntime.InferenceSession(file.getvalue()).run(None, {"image": image.numpy()})[0]
+    assert np.abs(found - of(image).numpy()).max() < largest
 
 
 def test_codes_given_to_pytorch_are_followed_and_a_wrong_one_is_seen(bundle: Path) -> None:
