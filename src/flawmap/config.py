@@ -172,8 +172,8 @@ class ModelSettings(Section):
     )
     score: Literal["square", "pixels"] = Field(
         "square",
-        description="`square`: as `score_side` says. `pixels`: the mean of as many pixels as such a square has, the "
-        "largest of the map wherever they lie, since a thin crack fills no square. Paper: `square`.",
+        description="`square`: as `score_side` says. `pixels`: the mean, by log-odds, of as many pixels as such a "
+        "square has, the largest of the map wherever they lie, since a thin crack fills no square. Paper: `square`.",
     )
 
     familiarity: tuple[Literal["encoder", "local", "detection", "imagenet"], ...] = Field(

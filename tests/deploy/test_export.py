@@ -22,7 +22,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from flawmap.bundle import Bundle, build, load_bundle, save_bundle, sha256
+from flawmap.bundle import Bundle, build, load_bundle, load_imagenet, save_bundle, sha256
 from flawmap.config import load_recipe, recipe_from_text
 from flawmap.data.images import write_image
 from flawmap.deploy import export as module
@@ -59,10 +59,11 @@ def make_bundle(folder: Path, name: str, threshold: bool = True, settings: tuple
             if isinstance(part, DetectionUNet):
                 part.out.weight.mul_(40)
         if model.familiarity is not None and model.imagenet is not None:
+            load_imagenet(model.imagenet)
             around = surroundings(model.imagenet(torch.rand(3, 3, 64, 96)))
             cells = around.permute(0, 2, 3, 1).flatten(0, 2)
             for source, density in model.familiarity.named_densities():
-                if source == REMEMBERED:  # untrained features differ little: their differences are made to count
+                if source == REMEMBERED:
                     density.mean.copy_(cells.mean(0))
                     density.whitening.copy_(torch.eye(cells.shape[1]) / cells.std(0).mean())
                     density.remember(cells)

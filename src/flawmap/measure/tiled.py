@@ -23,7 +23,7 @@ from flawmap.data.images import Mask, Stored, resize_pixels, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import Grid, Tile, cut
 from flawmap.measure.found import Found
-from flawmap.model.dsr import ScoreRule
+from flawmap.model.dsr import ScoreRule, image_score
 
 PREVIEW = 512  # pixels, longest side of what is kept of the image and its drawings
 
@@ -93,7 +93,7 @@ class Strip:
     """
 
     def __init__(self, height: int, width: int, side: int, inside: Mask | None, rule: ScoreRule) -> None:
-        self.height, self.inside, self.top = height, inside, 0
+        self.height, self.inside, self.rule, self.top = height, inside, rule, 0
         self.square = 1 if rule.scattered else rule.side
         self.most = np.zeros(
             min(rule.pixels, height * width) if rule.scattered else 0, np.float32
@@ -112,7 +112,7 @@ class Strip:
         """That of the whole map, beyond whose border zeros count."""
         self._finish(self.height)
         if len(self.most):
-            return min(float(self.most.mean()), 1.0)
+            return float(image_score(torch.from_numpy(self.most)[None, None], self.rule))
         self._score(np.zeros((self.square // 2, self.rows.shape[1]), np.float32))
         return min(self.highest, 1.0)
 

@@ -21,12 +21,14 @@ from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.restriction import SubspaceRestriction
 
 DARKEST = 0.02  # added to the deviation of a picture, of 1, before dividing by it: noise is not blown up
+NEAREST = 1e-6  # to 0 and 1 that a pixel's log-odds are told
 SCORE_SIDE = 21  # pixels along the side of the square that a score is a mean over (authors)
 
 
 class ScoreRule(NamedTuple):
     """What of a map is its score: the largest mean over a square of odd `side`, or, `scattered`, the mean of as many
-    of its largest pixels, wherever they lie: a thin crack fills no square."""
+    of its largest pixels, wherever they lie: a thin crack fills no square. These are averaged by their log-odds, as
+    probabilities that are all nearly 1 would tell little."""
 
     side: int = SCORE_SIDE
     scattered: bool = False
@@ -304,6 +306,7 @@ def image_score(maps: Tensor, rule: ScoreRule = AUTHORS) -> Tensor:
     """
     if rule.scattered:
         pixels = maps.flatten(1)
-        return pixels.topk(min(rule.pixels, pixels.shape[1]), dim=1, sorted=False).values.mean(1)
+        largest = pixels.topk(min(rule.pixels, pixels.shape[1]), dim=1, sorted=False).values
+        return torch.sigmoid(torch.logit(largest, NEAREST).mean(1))
     means = nn.functional.avg_pool2d(maps.unsqueeze(1), rule.side, stride=1, padding=rule.side // 2)
     return means.flatten(1).amax(1)
