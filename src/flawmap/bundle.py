@@ -105,7 +105,7 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         standardise=settings.detection_standardise,
         fold=fold,
         score_side=settings.score_side,
-        scattered=settings.score == "pixels",
+        score_pixels=settings.score_pixels,
         familiarity=_familiarity(settings),
         imagenet=ImageNetFeatures() if "imagenet" in settings.familiarity else None,
         restricts=settings.restriction == "learned",

@@ -170,10 +170,12 @@ class ModelSettings(Section):
         description="The score is the largest mean of the map over a square of this side, in pixels at the network's "
         "size; odd. A small square finds small defects, a large one is calmer. Authors: 21.",
     )
-    score: Literal["square", "pixels"] = Field(
-        "square",
-        description="`square`: as `score_side` says. `pixels`: the mean, by log-odds, of as many pixels as such a "
-        "square has, the largest of the map wherever they lie, since a thin crack fills no square. Paper: `square`.",
+    score_pixels: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Instead of a square: the score is the mean, by log-odds, of so many of the map's largest pixels "
+        "wherever they lie, since a thin crack fills no square. 0, as in the paper: a square.",
     )
 
     familiarity: tuple[Literal["encoder", "local", "detection", "imagenet"], ...] = Field(

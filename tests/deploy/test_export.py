@@ -118,7 +118,7 @@ def test_an_artefact_holds_all_kinds_of_evidence(runtime: str, fusion: str, plac
     path = make_bundle(
         place,
         f"{fusion}-{runtime}.bundle",
-        settings=("refine.steps=0", kinds, f"model.fusion={fusion}", "model.guided=true", "model.score=pixels"),
+        settings=("refine.steps=0", kinds, f"model.fusion={fusion}", "model.guided=true", "model.score_pixels=49"),
     )
     made = export(path, runtime, dynamic_batch=runtime == "onnx")
     check = compare(open_session(made.file), load_bundle(path), [photo, photo[:64, :96]])

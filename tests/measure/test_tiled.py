@@ -71,9 +71,9 @@ def test_tiles_of_a_network_that_sees_single_pixels_give_its_map_and_score(
         ScoreRule(1),
         ScoreRule(3),
         ScoreRule(63),
-        ScoreRule(1, True),
-        ScoreRule(7, True),
-        ScoreRule(63, True),
+        ScoreRule(pixels=1),
+        ScoreRule(pixels=49),
+        ScoreRule(pixels=3969),
     ):
         wanted = float(image_score(torch.from_numpy(image[None, :, :, 2].copy()), rule))
         assert blended(pointwise, image, rule=rule, overlap=overlap).score == pytest.approx(wanted, abs=1e-6)

@@ -200,21 +200,21 @@ def test_score_is_the_largest_mean_of_21_by_21_pixels() -> None:
     torch.testing.assert_close(image_score(maps, ScoreRule(1)), torch.tensor([0.5, 1.0]))
 
 
-def test_scattered_score_is_the_mean_of_as_many_of_the_largest_pixels_wherever_they_lie() -> None:
+def test_score_is_the_mean_of_the_largest_pixels_wherever_they_lie() -> None:
     maps = torch.zeros(2, 64, 48)
     maps[0, 7, :30] = 0.8  # a thin crack: 30 pixels
     maps[1, 20:25, 10:15] = 0.8
-    found = image_score(maps, ScoreRule(5, scattered=True))
+    found = image_score(maps, ScoreRule(pixels=25))
     torch.testing.assert_close(found, torch.tensor([0.8, 0.8]))
     assert image_score(maps, ScoreRule(5))[0] < 0.2
     maps[0, 7, 20:] = 0.5
     wanted = torch.sigmoid(torch.logit(torch.tensor(0.8)) * 20 / 25)  # five more pixels, whose log-odds are 0
-    torch.testing.assert_close(image_score(maps, ScoreRule(5, scattered=True))[0], wanted)
+    torch.testing.assert_close(image_score(maps, ScoreRule(pixels=25))[0], wanted)
     small = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0))
     wanted = torch.sigmoid(torch.logit(small).mean((1, 2)))
-    torch.testing.assert_close(image_score(small, ScoreRule(21, scattered=True)), wanted)
+    torch.testing.assert_close(image_score(small, ScoreRule(pixels=441)), wanted)
     certain = torch.ones(1, 8, 8)
-    assert 0.99 < image_score(certain, ScoreRule(3, scattered=True)) <= 1
+    assert 0.99 < image_score(certain, ScoreRule(pixels=9)) <= 1
 
 
 def test_zeros_beyond_the_border_count_in_the_score() -> None:

@@ -96,7 +96,7 @@ def test_the_map_of_a_guided_model_takes_its_outlines_from_the_image_and_its_sco
     settings = [
         "model.codes=16", "model.code_length=8", "model.discrete_width=8", "model.discrete_hidden=4",
         "model.restriction_widths=[8, 8, 8]", "model.decoder=general", "model.detection_width=4", "model.norm=batch",
-        "refine.steps=0", 'model.familiarity=["encoder", "local"]', "model.score=pixels", "model.score_side=3",
+        "refine.steps=0", 'model.familiarity=["encoder", "local"]', "model.score_pixels=9",
     ]  # fmt: skip
     found = []
     image = noise(2, 3, 48, 64)

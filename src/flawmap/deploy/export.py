@@ -110,7 +110,7 @@ def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch:
         "outputs": {
             "map": f"float32 (B, {settings.height}, {settings.width}), probability of a defect in [0, 1]",
             "score": f"float32 (B,), mean by log-odds of detection_map's {rule.pixels} largest pixels"
-            if rule.scattered
+            if rule.pixels
             else f"float32 (B,), largest mean of detection_map over {rule.side}x{rule.side} pixels",
             VERDICT: "bool (B,), score > threshold: defective; absent without a threshold, and where image.include, "
             "exclude or ignore leave out part of the image, which map and score here do not",

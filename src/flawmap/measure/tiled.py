@@ -94,10 +94,8 @@ class Strip:
 
     def __init__(self, height: int, width: int, side: int, inside: Mask | None, rule: ScoreRule) -> None:
         self.height, self.inside, self.rule, self.top = height, inside, rule, 0
-        self.square = 1 if rule.scattered else rule.side
-        self.most = np.zeros(
-            min(rule.pixels, height * width) if rule.scattered else 0, np.float32
-        )  # the largest so far
+        self.square = 1 if rule.pixels else rule.side
+        self.most = np.zeros(min(rule.pixels, height * width), np.float32)  # the largest so far
         self.rows = np.zeros((side, width), np.float32)  # from `top` on
         self.before = np.zeros((self.square // 2, width), np.float32)  # what means of the next rows reach back to
         self.highest = 0.0

@@ -26,17 +26,12 @@ SCORE_SIDE = 21  # pixels along the side of the square that a score is a mean ov
 
 
 class ScoreRule(NamedTuple):
-    """What of a map is its score: the largest mean over a square of odd `side`, or, `scattered`, the mean of as many
-    of its largest pixels, wherever they lie: a thin crack fills no square. These are averaged by their log-odds, as
-    probabilities that are all nearly 1 would tell little."""
+    """What of a map is its score: the largest mean over a square of odd `side`, or, if `pixels` is not 0, the mean of
+    so many of its largest pixels, wherever they lie: a thin crack fills no square. These are averaged by their
+    log-odds, as probabilities that are all nearly 1 would tell little."""
 
     side: int = SCORE_SIDE
-    scattered: bool = False
-
-    @property
-    def pixels(self) -> int:
-        """How many pixels are averaged."""
-        return self.side**2
+    pixels: int = 0
 
 
 AUTHORS = ScoreRule()
@@ -119,7 +114,7 @@ class DSR(nn.Module):
         standardise: bool = False,
         fold: bool = False,
         score_side: int = SCORE_SIDE,
-        scattered: bool = False,
+        score_pixels: int = 0,
         familiarity: Familiarity | None = None,
         imagenet: ImageNetFeatures | None = None,
         restricts: bool = True,
@@ -137,7 +132,7 @@ class DSR(nn.Module):
         self.refinement = refinement
         self.detection_scale, self.sees_image, self.standardise = detection_scale, sees_image, standardise
         self.fold = fold
-        self._square, self._scattered = score_side, scattered
+        self._square, self._pixels = score_side, score_pixels
         self.familiarity = familiarity
         self.imagenet = imagenet
         self.restricts, self.quantizes, self.against_image = restricts, quantizes, against_image
@@ -145,9 +140,7 @@ class DSR(nn.Module):
     @property
     def score_rule(self) -> ScoreRule:
         """How a score is taken from a map; with familiarity and squares, what it is taken from is their means."""
-        if self._scattered:
-            return ScoreRule(self._square, scattered=True)
-        return ScoreRule(self._square if self.familiarity is None else 1)
+        return ScoreRule(self._square if self.familiarity is None else 1, self._pixels)
 
     @property
     def map_side(self) -> int:
@@ -304,7 +297,7 @@ def image_score(maps: Tensor, rule: ScoreRule = AUTHORS) -> Tensor:
 
     Squares at stride 1, zeros beyond the border counted (authors). Of a map with fewer pixels than are averaged, all.
     """
-    if rule.scattered:
+    if rule.pixels:
         pixels = maps.flatten(1)
         largest = pixels.topk(min(rule.pixels, pixels.shape[1]), dim=1, sorted=False).values
         return torch.sigmoid(torch.logit(largest, NEAREST).mean(1))

@@ -44,7 +44,7 @@ _FREE = (
     "warm",
     "refinement_width",
     "score_side",
-    "score",
+    "score_pixels",
     "guided",
     "familiarity",
     "fusion",
