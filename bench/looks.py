@@ -24,7 +24,7 @@ from flawmap.deploy.evaluation import evaluate
 from flawmap.deploy.inspector import Inspector
 from flawmap.deploy.runtimes import TorchRuntime
 from flawmap.measure.found import Array, Found
-from flawmap.model.dsr import image_score
+from flawmap.model.dsr import NEAREST, image_score
 
 FLIPS: dict[str, list[tuple[int, ...]]] = {  # axes of (B, h, w) that each look is mirrored along
     "none": [()],
@@ -32,7 +32,6 @@ FLIPS: dict[str, list[tuple[int, ...]]] = {  # axes of (B, h, w) that each look 
     "both": [(), (1,), (2,), (1, 2)],
 }
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
-NEAREST = 1e-7  # to 0 and 1 that log-odds are told
 
 
 class Looks:
@@ -60,8 +59,7 @@ class Looks:
 
 def together(maps: Sequence[Array]) -> Array:
     """The mean of maps (B, h, w) by log-odds."""
-    odds = [np.log(each / (1 - each)) for each in (np.clip(map_, NEAREST, 1 - NEAREST) for map_ in maps)]
-    return np.asarray(1 / (1 + np.exp(-np.mean(odds, axis=0))), np.float32)
+    return torch.sigmoid(torch.logit(torch.from_numpy(np.stack(maps)), NEAREST).mean(0)).numpy()
 
 
 def arguments() -> argparse.Namespace:

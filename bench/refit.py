@@ -1,6 +1,6 @@
 """Familiarity and threshold of a trained bundle fitted anew, with other kinds of features; the networks stay.
 
-    python bench/refit.py part.bundle parts --familiarity encoder,local,detection --fusion maximum --out again.bundle
+    python bench/refit.py part.bundle parts --familiarity encoder,local,detection --out again.bundle
     flawmap evaluate again.bundle parts
 
 `parts` and the seed must be those of the training: the same photos are held out. So what a kind of features brings is
@@ -32,18 +32,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--familiarity", required=True, help="kinds of features, with commas between them")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="model.NAME=VALUE")
-    parser.add_argument("--fusion", choices=("maximum", "log-mean-exp"), help="default: as it was trained")
-    parser.add_argument("--memory", type=int, help="places of good photos to remember; default: as it was trained")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
     bundle = load_bundle(chosen.bundle)
-    changes = (
-        {"familiarity": tuple(chosen.familiarity.split(","))}
-        | ({"fusion": chosen.fusion} if chosen.fusion else {})
-        | ({} if chosen.memory is None else {"memory": chosen.memory})
-    )
     recipe = load_recipe(chosen.bundle / "recipe.toml", chosen.settings)
-    settings = recipe.model.model_copy(update=changes)
+    settings = recipe.model.model_copy(update={"familiarity": tuple(chosen.familiarity.split(","))})
     recipe = recipe.model_copy(update={"model": settings})
     good = sorted(sample.image for sample in read_layout(chosen.data).train_good)
     trained, held_out = hold_out(good, recipe.threshold, recipe.run.seed)

@@ -33,10 +33,10 @@ from flawmap.deploy.graph import InstanceNorm, searching
 from flawmap.deploy.inspector import Inspector
 from flawmap.errors import BundleError, ConfigError, DisagreementError
 from flawmap.measure.threshold import choose_threshold
+from flawmap.model.blocks import standardised
 from flawmap.model.codebook import Codebook
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import GeneralDecoder
-from flawmap.model.dsr import standardised
 from flawmap.model.familiarity import REMEMBERED, levelled, surroundings
 
 TINY = Path(__file__).parents[1] / "tiny.toml"

@@ -156,6 +156,18 @@ def test_distances_from_good_parts_stay_in_full_precision_in_int8(photos: list[n
         if op.get_friendly_name() in distances or followed & {each.get_friendly_name() for each in made_by}:
             followed.add(op.get_friendly_name())
             assert "FakeQuantize" not in {op.get_type_name(), *(each.get_type_name() for each in made_by)}
+
+    read_by_convolutions: set[str] = set()  # directly, or by what follows from it
+    for op in reversed(operations):
+        readers = {each.get_node() for value in op.outputs() for each in value.get_target_inputs()}
+        if any("Conv" in each.get_type_name() or each.get_friendly_name() in read_by_convolutions for each in readers):
+            read_by_convolutions.add(op.get_friendly_name())
+    behind = [
+        op for op in operations
+        if op.get_friendly_name() not in read_by_convolutions and "Conv" not in op.get_type_name()
+    ]  # fmt: skip
+    assert {"AvgPool", "Multiply"} <= {op.get_type_name() for op in behind}, "the map is guided there"
+    assert "FakeQuantize" not in {op.get_type_name() for op in behind}
     assert distances <= followed and len(followed) > 30
 
     graph = quantize_onnx(whole, photos)

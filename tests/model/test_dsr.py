@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flawmap.model.blocks import standardised
 from flawmap.model.decoder import ObjectDecoder
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
-from flawmap.model.dsr import DSR, ScoreRule, detection_channels, image_score, standardised
+from flawmap.model.dsr import DSR, ScoreRule, detection_channels, image_score
 from flawmap.model.restriction import SubspaceRestriction, halved
 from flawmap.train.detect import turned, turned_pictures
 

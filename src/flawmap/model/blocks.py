@@ -1,5 +1,7 @@
 """Pieces shared by the networks of DSR (Zavrtanik et al. 2022): residual stack, convolution pairs, upsampling.
 
+And what several parts do to pictures.
+
 Axes: B images, C channels, H rows, W columns.
 """
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 Norm = Literal["instance", "batch"]
+DARKEST = 0.02  # added to the deviation of a picture, of 1, before dividing by it: noise is not blown up
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -115,3 +118,25 @@ def start_from_normal(module: nn.Module, std: float = 0.02) -> None:
             nn.init.normal_(part.weight, 0.0, std)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def standardised(pictures: Tensor, channels: int = 3) -> Tensor:
+    """Pictures stacked (B, C, H, W), shifted and scaled by mean and deviation of the last one, of so many channels."""
+    last = pictures[:, -channels:].float()
+    mean = _image_mean(last)
+    variance = _image_mean((last - mean).square()) * (last[0].numel() / (last[0].numel() - 1))
+    return (pictures - mean) / (variance.sqrt() + DARKEST)
+
+
+def _image_mean(x: Tensor) -> Tensor:
+    """Mean of each image (B, C, H, W) -> (B, 1, 1, 1), of its rows first.
+
+    A running sum over all of it, as ONNX Runtime's, loses five bits, which a nearly even surface magnifies.
+    """
+    return x.mean(3, keepdim=True).mean((1, 2), keepdim=True)
+
+
+def enlarged(cells: Tensor, size: torch.Size) -> Tensor:
+    """(B, C, h, w) -> (B, C, H, W), between cells linear; what has that size already stays."""
+    same = cells.shape[-2:] == size
+    return cells if same else nn.functional.interpolate(cells, size=size, mode="bilinear", align_corners=False)

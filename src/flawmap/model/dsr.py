@@ -14,13 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flawmap.model.blocks import standardised
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, Encoding
 from flawmap.model.familiarity import PHOTO, Familiarity, levelled
 from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.restriction import SubspaceRestriction
 
-DARKEST = 0.02  # added to the deviation of a picture, of 1, before dividing by it: noise is not blown up
 NEAREST = 1e-6  # to 0 and 1 that a pixel's log-odds are told
 SCORE_SIDE = 21  # pixels along the side of the square that a score is a mean over (authors)
 
@@ -274,22 +274,6 @@ class DSR(nn.Module):
 def detection_channels(sees_image: bool, scale: int, fold: bool) -> int:
     """Channels of what detection looks at (`DSR.compared`)."""
     return 6 + (3 * (scale**2 if fold else 1) if sees_image else 0)
-
-
-def standardised(pictures: Tensor, channels: int = 3) -> Tensor:
-    """Pictures stacked (B, C, H, W), shifted and scaled by mean and deviation of the last one, of so many channels."""
-    last = pictures[:, -channels:].float()
-    mean = _image_mean(last)
-    variance = _image_mean((last - mean).square()) * (last[0].numel() / (last[0].numel() - 1))
-    return (pictures - mean) / (variance.sqrt() + DARKEST)
-
-
-def _image_mean(x: Tensor) -> Tensor:
-    """Mean of each image (B, C, H, W) -> (B, 1, 1, 1), of its rows first.
-
-    A running sum over all of it, as ONNX Runtime's, loses five bits, which a nearly even surface magnifies.
-    """
-    return x.mean(3, keepdim=True).mean((1, 2), keepdim=True)
 
 
 def image_score(maps: Tensor, rule: ScoreRule = AUTHORS) -> Tensor:

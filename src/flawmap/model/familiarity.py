@@ -9,7 +9,7 @@ then the distance from the most alike of them, not from the mean (nearest neighb
 
 Each kind of evidence is measured by how rare so much of it is among good parts: the largest value on each good photo
 is mapped to the normal distribution, quantile by quantile. Kinds differ in their tails, and by mean and deviation alone
-the one with the longest would decide what is an outlier. An image is as suspicious as its most suspicious place: there
+the one with the longest would decide what is an outlier. An image is as suspicious as its most suspicious places: there
 the strongest evidence decides, or the logarithm of the mean of their exponentials, to which others that agree add.
 Each kind counts in proportion to how well it finds defects painted onto good parts; one that hardly finds them is left
 out, and the map that is shown is of all evidence together or of detection alone (train/familiar.py).
@@ -27,6 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from flawmap.model.blocks import enlarged
 from flawmap.model.guided import guided
 
 Source = Literal["encoder", "local", "detection", "imagenet"]
@@ -141,7 +142,7 @@ class Familiarity(nn.Module):
         size = [side // CELL for side in logits.shape[-2:]]
         for name, density in self.named_densities():
             if name == "imagenet":
-                found.append(_enlarged(_of_surroundings(density, features[name]), torch.Size(size)))
+                found.append(enlarged(_of_surroundings(density, features[name]), torch.Size(size)))
                 continue
             distance = density(features[name])
             if list(distance.shape[-2:]) != size:
@@ -151,7 +152,7 @@ class Familiarity(nn.Module):
         return found
 
     def forward(self, logits: Tensor, features: Mapping[str, Tensor], side: int = 1) -> tuple[Tensor, Tensor]:
-        """Two maps (B, H, W) in [0, 1]: the one to show, and of the evidence as one, whose largest is the score.
+        """Two maps (B, H, W) in [0, 1]: the one to show, and all evidence as one, whose largest values are the score.
 
         0.5 is what good parts come to. To the second, detection's map counts as its mean over a square of odd `side`.
         Arguments as of `evidence`.
@@ -165,7 +166,7 @@ class Familiarity(nn.Module):
             together, most = self.shares[1] * sources[0], sources[0]
             for number, cells in enumerate(sources[1:], 2):
                 together, most = together + self.shares[number] * cells, self._joined(most, cells)
-            shown = shown + _enlarged(together, logits.shape[-2:])
+            shown = shown + enlarged(together, logits.shape[-2:])
             fused = self._joined(fused, nn.functional.interpolate(most, size=logits.shape[-2:]))
         fused = fused - self._of_one(1 + len(sources))
         if self.guided:
@@ -178,7 +179,7 @@ class Familiarity(nn.Module):
         Arguments as of `evidence`.
         """
         found = [self._calibrated(number, found) for number, found in enumerate(self.evidence(logits, features))]
-        return [_enlarged(each, logits.shape[-2:])[:, 0] for each in found]
+        return [enlarged(each, logits.shape[-2:])[:, 0] for each in found]
 
     def _calibrated(self, number: int, found: Tensor) -> Tensor:
         """What evidence (B, 1, h, w) counts as, for its deviations above good parts: a sum of ramps, none negative."""
@@ -229,12 +230,6 @@ class Familiarity(nn.Module):
         self.shares = torch.full_like(self.shares[:1], 1 / len(self.knots) if together else 0.0).repeat(len(self.knots))
         if not together:
             self.shares[0] = 1
-
-
-def _enlarged(cells: Tensor, size: torch.Size) -> Tensor:
-    """(B, 1, h, w) -> (B, 1, H, W)."""
-    same = cells.shape[-2:] == size
-    return cells if same else nn.functional.interpolate(cells, size=size, mode="bilinear", align_corners=False)
 
 
 def _of_surroundings(density: Density, features: Tensor) -> Tensor:

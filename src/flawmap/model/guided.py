@@ -10,13 +10,13 @@ Axes: B images, C maps, H, W their rows and columns, h, w of cells.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from flawmap.model.blocks import enlarged, standardised
 
 CELL = 4  # pixels along the side of a cell, of which window statistics are taken
 WINDOW = 5  # cells along the side of a window
 EVEN = 0.1  # of the photo's variance: windows that vary less are taken as even, and smoothed
-DARKEST = 0.02  # added to the photo's deviation, of 1, before dividing by it: noise is not blown up
 
 
 def guided(maps: Tensor, photo: Tensor) -> Tensor:
@@ -24,30 +24,16 @@ def guided(maps: Tensor, photo: Tensor) -> Tensor:
 
     Sides must be multiples of CELL. Source: He & Sun 2015, "Fast guided filter".
     """
-    maps, grey = maps.float(), _standardised(photo.float().mean(1, keepdim=True))
+    maps, grey = maps.float(), standardised(photo.float().mean(1, keepdim=True), 1)
     small_maps, small = nn.functional.avg_pool2d(maps, CELL), nn.functional.avg_pool2d(grey, CELL)
     mean_maps, mean = _window(small_maps), _window(small)
     variance = _window(small * small) - mean * mean
     slope = (_window(small * small_maps) - mean * mean_maps) / (variance.clamp_min(0) + EVEN)
     level = mean_maps - slope * mean
-    slope, level = (_enlarged(_window(part), maps.shape[-2:]) for part in (slope, level))
+    slope, level = (enlarged(_window(part), maps.shape[-2:]) for part in (slope, level))
     return slope * grey + level
-
-
-def _standardised(grey: Tensor) -> Tensor:
-    """(B, 1, H, W), shifted and scaled to mean 0 and deviation 1 in each image; its rows are averaged first.
-
-    A running sum over all of an image loses five bits in ONNX Runtime.
-    """
-    centred = grey - grey.mean(3, keepdim=True).mean(2, keepdim=True)
-    variance = centred.square().mean(3, keepdim=True).mean(2, keepdim=True)
-    return centred / (variance.sqrt() + DARKEST)
 
 
 def _window(cells: Tensor) -> Tensor:
     """Mean over the window about each cell, of what of it lies in the image: (B, C, h, w) -> (B, C, h, w)."""
     return nn.functional.avg_pool2d(cells, WINDOW, 1, WINDOW // 2, count_include_pad=False)
-
-
-def _enlarged(cells: Tensor, size: torch.Size) -> Tensor:
-    return nn.functional.interpolate(cells, size=size, mode="bilinear", align_corners=False)
