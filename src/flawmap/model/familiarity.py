@@ -182,13 +182,17 @@ class Familiarity(nn.Module):
         return [enlarged(each, logits.shape[-2:])[:, 0] for each in found]
 
     def _calibrated(self, number: int, found: Tensor) -> Tensor:
-        """What evidence (B, 1, h, w) counts as, for its deviations above good parts: a sum of ramps, none negative."""
-        knots, heights = self.knots[number].view(-1, 1, 1), self.heights[number].view(-1, 1, 1)
+        """What evidence (B, 1, h, w) counts as, for its deviations above good parts: a sum of ramps, none negative.
+
+        Ramp by ramp: OpenVINO makes one pass of it, where summing along an axis of all ramps takes ten times as long.
+        """
+        knots, heights = self.knots[number], self.heights[number]
         widths = knots[1:] - knots[:-1]
         slopes = (heights[1:] - heights[:-1]) / widths
-        ramps = (torch.minimum((found - knots[:-1]).clamp_min(0), widths) * slopes).sum(1, keepdim=True)
-        beyond = (found - knots[-1]).clamp_min(0) * slopes[-1] - (knots[0] - found).clamp_min(0) * slopes[0]
-        return heights[0] + ramps + beyond
+        counted = heights[0] - (knots[0] - found).clamp_min(0) * slopes[0]
+        for ramp in range(KNOTS - 2):
+            counted = counted + torch.minimum((found - knots[ramp]).clamp_min(0), widths[ramp]) * slopes[ramp]
+        return counted + (found - knots[-2]).clamp_min(0) * slopes[-1]
 
     def _joined(self, evidence: Tensor, other: Tensor) -> Tensor:
         """Evidence of two kinds, or of more joined already, as one; `_of_one` of all is still to be subtracted."""
