@@ -4,7 +4,7 @@ Source: Vovk et al. 2005; Angelopoulos & Bates 2021. With n good images that too
 ceil((n + 1)(1 - overkill))-th smallest score keeps the chance that the next good part is rejected at or under
 `overkill`, if parts are exchangeable. That order exists only when n >= 1 / overkill - 1. With fewer images the largest
 score is taken, which the next good part exceeds with a chance of 1 / (n + 1), and that is said. Guessing how far the
-tail goes on beyond it would let every defect pass where the scores of good and defective parts crowd (RESULTS.md).
+tail goes on beyond it would let every defect pass where the scores of good and defective parts crowd (docs/speed.md).
 
 The largest of n scores varies much: one odd photo among the good ones moves it. Where fewer than ENOUGH lie above the
 order statistic, a threshold can be read instead off an exponential tail through the tenth of the largest scores (peaks

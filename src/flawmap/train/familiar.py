@@ -124,7 +124,7 @@ class CrossFit:
     Every photo belongs to a group, whose photos are all left out when evidence is told of one of them. With
     `threshold.calibration` = "cross-fitted" there are FOLDS groups of photos trained on and held out alike, each of
     whole folders where those were held out: every photo has a say in what good parts come to, which a dozen held out
-    cannot tell (RESULTS.md). Detection has learnt from most of them, as backgrounds of painted defects; that is not
+    cannot tell (docs/speed.md). Detection has learnt from most of them, as backgrounds of painted defects; that is not
     undone. With "held-out" the Gaussians are of photos trained on, and only those held out tell what they come to.
 
     places: the photos that tell, each as (parts, number in them); folders: how many whole folders these are, 0 where
@@ -208,7 +208,7 @@ class CrossFit:
         none or none could be seen.
 
         The map that is shown is of all evidence where ImageNet's features are among it: detection was trained on
-        painted defects, and outlines these far better than real ones (RESULTS.md). Without them, painted defects tell.
+        painted defects, and outlines these far better than real ones (docs/speed.md). Without them, painted defects tell.
         """
         familiarity, recipe = _of(self.model), self.recipe
         if recipe.anomalies.place != "image":
