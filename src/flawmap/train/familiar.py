@@ -208,7 +208,7 @@ class CrossFit:
         none or none could be seen.
 
         The map that is shown is of all evidence where ImageNet's features are among it: detection was trained on
-        painted defects, and outlines these far better than real ones (docs/speed.md). Without them, painted defects tell.
+        painted defects, and outlines these far better than real ones (docs/speed.md). Without them, these defects tell.
         """
         familiarity, recipe = _of(self.model), self.recipe
         if recipe.anomalies.place != "image":
