@@ -112,10 +112,15 @@ def of_bundle(
             print(f"{name} / {runtime}: not handed over by flawmap export, timed all the same: {problem.fault}")
             file = _unchecked(bundle, folder / f"{name}-unchecked", runtime)
         found.append(_of_inspector(name, runtime, Inspector(bundle, runtime=GraphRuntime(file, threads))))
+        lower: dict[str, Sequence[Path]] = (
+            {"bfloat16": ()} if runtime == "openvino" and has_fast_bfloat16(torch.device("cpu")) else {}
+        )
         if int8 and find_spec("nncf") is not None:
-            file = _unchecked(bundle, folder / f"{name}-int8", runtime, int8)
+            lower |= {"int8": int8} | {f"int8-{precision}": int8 for precision in lower}
+        for precision, images in lower.items():
+            file = _unchecked(bundle, folder / f"{name}-{precision}", runtime, images, precision)
             inspector = Inspector(bundle, runtime=GraphRuntime(file, threads))
-            found.append(_of_inspector(name, runtime, inspector, "int8"))
+            found.append(_of_inspector(name, runtime, inspector, precision))
     return found
 
 
@@ -138,34 +143,18 @@ def exported(bundle: Bundle, stem: Path, runtime: str) -> Path:
     return export(source, runtime, out, overwrite=True).file
 
 
-def _unchecked(bundle: Bundle, stem: Path, runtime: str, images: Sequence[Path] = ()) -> Path:
+def _unchecked(
+    bundle: Bundle, stem: Path, runtime: str, images: Sequence[Path] = (), precision: str = "float32"
+) -> Path:
     """The same without the check against PyTorch, in INT8 when there are images to fit it to.
 
     Untrained weights have no ranking to keep, and their maps magnify rounding.
     """
-    import onnx
+    from flawmap.deploy.export import _build, _stamp, describe
 
-    from flawmap.deploy.export import _stamp, describe
-    from flawmap.deploy.graph import inspection_graph, network_graph
-    from flawmap.deploy.quantize import quantize_onnx, quantize_openvino
-
-    settings = bundle.recipe.image
-    network = network_graph(bundle.model, settings.height, settings.width, exact=not images)
-    whole = inspection_graph(network, bundle)
-    pixels = [to_uint8(read_image(path)) for path in images]
     with _quiet():
-        if runtime == "onnx":
-            file = stem.with_name(stem.name + ".onnx")
-            onnx.save(quantize_onnx(whole, pixels) if pixels else whole, file)
-        else:
-            import openvino
-
-            file = stem.with_name(stem.name + ".xml")
-            model = openvino.Core().read_model(whole.SerializeToString(), b"")
-            model = quantize_openvino(model, pixels) if pixels else model
-            openvino.save_model(model, file, compress_to_fp16=False)
-            del model
-    _stamp(file, describe(bundle, "", "int8" if pixels else "float32", dynamic_batch=False))
+        file = _build(bundle, runtime, stem, [to_uint8(read_image(path)) for path in images], False, True)
+    _stamp(file, describe(bundle, "", precision, dynamic_batch=False))
     return file
 
 

@@ -64,7 +64,7 @@ Runtime_ = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option("--precision", help="`float32`; `bfloat16`, faster where the CPU has it (runtime torch alone)."),
+    typer.Option("--precision", help="`float32`; `bfloat16`, faster where the CPU has it (not with runtime onnx)."),
 ]
 Item = TypeVar("Item")
 Batch = Annotated[int, typer.Option("--batch", min=0, help="Images (or tiles) at a time; 0: 1 on a CPU, 8 on a GPU.")]
@@ -675,6 +675,9 @@ def export_command(
         typer.Option("--images", metavar="FOLDER", help="Good images to check on; default: drawn ones."),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits, fitted to --images.")] = False,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Compute the networks in bfloat16, where the CPU has it (openvino).")
+    ] = False,
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="Take any number of images at once, not one.")
     ] = False,
@@ -683,7 +686,9 @@ def export_command(
     """Write one artefact that inspects without flawmap, checked against PyTorch first."""
     from flawmap.deploy.export import export
 
-    made = export(bundle, to, out, int8=int8, dynamic_batch=dynamic_batch, images=images, overwrite=overwrite)
+    made = export(
+        bundle, to, out, int8=int8, bfloat16=bfloat16, dynamic_batch=dynamic_batch, images=images, overwrite=overwrite
+    )
     _say(made.check)
     if made.about["threshold"] is None:
         _say(f"{bundle} has no threshold, so the artefact gives scores but no verdicts")

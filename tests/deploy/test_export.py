@@ -29,7 +29,7 @@ from flawmap.deploy import export as module
 from flawmap.deploy.agreement import Agreement, Ranking, compare, following, painted
 from flawmap.deploy.artefact import GraphRuntime, find_artefact, open_session, read_about
 from flawmap.deploy.export import Exported, export
-from flawmap.deploy.graph import InstanceNorm, searching
+from flawmap.deploy.graph import InstanceNorm, SubPixel, searching
 from flawmap.deploy.inspector import Inspector
 from flawmap.errors import BundleError, ConfigError, DisagreementError
 from flawmap.measure.threshold import choose_threshold
@@ -226,6 +226,13 @@ def test_the_norm_of_the_paper_is_exported_as_exactly() -> None:
     exact = norm(planes.double())
     found = InstanceNorm(norm)(planes)
     assert (found - exact).abs().max() < 2e-6
+
+
+def test_a_drawing_by_sub_pixels_is_the_transposed_convolution() -> None:
+    torch.manual_seed(0)
+    drawing = torch.nn.ConvTranspose2d(5, 3, 4, stride=2, padding=1)
+    features = torch.randn(2, 5, 6, 9)
+    assert (SubPixel(drawing)(features) - drawing(features)).abs().max() < 2e-6
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]) -> None:

@@ -218,14 +218,14 @@ def test_bfloat16_finds_nearly_the_same_and_its_own_way(
     assert np.array_equal(inspector.inspect(part).map, full.map), "full precision is as it was"
 
 
-def test_bfloat16_is_for_pytorch_on_processors_that_multiply_it(
+def test_bfloat16_is_for_processors_that_multiply_it_and_not_for_onnx_runtime(
     inspector: Inspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_bundle(inspector.bundle, tmp_path / "b")
     monkeypatch.setattr(runtimes, "has_fast_bfloat16", lambda device: False)
     with pytest.raises(ConfigError, match="does not multiply bfloat16"):
         flawmap.load(tmp_path / "b", "cpu", precision="bfloat16")
-    with pytest.raises(ConfigError, match="for the runtime torch, not for auto"):
-        flawmap.load(tmp_path / "b", "cpu", runtime="auto", precision="bfloat16")
+    with pytest.raises(ConfigError, match="for the runtimes torch, openvino, not for onnx"):
+        flawmap.load(tmp_path / "b", "cpu", runtime="onnx", precision="bfloat16")
     with pytest.raises(ConfigError, match="no precision half; there are: float32, bfloat16"):
         flawmap.load(tmp_path / "b", "cpu", precision="half")

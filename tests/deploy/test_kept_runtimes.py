@@ -72,7 +72,8 @@ class Exports:
         self.made: list[str] = []
         self.problems: dict[str, BaseException] = {}
 
-    def __call__(self, source: Path, kind: str, out: Path) -> Any:
+    def __call__(self, source: Path, kind: str, out: Path, *, bfloat16: bool) -> Any:
+        assert not bfloat16
         self.made.append(kind)
         opened = load_bundle(source)
         file = out if kind == "onnx" else out / "network.xml"
@@ -275,10 +276,10 @@ def test_what_nobody_used_for_long_is_removed_when_something_new_is_kept(
 def test_of_two_processes_that_export_at_once_both_go_on(
     bundle: Path, exports: Exports, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    def slow(source: Path, kind: str, out: Path) -> Any:
+    def slow(source: Path, kind: str, out: Path, **more: Any) -> Any:
         monkeypatch.setattr(export_module, "export", exports)
         load(source, kind)  # the other one, which is done first
-        return exports(source, kind, out)
+        return exports(source, kind, out, **more)
 
     monkeypatch.setattr(export_module, "export", slow)
     assert file_of(load(bundle, "onnx")[0]).read_bytes() == b"whole"
@@ -434,7 +435,7 @@ def test_on_a_gpu_auto_is_pytorch_without_a_measurement(
 ) -> None:
     placed: list[str] = []
     monkeypatch.setattr(fastest, "pick_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr(fastest, "TorchRuntime", lambda model, device, threads: placed.append(device))
+    monkeypatch.setattr(fastest, "TorchRuntime", lambda model, device, *_: placed.append(device))
     _, said = load(bundle, "auto", device="auto")
     assert said == ["runtime torch, as there is a GPU"]
     assert (placed, measured, exports.made) == (["auto"], [], [])

@@ -13,7 +13,8 @@ from flawmap.bundle import Bundle, build
 from flawmap.config import load_recipe
 from flawmap.deploy.artefact import open_session, package
 from flawmap.deploy.graph import CHOICES, DRAWINGS, RESIZE, inspection_graph, network_graph, write_about
-from flawmap.deploy.quantize import JUDGED, quantize_onnx, quantize_openvino
+from flawmap.deploy.operations import JUDGED
+from flawmap.deploy.quantize import quantize_onnx, quantize_openvino
 from flawmap.model.familiarity import surroundings
 
 TINY = Path(__file__).parents[1] / "tiny.toml"

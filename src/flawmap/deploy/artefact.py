@@ -1,7 +1,7 @@
 """Exported inspections: an .onnx file, or an OpenVINO .xml with its .bin beside it, opened whole or as a runtime.
 
-Full precision is pinned: on a CPU with bfloat16, OpenVINO would compute in it by itself, and a third of the cells would
-get another code than PyTorch's.
+The precision is pinned to what the artefact was exported and checked for: on a CPU that multiplies bfloat16, OpenVINO
+would compute in it by itself.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 
 from flawmap.deploy.graph import ABOUT, OUTPUTS, network_of
 from flawmap.deploy.resize import IMAGE, PIXELS
 from flawmap.deploy.signals import kept_signal_stack
+from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import BundleError, ConfigError
 from flawmap.measure.found import Array, Found
 
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino"}
 PACKAGES = {kind: ("onnx", "onnxscript", own) for kind, own in (("onnx", "onnxruntime"), ("openvino", "openvino"))}
+BFLOAT16 = "bfloat16"  # is in the precision of an artefact whose networks compute in it
 Session = Callable[[np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]
 
 
@@ -82,15 +85,16 @@ def read_about(file: Path) -> dict[str, Any]:
     return about
 
 
-def open_session(file: Path, threads: int = 0, *, whole: bool = True) -> Session:
+def open_session(file: Path, threads: int = 0, *, whole: bool = True, bfloat16: bool | None = None) -> Session:
     """The artefact, ready to compute: images (B, H, W, 3) uint8 BGR -> outputs by name.
 
-    Not `whole`: pixels (B, 3, h, w) float32 of the network's size. Raises BundleError, ConfigError.
+    Not `whole`: pixels (B, 3, h, w) float32 of the network's size. `bfloat16`: whether its networks compute in that
+    where the CPU multiplies it (OpenVINO alone); None: as the artefact says. Raises BundleError, ConfigError.
     """
-    kind = kind_of(file)
+    kind, threads = kind_of(file), threads or available_cores()
     package("onnxruntime" if kind == "onnx" else "openvino")
     try:
-        return (_open_onnx if kind == "onnx" else _open_openvino)(file, threads or available_cores(), whole)
+        return _open_onnx(file, threads, whole) if kind == "onnx" else _open_openvino(file, threads, whole, bfloat16)
     except ConfigError:
         raise
     except Exception as problem:  # each package has kinds of its own
@@ -135,20 +139,24 @@ def _open_onnx(file: Path, threads: int, whole: bool) -> Session:
     return lambda array: dict(zip(names, session.run(None, {given: array}), strict=True))
 
 
-def _open_openvino(file: Path, threads: int, whole: bool) -> Session:
+def _open_openvino(file: Path, threads: int, whole: bool, bfloat16: bool | None) -> Session:
     with openvino_core() as core:
         model = core.read_model(file)
+        if bfloat16 is None:
+            bfloat16 = BFLOAT16 in json.loads(model.get_rt_info(ABOUT).astype(str))["precision"]
         if not whole:
             model = _network_of(package("openvino"), model)
-        compiled = core.compile_model(model, "CPU", openvino_options(threads))
+        options = openvino_options(threads, bfloat16 and has_fast_bfloat16(torch.device("cpu")))
+        compiled = core.compile_model(model, "CPU", options)
     names = [output.get_any_name() for output in compiled.outputs]
     # copies: the arrays are views of memory that the next call writes over
     return lambda array: {name: np.array(found) for name, found in zip(names, compiled(array).values(), strict=True)}
 
 
-def openvino_options(threads: int) -> dict[str, Any]:
-    """One image at a time, in full precision."""
-    return {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+def openvino_options(threads: int, bfloat16: bool = False) -> dict[str, Any]:
+    """One image at a time, in full precision or what is not marked to stay in it (mixed.py) in bfloat16."""
+    precision = "bf16" if bfloat16 else "f32"
+    return {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
 
 
 def _network_of(openvino: ModuleType, model: Any) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from flawmap.bundle import WEIGHTS, Bundle, load_bundle, sha256
 from flawmap.config import dump_recipe
@@ -24,13 +25,14 @@ from flawmap.data.layouts import find_images
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.data.tiles import at_scale, cut
 from flawmap.deploy.agreement import Agreement, Pixels, Ranking, compare, rank
-from flawmap.deploy.artefact import PACKAGES, open_session, openvino_core, package, read_about
+from flawmap.deploy.artefact import BFLOAT16, PACKAGES, open_session, openvino_core, package, read_about
 from flawmap.deploy.graph import ABOUT, CHOICES, VERDICT, inspection_graph, network_graph, write_about
+from flawmap.deploy.mixed import in_float32, mark
+from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import BundleError, ConfigError, DataError, DisagreementError
 
 COMPARED = 8  # images that an artefact in full precision is compared on
 CALIBRATED, RANKED = 64, 48  # good images that INT8 is fitted to, and that it is judged on
-FULL = ("encoder", "code search")  # stay in full precision in INT8 too
 FEWEST = 16  # good images without which INT8 is not tried
 
 
@@ -49,6 +51,7 @@ def export(
     out: Path | None = None,
     *,
     int8: bool = False,
+    bfloat16: bool = False,
     dynamic_batch: bool = False,
     images: Path | None = None,
     overwrite: bool = False,
@@ -56,9 +59,10 @@ def export(
     """Export the bundle at `source` to `out`; None is beside the bundle, by its name.
 
     `images`: a folder of good images of the part; without it the check runs on surfaces that flawmap draws. INT8 is
-    fitted to half of them and judged on the other half. Raises ConfigError when a package is missing or `int8` has no
-    images, DisagreementError when the artefact disagrees with PyTorch, BundleError when its place is taken, DataError
-    for the images.
+    fitted to half of them and judged on the other half. `bfloat16`: networks, or what INT8 leaves of them, compute in
+    it, by OpenVINO alone and on CPUs that multiply it. Raises ConfigError when a package is missing, `int8` has no
+    images or `bfloat16` cannot be had, DisagreementError when the artefact disagrees with PyTorch, BundleError when its
+    place is taken, DataError for the images.
     """
     if to not in PACKAGES:
         raise ConfigError(f"no export to {to}; there are: {', '.join(PACKAGES)}")
@@ -66,12 +70,18 @@ def export(
         package(name)
     if int8 and images is None:
         raise ConfigError("--int8 is fitted to good images of the part; give at least 16 with --images FOLDER")
-    place = out if out is not None else source.with_name(_usual_name(source, to, int8))
+    if bfloat16 and to != "openvino":
+        raise ConfigError(f"--bfloat16 is for OpenVINO: --to {to} has none on a CPU")
+    if bfloat16 and not has_fast_bfloat16(torch.device("cpu")):
+        raise ConfigError("the processor here does not multiply bfloat16, so that the export could not be checked")
+    precision = "-".join(["int8"] * int8 + [BFLOAT16] * bfloat16) or "float32"
+    place = out if out is not None else source.with_name(_usual_name(source, to, precision))
     _check_place(place, to, overwrite)
     bundle = load_bundle(source)
-    shown, whose = _images(bundle, images, int8)
-    fitted, judged = (shown[::2][:CALIBRATED], shown[1::2][:RANKED]) if int8 else ([], shown[:COMPARED])
-    about = describe(bundle, sha256(source / WEIGHTS), "int8" if int8 else "float32", dynamic_batch)
+    lower = int8 or bfloat16
+    shown, whose = _images(bundle, images, int8, bfloat16)
+    fitted, judged = (shown[::2][:CALIBRATED], shown[1::2][:RANKED]) if int8 else ([], shown)
+    about = describe(bundle, sha256(source / WEIGHTS), precision, dynamic_batch)
     saving = place.absolute().with_name(f".{place.name}.saving")
     _remove(saving)
     try:
@@ -80,16 +90,17 @@ def export(
         # magnifies what quantization does to them.
         for detection in (True, False) if int8 else (True,):
             file = _build(bundle, to, saving / place.stem, fitted, dynamic_batch, detection)
-            session = open_session(file)
-            check = rank(session, bundle, judged) if int8 else compare(session, bundle, judged)
+            session = open_session(file, bfloat16=bfloat16)
+            check = rank(session, bundle, judged) if lower else compare(session, bundle, judged)
             if not check.fault:
                 break
         else:
             doubt = "drawn surfaces; --images FOLDER checks on good photos of the part" if images is None else images
             raise DisagreementError(f"{place} is refused and was not written: {check.fault}, on {doubt}", check.fault)
-        if int8:
+        if lower:
             familiar = ("familiarity",) if bundle.model.familiarity is not None else ()
-            about["full_precision"] = [*FULL, *familiar, *(() if detection else ("detection",))]
+            networks = () if bfloat16 else ("encoder",) if detection else ("encoder", "detection")
+            about["full_precision"] = [*networks, "code search", *familiar]
         about |= {"check": {"on": whose, **dataclasses.asdict(check)}}
         _stamp(file, about)
         _same(session, file, judged[0])
@@ -137,7 +148,9 @@ def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynami
     """Write the artefact as `stem` with its suffix; INT8 when there are images to fit it to, of `detection` too."""
     onnx = package("onnx")
     settings = bundle.recipe.image
-    network = network_graph(bundle.model, settings.height, settings.width, dynamic_batch, exact=not fitted)
+    network = network_graph(
+        bundle.model, settings.height, settings.width, dynamic_batch, exact=not fitted, sub_pixel=to == "openvino"
+    )
     whole = inspection_graph(network, bundle)
     if to == "onnx":
         if fitted:
@@ -156,6 +169,7 @@ def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynami
         model = quantize_openvino(model, fitted, detection=detection)
     file = stem.with_name(stem.name + ".xml")
     openvino.save_model(model, file, compress_to_fp16=False)
+    mark(file, in_float32(model))
     return file
 
 
@@ -203,8 +217,8 @@ def _hand_over(file: Path, saving: Path, place: Path) -> Path:
     return place / file.name
 
 
-def _usual_name(source: Path, to: str, int8: bool) -> str:
-    stem = source.absolute().name.removesuffix(".bundle") + (".int8" if int8 else "")
+def _usual_name(source: Path, to: str, precision: str) -> str:
+    stem = source.absolute().name.removesuffix(".bundle") + ("" if precision == "float32" else f".{precision}")
     return stem + (".onnx" if to == "onnx" else ".openvino")
 
 
@@ -220,9 +234,9 @@ def _check_place(place: Path, to: str, overwrite: bool) -> None:
         raise BundleError(f"{place} is not an artefact and is left alone; choose another --out")
 
 
-def _images(bundle: Bundle, folder: Path | None, int8: bool) -> tuple[list[Pixels], str]:
+def _images(bundle: Bundle, folder: Path | None, int8: bool, bfloat16: bool) -> tuple[list[Pixels], str]:
     """Images (H, W, 3) uint8 to check on, spread over the folder, and whose they are."""
-    wanted = CALIBRATED + RANKED if int8 else COMPARED
+    wanted = CALIBRATED + RANKED if int8 else RANKED if bfloat16 else COMPARED
     if folder is None:
         side = max(bundle.recipe.image.height, bundle.recipe.image.width)
         random = np.random.default_rng(0)

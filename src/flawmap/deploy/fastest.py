@@ -20,7 +20,7 @@ import torch
 from flawmap.bundle import Bundle
 from flawmap.deploy.artefact import PACKAGES, available_cores
 from flawmap.deploy.kept import Facts, Say, cache_folder, digest, facts_of, open_kept, versions
-from flawmap.deploy.runtimes import AUTO, RUNTIMES, Runtime, TorchRuntime
+from flawmap.deploy.runtimes import AUTO, RUNTIMES_IN, Runtime, TorchRuntime
 from flawmap.devices import pick_device
 from flawmap.errors import ConfigError, DisagreementError
 from flawmap.measure.found import Array
@@ -45,31 +45,33 @@ class Choice:
         return f"runtime {self.runtime} (an image took: {times}){reasons}"
 
 
-def open_runtime(name: str, source: Path, bundle: Bundle, device: str, threads: int, say: Say) -> Runtime:
-    """The runtime `name`, one of RUNTIMES or `auto`, of `bundle`, which was read from `source`.
+def open_runtime(
+    name: str, source: Path, bundle: Bundle, device: str, threads: int, say: Say, precision: str = "float32"
+) -> Runtime:
+    """The runtime `name`, one of RUNTIMES_IN[precision] or `auto`, of `bundle`, which was read from `source`.
 
     `say` is told, a line each, of an export and of what `auto` chose. Raises ConfigError for a device that is not there
     or that an export does not compute on, and with an export asked for by name, what `open_kept` raises.
     """
     if name == "torch":
-        return TorchRuntime(bundle.model, device, threads)
+        return TorchRuntime(bundle.model, device, threads, precision)
     on_gpu = pick_device(device).type != "cpu"
     if name != AUTO:
         if on_gpu and device != "auto":
             raise ConfigError(f"{name} computes on the CPU, not on {device}; use the runtime torch, or the device cpu")
-        return open_kept(source, bundle, name, threads, say)
+        return open_kept(source, bundle, name, threads, say, precision)
     if on_gpu:
         say("runtime torch, as there is a GPU")
-        return TorchRuntime(bundle.model, device, threads)
-    return _fastest(source, bundle, threads, say)
+        return TorchRuntime(bundle.model, device, threads, precision)
+    return _fastest(source, bundle, threads, say, precision)
 
 
-def _fastest(source: Path, bundle: Bundle, threads: int, say: Say) -> Runtime:
+def _fastest(source: Path, bundle: Bundle, threads: int, say: Say, precision: str) -> Runtime:
     installed = {}
-    for kind in RUNTIMES[1:]:
+    for kind in RUNTIMES_IN[precision][1:]:
         with contextlib.suppress(ConfigError):
             installed[kind] = versions(PACKAGES[kind])
-    opened: dict[str, Runtime] = {"torch": TorchRuntime(bundle.model, "cpu", threads)}
+    opened: dict[str, Runtime] = {"torch": TorchRuntime(bundle.model, "cpu", threads, precision)}
     if not installed:
         say("runtime torch; no other is installed to choose from: pip install 'flawmap[export]'")
         return opened["torch"]
@@ -81,17 +83,18 @@ def _fastest(source: Path, bundle: Bundle, threads: int, say: Say) -> Runtime:
         "torch_threads": torch.get_num_threads(),
         "network": [size.height, size.width],
         "versions": {**versions(["torch"]), **installed},
+        "precision": precision,
     }
     if known := _known(facts):
         with contextlib.suppress(Exception):  # what went wrong since is found and said below
-            runtime = opened.get(known.runtime) or open_kept(source, bundle, known.runtime, threads, say)
+            runtime = opened.get(known.runtime) or open_kept(source, bundle, known.runtime, threads, say, precision)
             say(str(known))
             return runtime
     refused: dict[str, str] = {}
     lasting = True
     for kind in installed:
         try:
-            opened[kind] = open_kept(source, bundle, kind, threads, say)
+            opened[kind] = open_kept(source, bundle, kind, threads, say, precision)
         except DisagreementError as problem:
             refused[kind] = problem.fault
         except Exception as problem:  # PyTorch does without it; each package has kinds of its own

@@ -25,6 +25,7 @@ from flawmap.data.scope import Scope
 from flawmap.deploy.resize import PIXELS, resize_graph
 from flawmap.model.codebook import CELLS_PER_BLOCK, Codebook, cells_of
 from flawmap.model.dsr import DSR
+from flawmap.model.familiarity import Density
 
 if TYPE_CHECKING:
     import onnx
@@ -44,17 +45,22 @@ class _Network(nn.Module):
     Drawings are clipped and turned to (B, h, w, 3), as the image comes in.
     """
 
-    def __init__(self, model: DSR, per_image: bool, exact: bool) -> None:
+    def __init__(self, model: DSR, per_image: bool, exact: bool, sub_pixel: bool) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).to("cpu", torch.float32).eval()
-        for part in self.model.modules() if exact else ():
+        for part in list(self.model.modules()):
             for name, child in part.named_children():
-                if isinstance(child, nn.InstanceNorm2d):
+                if exact and isinstance(child, nn.InstanceNorm2d):
                     setattr(part, name, InstanceNorm(child))
+                if sub_pixel and isinstance(child, nn.ConvTranspose2d) and child.out_channels == 3:
+                    setattr(part, name, SubPixel(child))
+        # Constants of the graph: what it computed from the codes itself, INT8 could not be fitted to.
         for book in _books(self.model):
-            # Constants of the graph: what it computed from the codes itself, INT8 could not be fitted to.
-            book.register_buffer("lengths", book.vectors.square().sum(1))
-            book.register_buffer("opposite", (-2 * book.vectors.t()).contiguous())
+            book.register_buffer("opposite", _opposite(book.vectors))
+        for part in self.model.modules():
+            if isinstance(part, Density) and part.memory is not None:
+                part.register_buffer("opposite", _opposite(part.memory))
+                part.nearest = partial(_nearest_remembered, part)  # type: ignore[method-assign]
         self.per_image = per_image
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -88,6 +94,28 @@ class InstanceNorm(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         centred = x - _mean(x)
         return centred * torch.rsqrt(_mean(centred * centred) + self.epsilon)
+
+
+class SubPixel(nn.Module):
+    """A transposed convolution of 4x4 and stride 2 as a convolution of 3x3 for each of four pixels (Shi et al. 2016).
+
+    What draws an image: OpenVINO computes this in bfloat16, and the transposed convolution only in float32.
+    """
+
+    def __init__(self, like: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        assert (like.kernel_size, like.stride, like.padding) == ((4, 4), (2, 2), (1, 1)) and like.bias is not None
+        along = torch.zeros(2, 3, 4)  # an even pixel sees the one before and its own, an odd one its own and the next
+        along[0, 0, 3] = along[0, 1, 1] = along[1, 1, 2] = along[1, 2, 0] = 1
+        weight = torch.einsum("ioyx,ary,bsx->oabirs", like.weight, along, along)
+        channels = 4 * like.out_channels
+        self.convolution = nn.Conv2d(like.in_channels, channels, 3, padding=1)
+        self.convolution.weight = nn.Parameter(weight.reshape(channels, like.in_channels, 3, 3))
+        self.convolution.bias = nn.Parameter(like.bias.repeat_interleave(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', 2H, 2W)."""
+        return nn.functional.pixel_shuffle(self.convolution(x), 2)
 
 
 def _mean(x: Tensor) -> Tensor:
@@ -129,9 +157,27 @@ def _nearest_per_image(book: Codebook, features: Tensor) -> Tensor:
 
 def _in_blocks(book: Codebook, cells: Tensor, axis: int) -> Tensor:
     """Nearest codes of cells (…, D), which lie along `axis`."""
-    opposite, lengths = book.get_buffer("opposite"), book.get_buffer("lengths")
-    blocks = torch.split(cells, CELLS_PER_BLOCK, dim=axis)
-    return torch.cat([_first_smallest(block @ opposite + lengths) for block in blocks], dim=axis)
+    blocks = torch.split(_with_one(cells), CELLS_PER_BLOCK, dim=axis)
+    return torch.cat([_first_smallest(block @ book.get_buffer("opposite")) for block in blocks], dim=axis)
+
+
+def _nearest_remembered(density: Density, white: Tensor) -> Tensor:
+    """`Density.nearest` by one product."""
+    return (_with_one(white) @ density.get_buffer("opposite")).amin(-1)
+
+
+def _opposite(vectors: Tensor) -> Tensor:
+    """What features with a one behind them are multiplied with for |v|^2 - 2 x.v: (K, D) -> (D + 1, K).
+
+    One product, to which nothing is added: what adds, OpenVINO joins with it, and joined it would not stay in float32
+    where the rest is in bfloat16 (mixed.py). ONNX Runtime takes less time for it too.
+    """
+    return torch.cat([-2 * vectors.t(), vectors.square().sum(1)[None]]).contiguous()
+
+
+def _with_one(features: Tensor) -> Tensor:
+    """(..., D) -> (..., D + 1)."""
+    return nn.functional.pad(features, (0, 1), value=1.0)
 
 
 def _first_smallest(distances: Tensor) -> Tensor:
@@ -153,18 +199,19 @@ def _first_smallest(distances: Tensor) -> Tensor:
 
 
 def network_graph(
-    model: DSR, height: int, width: int, dynamic_batch: bool = False, exact: bool = True
+    model: DSR, height: int, width: int, dynamic_batch: bool = False, exact: bool = True, sub_pixel: bool = False
 ) -> onnx.ModelProto:
     """The network as ONNX: PIXELS (B, 3, height, width) float32 -> OUTPUTS and CHOICES. B is 1 unless dynamic.
 
     `exact`: instance normalisation agrees with PyTorch to 1e-5. Without it, a runtime's own is used, which is faster.
+    `sub_pixel`: drawings by SubPixel, which suits OpenVINO.
     """
     pixels = torch.full((2 if dynamic_batch else 1, 3, height, width), 0.5)
     shapes = {PIXELS: {0: torch.export.Dim("batch")}} if dynamic_batch else None
     with warnings.catch_warnings(), _silent("torch.onnx"), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Network(model, per_image=dynamic_batch, exact=exact),
+            _Network(model, per_image=dynamic_batch, exact=exact, sub_pixel=sub_pixel),
             (pixels,),
             dynamo=True,
             input_names=[PIXELS],

@@ -22,7 +22,7 @@ from flawmap.data.dataset import network_input
 from flawmap.data.images import Mask, Stored, read_pixels, resize_map, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import at_scale
-from flawmap.deploy.runtimes import AUTO, RUNTIMES, Runtime, TorchRuntime
+from flawmap.deploy.runtimes import AUTO, PRECISIONS, RUNTIMES, RUNTIMES_IN, Runtime, TorchRuntime
 from flawmap.errors import ConfigError, ImageError
 from flawmap.measure.conformal import p_value
 from flawmap.measure.scores import Region, find_regions
@@ -208,21 +208,26 @@ def load(
 ) -> Inspector:
     """Open a bundle for inspection by PyTorch (`torch`), by an export of it (`onnx`, `openvino`), or `auto`matically.
 
-    `precision`: `float32`, or `bfloat16` with PyTorch, where the processor has it: faster, and scores change a little.
+    `precision`: `float32`, or `bfloat16` by PyTorch or OpenVINO where the processor has it: faster, and scores change a
+    little.
     An export is made on first use and kept (deploy/kept.py); it computes on the CPU. `auto` measures once which is the
     fastest here, and leaves out an export that cannot be had. `say` is told of both, a line each. Raises BundleError,
     ConfigError.
     """
     if runtime not in (AUTO, *RUNTIMES):
         raise ConfigError(f"no runtime {runtime}; there are: {', '.join((AUTO, *RUNTIMES))}")
-    if precision != "float32" and runtime != "torch":
-        raise ConfigError(f"--precision {precision} is for the runtime torch, not for {runtime}; leave out one of them")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"no precision {precision}; there are: {', '.join(PRECISIONS)}")
+    if runtime not in (AUTO, *RUNTIMES_IN[precision]):
+        known = ", ".join(RUNTIMES_IN[precision])
+        raise ConfigError(f"--precision {precision} is for the runtimes {known}, not for {runtime}; leave out one")
     bundle = load_bundle(Path(path))
     if runtime == "torch":
         return Inspector(bundle, device, threads, precision=precision)
     from flawmap.deploy.fastest import open_runtime
 
-    return Inspector(bundle, runtime=open_runtime(runtime, Path(path), bundle, device, threads, say))
+    opened = open_runtime(runtime, Path(path), bundle, device, threads, say, precision)
+    return Inspector(bundle, runtime=opened)
 
 
 def peak_region(found: Image) -> list[Region]:

@@ -26,7 +26,7 @@ from typing import Any
 from flawmap import __version__
 from flawmap.bundle import WEIGHTS, Bundle, sha256
 from flawmap.config import dump_recipe
-from flawmap.deploy.artefact import PACKAGES, GraphRuntime, package
+from flawmap.deploy.artefact import BFLOAT16, PACKAGES, GraphRuntime, package
 from flawmap.errors import BundleError, ConfigError, DisagreementError
 
 NOTE = "kept.json"
@@ -38,20 +38,25 @@ Facts = dict[str, Any]
 Say = Callable[[str], object]
 
 
-def open_kept(source: Path, bundle: Bundle, kind: str, threads: int, say: Say) -> GraphRuntime:
+def open_kept(
+    source: Path, bundle: Bundle, kind: str, threads: int, say: Say, precision: str = "float32"
+) -> GraphRuntime:
     """The runtime `kind`, onnx or openvino, of `bundle`, which was read from `source`; exported when it is not kept.
 
-    `say` is told of an export. Raises ConfigError when a package is missing, DisagreementError when the export does not
-    find what PyTorch finds, BundleError when it cannot be kept.
+    `precision`: `float32`, or `bfloat16` of openvino. `say` is told of an export. Raises ConfigError when a package is
+    missing or the precision cannot be had, DisagreementError when the export does not find what PyTorch finds,
+    BundleError when it cannot be kept.
     """
     facts = {"runtime": kind, **facts_of(source, bundle), "versions": versions(("torch", *PACKAGES[kind]))}
+    if precision != "float32":
+        facts["precision"] = precision
     place = cache_folder() / "exports" / f"{kind}-{digest(facts)}"
     file = _whole(place, facts)
     if file is None:
         for name in PACKAGES[kind]:
             package(name)
         say(f"exporting {source} to {kind}, which is done once and takes a while")
-        file = _export(source, kind, place, facts)
+        file = _export(source, kind, place, facts, precision == BFLOAT16)
     return GraphRuntime(file, threads)
 
 
@@ -129,7 +134,7 @@ def _whole(place: Path, facts: Facts) -> Path | None:
         return None
 
 
-def _export(source: Path, kind: str, place: Path, facts: Facts) -> Path:
+def _export(source: Path, kind: str, place: Path, facts: Facts, bfloat16: bool) -> Path:
     """Make `place`, in one move; returns the artefact's file."""
     from flawmap.deploy.export import export
 
@@ -139,7 +144,8 @@ def _export(source: Path, kind: str, place: Path, facts: Facts) -> Path:
         _sweep(root)
         with tempfile.TemporaryDirectory(prefix=SAVING, dir=root) as folder:
             saving = Path(folder) / place.name
-            made = export(source, kind, saving / ("network.onnx" if kind == "onnx" else "network"))
+            out = saving / ("network.onnx" if kind == "onnx" else "network")
+            made = export(source, kind, out, bfloat16=bfloat16)
             if any(made.about[name] != facts[name] for name in ("weights_sha256", "recipe")):
                 raise BundleError(f"{source} changed while it was being exported; try again")
             files = sorted(path for path in saving.rglob("*") if path.is_file())

@@ -15,7 +15,8 @@ from flawmap.measure.found import Array, Found, look
 from flawmap.model.dsr import DSR
 
 RUNTIMES = ("torch", "onnx", "openvino")
-PRECISIONS = ("float32", "bfloat16")
+RUNTIMES_IN = {"float32": RUNTIMES, "bfloat16": ("torch", "openvino")}  # ONNX Runtime has no bfloat16 on a CPU
+PRECISIONS = tuple(RUNTIMES_IN)
 AUTO = "auto"  # the fastest of them, by deploy/fastest.py
 
 

@@ -92,9 +92,13 @@ class Density(nn.Module):
             white = self.white(features.permute(0, 2, 3, 1))
             distances = white.square().sum(-1)
             if self.memory is not None:
-                nearest = (self.memory.square().sum(-1) - 2 * white @ self.memory.t()).amin(-1)
-                distances = (distances + nearest).clamp_min(0)
+                distances = (distances + self.nearest(white)).clamp_min(0)
             return torch.log(distances / white.shape[-1] + 1e-6).unsqueeze(1)
+
+    def nearest(self, white: Tensor) -> Tensor:
+        """Squared distance from the nearest in memory, short of the features' own |x|^2: (..., C) -> (...)."""
+        assert self.memory is not None, "nothing is remembered"
+        return (self.memory.square().sum(-1) - 2 * white @ self.memory.t()).amin(-1)
 
 
 class Familiarity(nn.Module):

@@ -1,0 +1,164 @@
+"""bfloat16 in OpenVINO: the networks alone compute in it. Networks are the smallest there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("openvino")
+
+import openvino
+
+from flawmap.bundle import Bundle, build, save_bundle
+from flawmap.config import load_recipe
+from flawmap.deploy import artefact, runtimes
+from flawmap.deploy import export as module
+from flawmap.deploy.agreement import Ranking
+from flawmap.deploy.artefact import open_session, openvino_options, read_about
+from flawmap.deploy.export import Exported, export
+from flawmap.deploy.graph import RESIZE
+from flawmap.deploy.mixed import MARK, in_float32
+from flawmap.deploy.operations import CONVOLUTIONS, operations_of
+from flawmap.devices import has_fast_bfloat16
+from flawmap.errors import ConfigError
+from flawmap.measure.threshold import choose_threshold
+from flawmap.model.familiarity import REMEMBERED, surroundings
+
+TINY = Path(__file__).parents[1] / "tiny.toml"
+RANKS = Ranking(96, 0.97, 0.81, 0.82, 0.7, 0.7, 0.05, 0.01, 0.3)
+needs_bfloat16 = pytest.mark.skipif(
+    not has_fast_bfloat16(torch.device("cpu")), reason="the processor does not multiply bfloat16"
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Codebooks as large as real ones: of small ones OpenVINO makes other operations
+    kinds = 'model.familiarity=["encoder", "local", "detection", "imagenet"]'
+    recipe = load_recipe(
+        TINY,
+        [
+            'model.norm="batch"',
+            "model.codes=1024",
+            "model.code_length=32",
+            "refine.steps=0",
+            "model.guided=true",
+            kinds,
+        ],
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(2)
+        model = build(recipe.model, with_refinement=False).eval()
+        assert model.familiarity is not None and model.imagenet is not None
+        density = dict(model.familiarity.named_densities())[REMEMBERED]
+        density.remember(surroundings(model.imagenet(torch.rand(64, 3, 64, 64))).permute(0, 2, 3, 1).flatten(0, 2))
+    place = tmp_path_factory.mktemp("mixed") / "part.bundle"
+    save_bundle(Bundle(model, recipe, choose_threshold([0.1] * 99, [0.1] * 99, 0.1), {}), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def full(bundle: Path) -> Exported:
+    return export(bundle, "openvino")
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 256, (1, 90, 120, 3), dtype=np.uint8)
+
+
+def marked(file: Path) -> set[str]:
+    """Names of the operations whose mark is in the file."""
+    layers = ElementTree.parse(file).getroot().iterfind("layers/layer")
+    return {str(layer.get("name")) for layer in layers if any(part.attrib == MARK for part in layer.iter("attribute"))}
+
+
+def test_every_openvino_artefact_says_what_stays_in_float32(full: Exported) -> None:
+    """Whoever opens it without pinning the precision still gets codes that are searched in float32."""
+    model = openvino.Core().read_model(full.file)
+    operations = operations_of(model)
+    wanted = {name for name in in_float32(model) if operations.types[name] != "Result"}
+    found = marked(full.file)
+    assert found == wanted
+    types = {name: operations.types[name] for name in operations.types}
+    assert not {name for name in found if types[name] in CONVOLUTIONS}
+    products = {name for name, kind in types.items() if kind == "MatMul"}
+    assert len(products) > 8 and products <= found, "searches, distances and the resize"
+    assert {name for name, kind in types.items() if kind == "CumSum"} <= found, "what levels the image"
+    activations = {name for name, kind in types.items() if kind == "Relu"}
+    assert len(activations - found) > 20, "the networks' own; clamping evidence looks the same"
+
+
+@needs_bfloat16
+def test_searches_and_distances_compute_in_float32_and_convolutions_do_not(full: Exported) -> None:
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(full.file), "CPU", openvino_options(1, bfloat16=True))
+    kinds: dict[str, set[str]] = {}
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        if op.get_friendly_name().startswith(RESIZE):
+            continue
+        kind = op.get_rt_info()["layerType"].astype(str)
+        kinds.setdefault(kind, set()).add(op.get_rt_info()["runtimePrecision"].astype(str))
+    assert kinds["FullyConnected"] == {"f32"} and "MatMul" not in kinds
+    assert kinds["CumSum"] == {"f32"}
+    assert "bf16" in kinds["Convolution"]
+
+
+@needs_bfloat16
+def test_an_export_in_bfloat16_computes_in_it_and_says_so(
+    bundle: Path, full: Exported, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "rank", lambda *_: RANKS)  # untrained weights have no ranking to keep
+    made = export(bundle, "openvino", bfloat16=True)
+    assert made.file.parent.name == "part.bfloat16.openvino"
+    about = read_about(made.file)
+    assert about == made.about
+    assert about["precision"] == "bfloat16" and about["full_precision"] == ["code search", "familiarity"]
+    assert about["check"]["rank"] == 0.97
+    session, exact = open_session(made.file), open_session(full.file)
+    lower, higher = session(photo), exact(photo)
+    again = open_session(made.file, bfloat16=False)(photo)
+    assert not np.array_equal(lower["map"], higher["map"])
+    assert again["map"] == pytest.approx(higher["map"], abs=1e-4), "the networks are the same"
+    assert float(np.median(np.abs(lower["map"] - higher["map"]))) < 0.05
+    assert len(marked(made.file)) == len(marked(full.file))
+
+
+@needs_bfloat16
+def test_a_bfloat16_runtime_is_kept_beside_the_full_one(
+    bundle: Path, tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import flawmap
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "rank", lambda *_: RANKS)
+    found: dict[str, Any] = {}
+    for precision in ("float32", "bfloat16", "bfloat16"):
+        said: list[str] = []
+        inspector = flawmap.load(bundle, "cpu", runtime="openvino", precision=precision, say=said.append)
+        assert len(said) == (precision not in found), "exported once"
+        found[precision] = inspector.inspect(photo[0]).map
+    assert not np.array_equal(found["float32"], found["bfloat16"])
+    fastest = flawmap.load(bundle, "cpu", runtime="auto", precision="bfloat16", say=said.append)
+    assert fastest.runtime.name in ("torch", "openvino")
+    assert "onnx " not in said[-1]
+
+
+def test_bfloat16_is_for_openvino_on_processors_that_multiply_it(
+    bundle: Path, full: Exported, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"--bfloat16 is for OpenVINO"):
+        export(bundle, "onnx", bfloat16=True)
+    monkeypatch.setattr(module, "has_fast_bfloat16", lambda device: False)
+    with pytest.raises(ConfigError, match="does not multiply bfloat16"):
+        export(bundle, "openvino", bfloat16=True)
+    monkeypatch.setattr(artefact, "has_fast_bfloat16", lambda device: False)
+    computed = open_session(full.file, bfloat16=True)(photo)["map"]
+    assert np.array_equal(computed, open_session(full.file)(photo)["map"]), "then it is float32"
+    assert runtimes.RUNTIMES_IN["float32"] == runtimes.RUNTIMES
