@@ -139,13 +139,13 @@ def sweep(source: str, sides: Sequence[int], runtimes: Sequence[str], rounds: in
             folder.mkdir()
             file = draw_files(folder, 1, side, side)[0]
             for one in of_bundle("fast", bundle_of(source, side), folder, runtimes, cores()):
-                labels.append((side, one.runtime))
-                calls[f"{side} {one.runtime}"] = lambda one=one, file=file: one.inspect(file)
+                labels.append((side, one.runtime, one.precision))
+                calls[f"{side} {one.label}"] = lambda one=one, file=file: one.inspect(file)
         times = interleaved(calls, rounds)
     return [
-        {"side": side, "runtime": runtime, **times[f"{side} {runtime}"]._asdict(),
-         "ns_a_pixel": 1e9 * times[f"{side} {runtime}"].median / side**2}
-        for side, runtime in labels
+        {"side": side, "runtime": runtime, "precision": precision, **taken._asdict(),
+         "ns_a_pixel": 1e9 * taken.median / side**2}
+        for (side, runtime, precision), taken in zip(labels, times.values(), strict=True)
     ]  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def main() -> None:
         rows = sweep(chosen.fast, [int(side) for side in chosen.sides.split(",")], runtimes, chosen.rounds)
         for row in rows:
             times = Times(row["median"], row["low"], row["high"])
-            print(f"{row['side']:>5} {row['runtime']:<9}{times}  {row['ns_a_pixel']:7.1f} ns a pixel")
+            print(f"{row['side']:>5} {row['runtime']:<9}{row['precision']:<9}{times}  {row['ns_a_pixel']:7.1f} ns a pixel")
         what, values = "sides", {"rows": rows, "source": chosen.fast}
     elif chosen.counts:
         rows = endurance(chosen.fast, [int(count) for count in chosen.counts.split(",")], runtimes[-1])
