@@ -213,7 +213,9 @@ def main() -> None:
         rows = sweep(chosen.fast, [int(side) for side in chosen.sides.split(",")], runtimes, chosen.rounds)
         for row in rows:
             times = Times(row["median"], row["low"], row["high"])
-            print(f"{row['side']:>5} {row['runtime']:<9}{row['precision']:<9}{times}  {row['ns_a_pixel']:7.1f} ns a pixel")
+            print(
+                f"{row['side']:>5} {row['runtime']:<9}{row['precision']:<9}{times}  {row['ns_a_pixel']:7.1f} ns a pixel"
+            )
         what, values = "sides", {"rows": rows, "source": chosen.fast}
     elif chosen.counts:
         rows = endurance(chosen.fast, [int(count) for count in chosen.counts.split(",")], runtimes[-1])

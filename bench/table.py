@@ -283,9 +283,8 @@ def show_curves() -> None:
         print("  not measured; python bench/inspect_speed.py --sides 128,256,512,1024 --write")
         return
     for row in found["rows"]:
-        print(
-            f"  {row['side']:>5} {row['runtime']:<9}{row['precision']:<9}{1000 * row['median']:9.1f} ms  {row['ns_a_pixel']:7.1f} ns a pixel"
-        )
+        who = f"{row['side']:>5} {row['runtime']:<9}{row['precision']:<9}"
+        print(f"  {who}{1000 * row['median']:9.1f} ms  {row['ns_a_pixel']:7.1f} ns a pixel")
     print(f"  {source(found, 'python bench/inspect_speed.py --sides 128,256,512,1024 --write')}")
 
 
