@@ -258,6 +258,8 @@ def test_settings_are_read_checked_and_all_in_the_docs(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as raised:
             load_settings(None, [wrong])
         assert "\n" not in str(raised.value)
+    with pytest.raises(ConfigError, match="onnx computes no bfloat16; use openvino"):
+        load_settings(None, ["workers.runtime=onnx", "workers.precision=bfloat16"])
     page = (Path(__file__).parents[2] / "docs" / "station.md").read_text(encoding="utf-8")
     for section, field in StationSettings.model_fields.items():
         inner = getattr(field.annotation, "model_fields", None)

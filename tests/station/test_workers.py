@@ -13,7 +13,8 @@ import torch
 from station_helpers import picture, png, wait_until
 
 import flawmap
-from flawmap.errors import StationError
+from flawmap.errors import ConfigError, StationError
+from flawmap.station import inspecting
 from flawmap.station.settings import QueueSettings, WorkerSettings
 from flawmap.station.workers import Pool
 
@@ -186,3 +187,19 @@ def test_unasked_a_worker_is_started_for_each_core_but_few(monkeypatch: pytest.M
     assert Pool(WorkerSettings(), QueueSettings()).count == 1
     assert Pool(WorkerSettings(runtime="onnx"), QueueSettings()).count == 4  # which computes on the CPU
     assert Pool(WorkerSettings(count=3), QueueSettings()).count == 3
+
+
+def test_a_worker_opens_models_as_it_is_ordered(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def load(path: Path, device: str, threads: int, *, runtime: str, precision: str) -> object:
+        asked.append((device, threads, runtime, precision))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("flawmap.deploy.inspector.load", load)
+    settings = WorkerSettings(count=1, threads=3, device="cpu", runtime="openvino", precision="bfloat16")
+    worker = object.__new__(inspecting._Worker)
+    worker.orders = Pool(settings, QueueSettings()).orders
+    with pytest.raises(ConfigError, match="enough"):
+        worker._open(Path("part.bundle"))
+    assert asked == [("cpu", 3, "openvino", "bfloat16")]

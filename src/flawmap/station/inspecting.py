@@ -62,6 +62,7 @@ class Orders:
     """How a worker is to work: of `WorkerSettings`, with the threads and the batch that come out of them."""
 
     runtime: str
+    precision: str
     device: str
     threads: int
     batch: int
@@ -173,7 +174,8 @@ class _Worker:
 
         from flawmap.deploy.inspector import load
 
-        inspector = load(path, self.orders.device, self.orders.threads, runtime=self.orders.runtime)
+        orders = self.orders
+        inspector = load(path, orders.device, orders.threads, runtime=orders.runtime, precision=orders.precision)
         sizes = inspector.bundle.recipe.image
         shape = inspector.bundle.ignore.shape if inspector.bundle.ignore is not None else (sizes.height, sizes.width)
         grey = np.full((*shape, 3), 127, np.uint8)

@@ -51,7 +51,16 @@ class WorkerSettings(Section):
     threads: int = Field(0, ge=0, description="CPU threads of each; 0 shares the cores among them.")
     batch: int = Field(0, ge=0, le=256, description="Waiting images inspected at once; 0: 1 on a CPU, 8 on a GPU.")
     runtime: Literal["torch", "onnx", "openvino", "auto"] = Field("torch", description="As of `flawmap inspect`.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="`bfloat16` is faster where the processor has it, and not for the runtime `onnx`."
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, ….")
+
+    @model_validator(mode="after")
+    def _runtime_computes_it(self) -> WorkerSettings:
+        if self.precision == "bfloat16" and self.runtime == "onnx":
+            raise ValueError("the runtime onnx computes no bfloat16; use openvino, torch or auto")
+        return self
 
 
 class KeepSettings(Section):

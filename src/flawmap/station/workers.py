@@ -89,7 +89,7 @@ class Pool:
         self.limits, self.figures = queue, figures
         self.count = workers.count or _usual_count(workers)
         threads = workers.threads or max(1, _cores() // self.count)
-        self.orders = Orders(workers.runtime, workers.device, threads, workers.batch)
+        self.orders = Orders(workers.runtime, workers.precision, workers.device, threads, workers.batch)
         self.models: dict[str, Path] = {}
         self.replaced = 0
         self._loading: dict[str, tuple[Path, Future[None]]] = {}
