@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner, Result
@@ -11,6 +12,7 @@ from typer.testing import CliRunner, Result
 from flawmap import cli
 from flawmap.bundle import build, load_bundle, save_general
 from flawmap.config import load_recipe
+from flawmap.data.images import write_image
 from flawmap.data.real import Real
 from flawmap.data.surfaces import write_sample_parts
 from flawmap.model.discrete import DiscreteModel
@@ -196,3 +198,18 @@ def test_a_folder_without_defects_is_refused_before_the_training(place: Path, tm
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out.bundle.run").exists()
+
+
+def test_a_defect_that_cannot_be_learnt_from_is_refused_and_leaves_nothing_in_the_way(
+    place: Path, tmp_path: Path
+) -> None:
+    defects = tmp_path / "defects"
+    shutil.copytree(place / "defects", defects)
+    mask = next(defects.glob("*_mask.png"))
+    right = mask.read_bytes()
+    write_image(mask, np.zeros((64, 64), np.uint8))
+    refused = train(place, tmp_path / "out.bundle", "--defects", defects)
+    assert refused.exit_code == 2 and "marks no pixel" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["defects"]
+    mask.write_bytes(right)
+    assert train(place, tmp_path / "out.bundle", "--defects", defects).exit_code == 0

@@ -184,13 +184,13 @@ def train(
     folder = out.with_name(out.name + ".run")
     samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
     learnt = hashes(samples)
+    real = RealDefects(samples, recipe.image, scope) if defects is not None else None
     resumed = _take_up(folder, recipe, resume, learnt)
     plan = planned(folder, minutes, resumed)
     machine = Machine(recipe.run)
     started = time.monotonic()
     images = good_images(train_paths, recipe, scope, folder, quiet)
     held_out = GoodParts(held_out_paths, recipe, scope)
-    real = RealDefects(samples, recipe.image, scope) if defects is not None else None
 
     with initial_weights(recipe.run.seed):
         model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
