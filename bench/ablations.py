@@ -18,7 +18,7 @@ from typing import Any
 from common import HERE, RESULTS, write_result
 
 # name: (what is left out, settings). Evidence beside detection's map would hide what they do, and is left out of all.
-BASE = ["model.familiarity=[]"]
+BASE = ["model.familiarity=[]", "model.guided=false"]
 ABLATIONS = {
     "whole": ("nothing", []),
     "no restriction": ("subspace restriction: codes are drawn as they are", ["model.restriction=none"]),
@@ -57,8 +57,8 @@ def main() -> None:
             how = [part for setting in settings for part in ("--set", setting)]
             command = [sys.executable, "-m", "flawmap", "benchmark", str(data), "--recipe", chosen.recipe]
             code = subprocess.run([*command, "--seeds", chosen.seeds, "--out", str(out), *how]).returncode
-            if code not in (0, 2):
-                sys.exit(code)
+            if code not in (0, 2) or not (out / "results.json").exists():
+                sys.exit(code or 1)
             rows = json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"]
             found.setdefault(name, {})[data.resolve().name] = rows[0]
     table = markdown(found, [data.resolve().name for data in chosen.data])
