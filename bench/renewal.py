@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--light", type=float, default=0.8, help="brightness of the new batch against the old")
     parser.add_argument("--photos", type=int, default=20, help="good photos of it that are taken in")
-    parser.add_argument("--write", action="store_true", help="write bench/results/renewal-NAME.json")
+    parser.add_argument("--write", action="store_true", help="write bench/results/renewal-NAME-lightPERCENT.json")
     chosen = parser.parse_args()
     listing = read_layout(chosen.data)
     good = sorted(sample.image for sample in listing.train_good)
@@ -80,7 +80,7 @@ def main() -> None:
         print(f"{key:<24} {before[key]:.3f} -> {after[key]:.3f}")
     print(f"{minutes:.2f} minutes for {chosen.photos} photos")
     if chosen.write:
-        write_result(f"renewal-{chosen.name}", "renewal", result, "cpu")
+        write_result(f"renewal-{chosen.name}-light{100 * chosen.light:.0f}", "renewal", result, "cpu")
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ def test_bfloat16_is_for_processors_that_multiply_it_and_not_for_onnx_runtime(
     monkeypatch.setattr(runtimes, "has_fast_bfloat16", lambda device: False)
     with pytest.raises(ConfigError, match="does not multiply bfloat16"):
         flawmap.load(tmp_path / "b", "cpu", precision="bfloat16")
-    with pytest.raises(ConfigError, match="for the runtimes torch, openvino, not for onnx"):
+    with pytest.raises(ConfigError, match="onnx computes no bfloat16; use float32, or one of: auto, torch, openvino"):
         flawmap.load(tmp_path / "b", "cpu", runtime="onnx", precision="bfloat16")
     with pytest.raises(ConfigError, match="no precision half; there are: float32, bfloat16"):
         flawmap.load(tmp_path / "b", "cpu", precision="half")

@@ -435,7 +435,7 @@ def test_on_a_gpu_auto_is_pytorch_without_a_measurement(
 ) -> None:
     placed: list[str] = []
     monkeypatch.setattr(fastest, "pick_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr(fastest, "TorchRuntime", lambda model, device, *_: placed.append(device))
+    monkeypatch.setattr(fastest, "TorchRuntime", lambda model, device, threads, precision: placed.append(device))
     _, said = load(bundle, "auto", device="auto")
     assert said == ["runtime torch, as there is a GPU"]
     assert (placed, measured, exports.made) == (["auto"], [], [])

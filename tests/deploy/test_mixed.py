@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,15 +10,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("openvino")
 
 import openvino
 
+import flawmap
+from flawmap import cli
 from flawmap.bundle import Bundle, build, save_bundle
 from flawmap.config import load_recipe
-from flawmap.deploy import artefact, runtimes
+from flawmap.data.images import write_image
+from flawmap.deploy import artefact, kept
 from flawmap.deploy import export as module
 from flawmap.deploy.agreement import Ranking
 from flawmap.deploy.artefact import open_session, openvino_options, read_about
@@ -26,7 +31,7 @@ from flawmap.deploy.graph import RESIZE
 from flawmap.deploy.mixed import MARK, in_float32
 from flawmap.deploy.operations import CONVOLUTIONS, operations_of
 from flawmap.devices import has_fast_bfloat16
-from flawmap.errors import ConfigError
+from flawmap.errors import ConfigError, DataError
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.familiarity import REMEMBERED, surroundings
 
@@ -86,7 +91,7 @@ def test_every_openvino_artefact_says_what_stays_in_float32(full: Exported) -> N
     wanted = {name for name in in_float32(model) if operations.types[name] != "Result"}
     found = marked(full.file)
     assert found == wanted
-    types = {name: operations.types[name] for name in operations.types}
+    types = operations.types
     assert not {name for name in found if types[name] in CONVOLUTIONS}
     products = {name for name, kind in types.items() if kind == "MatMul"}
     assert len(products) > 8 and products <= found, "searches, distances and the resize"
@@ -134,8 +139,6 @@ def test_an_export_in_bfloat16_computes_in_it_and_says_so(
 def test_a_bfloat16_runtime_is_kept_beside_the_full_one(
     bundle: Path, tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import flawmap
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "rank", lambda *_: RANKS)
     found: dict[str, Any] = {}
@@ -158,7 +161,43 @@ def test_bfloat16_is_for_openvino_on_processors_that_multiply_it(
     monkeypatch.setattr(module, "has_fast_bfloat16", lambda device: False)
     with pytest.raises(ConfigError, match="does not multiply bfloat16"):
         export(bundle, "openvino", bfloat16=True)
+    monkeypatch.setattr(kept, "has_fast_bfloat16", lambda device: False)
+    with pytest.raises(ConfigError, match="does not multiply bfloat16, which would be slow; use float32"):
+        flawmap.load(bundle, "cpu", runtime="openvino", precision="bfloat16")
     monkeypatch.setattr(artefact, "has_fast_bfloat16", lambda device: False)
     computed = open_session(full.file, bfloat16=True)(photo)["map"]
     assert np.array_equal(computed, open_session(full.file)(photo)["map"]), "then it is float32"
-    assert runtimes.RUNTIMES_IN["float32"] == runtimes.RUNTIMES
+
+
+def test_bfloat16_is_not_judged_on_a_photo_or_two(
+    bundle: Path, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "has_fast_bfloat16", lambda device: True)
+    for number in range(2):
+        write_image(tmp_path / f"{number}.png", photo[0])
+    with pytest.raises(DataError, match="holds 2 images; bfloat16 is judged on at least 8 good ones"):
+        export(bundle, "openvino", tmp_path / "out", bfloat16=True, images=tmp_path)
+
+
+@needs_bfloat16
+def test_int8_and_bfloat16_go_together_by_the_command_line(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(module, "rank", lambda *_: RANKS)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(module.FEWEST):
+        image = np.random.default_rng(number).integers(80, 170, (64, 64, 3), dtype=np.uint8)
+        write_image(photos / f"{number:02}.png", image)
+    source = shutil.copytree(bundle, tmp_path / "part.bundle")
+    how = ["--to", "openvino", "--int8", "--bfloat16", "--images", str(photos)]
+    result = CliRunner().invoke(cli.app, ["export", str(source), *how])
+    assert result.exit_code == 0, result.output
+    file = tmp_path / "part.int8-bfloat16.openvino" / "part.int8-bfloat16.xml"
+    about = read_about(file)
+    assert (about["precision"], about["full_precision"]) == ("int8-bfloat16", ["code search", "familiarity"])
+    model = openvino.Core().read_model(file)
+    products = {op.get_friendly_name() for op in model.get_ops() if op.get_type_name() == "MatMul"}
+    assert len(products) > 8 and products <= marked(file)
+    assert any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())

@@ -143,7 +143,8 @@ def _open_openvino(file: Path, threads: int, whole: bool, bfloat16: bool | None)
     with openvino_core() as core:
         model = core.read_model(file)
         if bfloat16 is None:
-            bfloat16 = BFLOAT16 in json.loads(model.get_rt_info(ABOUT).astype(str))["precision"]
+            about = json.loads(model.get_rt_info(ABOUT).astype(str)) if model.has_rt_info(ABOUT) else {}
+            bfloat16 = BFLOAT16 in about.get("precision", "")
         if not whole:
             model = _network_of(package("openvino"), model)
         options = openvino_options(threads, bfloat16 and has_fast_bfloat16(torch.device("cpu")))

@@ -33,7 +33,7 @@ from flawmap.errors import BundleError, ConfigError, DataError, DisagreementErro
 
 COMPARED = 8  # images that an artefact in full precision is compared on
 CALIBRATED, RANKED = 64, 48  # good images that INT8 is fitted to, and that it is judged on
-FEWEST = 16  # good images without which INT8 is not tried
+FEWEST = 16  # good images without which INT8 is not tried; half of it, and bfloat16 is not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def export(
     if bfloat16 and to != "openvino":
         raise ConfigError(f"--bfloat16 is for OpenVINO: --to {to} has none on a CPU")
     if bfloat16 and not has_fast_bfloat16(torch.device("cpu")):
-        raise ConfigError("the processor here does not multiply bfloat16, so that the export could not be checked")
+        raise ConfigError("the processor here does not multiply bfloat16, so it could not be checked; leave it out")
     precision = "-".join(["int8"] * int8 + [BFLOAT16] * bfloat16) or "float32"
     place = out if out is not None else source.with_name(_usual_name(source, to, precision))
     _check_place(place, to, overwrite)
@@ -246,6 +246,8 @@ def _images(bundle: Bundle, folder: Path | None, int8: bool, bfloat16: bool) -> 
     files = find_images([folder])
     if int8 and len(files) < FEWEST:
         raise DataError(f"{folder} holds {len(files)} images; INT8 is fitted to at least {FEWEST} good ones")
+    if bfloat16 and len(files) < FEWEST // 2:
+        raise DataError(f"{folder} holds {len(files)} images; bfloat16 is judged on at least {FEWEST // 2} good ones")
     step = max(1, len(files) // wanted)
     return [_pixels(file, bundle) for file in files[::step][:wanted]], "given"
 

@@ -209,18 +209,17 @@ def load(
     """Open a bundle for inspection by PyTorch (`torch`), by an export of it (`onnx`, `openvino`), or `auto`matically.
 
     `precision`: `float32`, or `bfloat16` by PyTorch or OpenVINO where the processor has it: faster, and scores change a
-    little.
-    An export is made on first use and kept (deploy/kept.py); it computes on the CPU. `auto` measures once which is the
-    fastest here, and leaves out an export that cannot be had. `say` is told of both, a line each. Raises BundleError,
-    ConfigError.
+    little. An export is made on first use and kept (deploy/kept.py); it computes on the CPU. `auto` measures once which
+    is the fastest here, and leaves out an export that cannot be had. `say` is told of both, a line each. Raises
+    BundleError, ConfigError.
     """
     if runtime not in (AUTO, *RUNTIMES):
         raise ConfigError(f"no runtime {runtime}; there are: {', '.join((AUTO, *RUNTIMES))}")
     if precision not in PRECISIONS:
         raise ConfigError(f"no precision {precision}; there are: {', '.join(PRECISIONS)}")
     if runtime not in (AUTO, *RUNTIMES_IN[precision]):
-        known = ", ".join(RUNTIMES_IN[precision])
-        raise ConfigError(f"--precision {precision} is for the runtimes {known}, not for {runtime}; leave out one")
+        known = ", ".join((AUTO, *RUNTIMES_IN[precision]))
+        raise ConfigError(f"the runtime {runtime} computes no {precision}; use float32, or one of: {known}")
     bundle = load_bundle(Path(path))
     if runtime == "torch":
         return Inspector(bundle, device, threads, precision=precision)

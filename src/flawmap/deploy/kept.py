@@ -23,10 +23,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flawmap import __version__
 from flawmap.bundle import WEIGHTS, Bundle, sha256
 from flawmap.config import dump_recipe
 from flawmap.deploy.artefact import BFLOAT16, PACKAGES, GraphRuntime, package
+from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import BundleError, ConfigError, DisagreementError
 
 NOTE = "kept.json"
@@ -48,7 +51,9 @@ def open_kept(
     BundleError when it cannot be kept.
     """
     facts = {"runtime": kind, **facts_of(source, bundle), "versions": versions(("torch", *PACKAGES[kind]))}
-    if precision != "float32":
+    if precision == BFLOAT16:
+        if not has_fast_bfloat16(torch.device("cpu")):
+            raise ConfigError("the processor here does not multiply bfloat16, which would be slow; use float32")
         facts["precision"] = precision
     place = cache_folder() / "exports" / f"{kind}-{digest(facts)}"
     file = _whole(place, facts)

@@ -1,7 +1,7 @@
 """bfloat16 in OpenVINO for the networks alone: what in its files stays in float32, whatever it computes the rest in.
 
 On a CPU that multiplies bfloat16 OpenVINO would by itself compute all in it. A search for codes then finds others in a
-third of the cells, levelling the image loses digits of every pixel, and so do the distances from good parts. An
+quarter of the cells and more, levelling loses digits of every pixel, and so do the distances from good parts. An
 operation that is marked DisablePrecisionConversion (a runtime attribute in OpenVINO's files) is left as it is. The mark
 is lost where operations are joined: a product with what is added to it becomes one, hence nothing is added (graph.py,
 `_opposite`). It is lost on the resize's product too, which brings lines of a photo of another size to the network's:
