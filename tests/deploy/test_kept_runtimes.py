@@ -433,12 +433,12 @@ def test_auto_is_pytorch_where_the_cache_cannot_be_written(
 def test_on_a_gpu_auto_is_pytorch_without_a_measurement(
     bundle: Path, exports: Exports, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    placed: list[str] = []
+    placed: list[tuple[str, str]] = []
     monkeypatch.setattr(fastest, "pick_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr(fastest, "TorchRuntime", lambda model, device, threads, precision: placed.append(device))
-    _, said = load(bundle, "auto", device="auto")
+    monkeypatch.setattr(fastest, "TorchRuntime", lambda model, device, _, precision: placed.append((device, precision)))
+    _, said = load(bundle, "auto", device="auto", precision="bfloat16")
     assert said == ["runtime torch, as there is a GPU"]
-    assert (placed, measured, exports.made) == (["auto"], [], [])
+    assert (placed, measured, exports.made) == ([("auto", "bfloat16")], [], [])
 
 
 def test_an_export_is_not_asked_to_compute_on_a_gpu(

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from deploy_helpers import remembering
 from typer.testing import CliRunner
 
 pytest.importorskip("onnxscript")
@@ -19,8 +20,7 @@ import openvino
 
 import flawmap
 from flawmap import cli
-from flawmap.bundle import Bundle, build, save_bundle
-from flawmap.config import load_recipe
+from flawmap.bundle import Bundle, save_bundle
 from flawmap.data.images import write_image
 from flawmap.deploy import artefact, kept
 from flawmap.deploy import export as module
@@ -33,9 +33,7 @@ from flawmap.deploy.operations import CONVOLUTIONS, operations_of
 from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import ConfigError, DataError
 from flawmap.measure.threshold import choose_threshold
-from flawmap.model.familiarity import REMEMBERED, surroundings
 
-TINY = Path(__file__).parents[1] / "tiny.toml"
 RANKS = Ranking(96, 0.97, 0.81, 0.82, 0.7, 0.7, 0.05, 0.01, 0.3)
 needs_bfloat16 = pytest.mark.skipif(
     not has_fast_bfloat16(torch.device("cpu")), reason="the processor does not multiply bfloat16"
@@ -44,25 +42,7 @@ needs_bfloat16 = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # Codebooks as large as real ones: of small ones OpenVINO makes other operations
-    kinds = 'model.familiarity=["encoder", "local", "detection", "imagenet"]'
-    recipe = load_recipe(
-        TINY,
-        [
-            'model.norm="batch"',
-            "model.codes=1024",
-            "model.code_length=32",
-            "refine.steps=0",
-            "model.guided=true",
-            kinds,
-        ],
-    )
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(2)
-        model = build(recipe.model, with_refinement=False).eval()
-        assert model.familiarity is not None and model.imagenet is not None
-        density = dict(model.familiarity.named_densities())[REMEMBERED]
-        density.remember(surroundings(model.imagenet(torch.rand(64, 3, 64, 64))).permute(0, 2, 3, 1).flatten(0, 2))
+    recipe, model = remembering("encoder", "local", "detection", "imagenet")
     place = tmp_path_factory.mktemp("mixed") / "part.bundle"
     save_bundle(Bundle(model, recipe, choose_threshold([0.1] * 99, [0.1] * 99, 0.1), {}), place)
     return place

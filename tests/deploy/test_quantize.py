@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from deploy_helpers import remembering
 
 from flawmap.bundle import Bundle, build
 from flawmap.config import load_recipe
@@ -15,7 +16,6 @@ from flawmap.deploy.artefact import open_session, package
 from flawmap.deploy.graph import CHOICES, DRAWINGS, RESIZE, inspection_graph, network_graph, write_about
 from flawmap.deploy.operations import JUDGED
 from flawmap.deploy.quantize import quantize_onnx, quantize_openvino
-from flawmap.model.familiarity import surroundings
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 
@@ -117,24 +117,7 @@ def before(graph: onnx.ModelProto, outputs: tuple[str, ...]) -> set[str]:
 
 
 def test_distances_from_good_parts_stay_in_full_precision_in_int8(photos: list[np.ndarray]) -> None:
-    kinds = 'model.familiarity=["encoder", "imagenet"]'
-    recipe = load_recipe(
-        TINY,
-        [
-            'model.norm="batch"',
-            "model.codes=1024",
-            "model.code_length=32",
-            "refine.steps=0",
-            "model.guided=true",
-            kinds,
-        ],
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        model = build(recipe.model, with_refinement=False).eval()
-    assert model.familiarity is not None and model.imagenet is not None
-    density = dict(model.familiarity.named_densities())["imagenet"]
-    density.remember(surroundings(model.imagenet(torch.rand(8, 3, 64, 64))).permute(0, 2, 3, 1).flatten(0, 2))
+    recipe, model = remembering("encoder", "imagenet")
     whole = inspection_graph(network_graph(model, 64, 64), Bundle(model, recipe, None, {}))
 
     made = {name: node for node in whole.graph.node for name in node.output}

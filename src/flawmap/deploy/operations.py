@@ -6,7 +6,7 @@ small differences of large sums that the nearest code is told by, nor those of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flawmap.deploy.graph import CHOICES, DRAWINGS, OUTPUTS, VERDICT
@@ -23,7 +23,10 @@ JUDGED = (*(name for name in OUTPUTS if name not in DRAWINGS), VERDICT)  # what 
 
 
 class Operations(NamedTuple):
-    """makers: the operations that each one's inputs come from; types: of each; made: the one that makes an output."""
+    """makers: the operations that each one's inputs come from; types: of each; made: the one that makes an output.
+
+    Operations come behind their makers.
+    """
 
     makers: Mapping[str, Sequence[str]]
     types: Mapping[str, str]
@@ -33,12 +36,12 @@ class Operations(NamedTuple):
         """What makes outputs, and all that this follows from."""
         return self.before_operations(self.made[name] for name in outputs if name in self.made)
 
-    def before_operations(self, operations: Iterable[str]) -> set[str]:
-        """Operations, and all that they follow from."""
+    def before_operations(self, operations: Iterable[str], short_of: Collection[str] = ()) -> set[str]:
+        """Operations, and all that they follow from, each way back as far as one of `short_of`, which is left out."""
         waiting, found = list(operations), set()
         while waiting:
             name = waiting.pop()
-            if name not in found:
+            if name not in found and name not in short_of:
                 found.add(name)
                 waiting += self.makers[name]
         return found
@@ -49,26 +52,15 @@ class Operations(NamedTuple):
 
     def behind_convolutions(self, outputs: Iterable[str]) -> set[str]:
         """What makes outputs, each way back as far as a convolution, which is not among it."""
-        waiting, found = [self.made[name] for name in outputs if name in self.made], set()
-        while waiting:
-            name = waiting.pop()
-            if name not in found and self.types[name] not in CONVOLUTIONS:
-                found.add(name)
-                waiting += self.makers[name]
-        return found
+        makers = [self.made[name] for name in outputs if name in self.made]
+        return self.before_operations(makers, self.convolutions(self.types))
 
     def without_convolutions(self) -> set[str]:
         """What follows from no convolution: resizing and levelling the image, and the like."""
         after = self.convolutions(self.types)
-        readers: dict[str, list[str]] = {}
-        for name, makers in self.makers.items():
-            for maker in makers:
-                readers.setdefault(maker, []).append(name)
-        waiting = list(after)
-        while waiting:
-            fresh = set(readers.get(waiting.pop(), ())) - after
-            after |= fresh
-            waiting += fresh
+        for name in self.types:
+            if not after.isdisjoint(self.makers[name]):
+                after.add(name)
         return {*self.types} - after
 
     def judging(self) -> set[str]:
