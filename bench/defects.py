@@ -63,8 +63,12 @@ def trained_and_tested(
     rest: Sequence[Sample],
     seed: int,
     defects: Sequence[Sample] = (),
+    settings: Sequence[str] = (),
 ) -> tuple[Path, dict[str, Any]]:
-    """Train on `train`, and on real `defects` if any, evaluate on `rest`: the bundle, and what every result holds."""
+    """Train on `train`, and on real `defects` if any, with further `settings`; evaluate on `rest`.
+
+    The bundle, and what every result holds.
+    """
     work = chosen.work / name
     work.mkdir(parents=True, exist_ok=True)
     write_split(work / "train.csv", train, "train")
@@ -73,6 +77,7 @@ def trained_and_tested(
     flawmap = [sys.executable, "-m", "flawmap"]
     how = ["--config", chosen.recipe, "--set", f"run.seed={seed}"]
     how += ["--set", f"detect.steps={chosen.steps}"] if chosen.steps else []
+    how += list(settings)
     learnt = []
     if defects:
         write_split(work / "defects.csv", defects, "train")
@@ -114,14 +119,18 @@ def run(chosen: argparse.Namespace, name: str, count: int, seed: int) -> dict[st
     return {**result, "real_defects": count, "pool": max(chosen.counts)}
 
 
-def arguments(document: str | None, option: str, kind: type, values: Sequence[float]) -> argparse.Namespace:
-    """What the command line says; `option` names the values to run through."""
+def arguments(
+    document: str | None, option: str, kind: type, values: Sequence[float], further: str = "", meaning: str = ""
+) -> argparse.Namespace:
+    """What the command line says; `option` names the values to run through, `further` one more share, if any."""
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--name", required=True, help="what the data set is called in the results")
     parser.add_argument("--recipe", default="fast")
     several: Any = {"type": lambda text: [kind(part) for part in text.split(",")]}
     parser.add_argument(option, default=list(values), **several)
+    if further:
+        parser.add_argument(further, type=float, default=0.0, help=meaning)
     parser.add_argument("--only", help="those of them to run now", **several)
     parser.add_argument("--steps", type=int, default=0, help="instead of the recipe's")
     parser.add_argument("--seeds", default="0")

@@ -205,6 +205,12 @@ def train_command(
         float | None,
         typer.Option("--minutes", min=0, help="As many steps as fit into so many minutes on this machine."),
     ] = None,
+    contamination: Annotated[
+        str | None,
+        typer.Option(
+            "--contamination", metavar="SHARE", help="Up to so many of the good photos may show defects, as 5% or 0.05."
+        ),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -218,6 +224,9 @@ def train_command(
     from flawmap.data.defects import read_defects
     from flawmap.train.run import train
 
+    if contamination is not None:
+        share = parse_share(contamination, "--contamination", "of the good photos")
+        settings = [*(settings or []), f"clean.contamination={share!r}"]
     recipe = load_recipe(config, settings)
     listing = _listing(data, layout, category)
     model = None if general is None else load_general(general)  # None: train takes the shipped one, once all is checked
@@ -232,6 +241,8 @@ def train_command(
     facts = bundle.provenance
     _say(f"trained in {facts['minutes']} min, peak memory {facts['peak_memory_mb']} MB")
     _say_threshold(bundle.threshold)
+    if facts["set_aside"]:
+        _say(f"{len(facts['set_aside'])} photos were set aside as suspicious; look at them: flawmap suspects {out}")
     _say(f"wrote {out}; inspect with: flawmap inspect {out} IMAGES")
 
 
@@ -387,6 +398,7 @@ def suspects_command(
     limit = opened.threshold
     for suspect in chosen:
         word = "suspect" if limit is not None and suspect.score > limit.score else "-"
+        word = "set aside" if suspect.set_aside else word
         _say(f"{word:<9}  {suspect.score:.4f}  {suspect.image}")
     above = sum(limit is not None and suspect.score > limit.score for suspect in chosen)
     _say(f"{above} of these are above the threshold; what shows a defect, move away and train again")

@@ -337,6 +337,19 @@ class AnomalySettings(Section):
         return self
 
 
+class CleanSettings(Section):
+    """What is done where some of the photos given as good may show defects (beyond the paper)."""
+
+    contamination: float = Field(
+        0.0,
+        ge=0,
+        le=0.3,
+        description="The share of the good photos that may show defects. So many, those most unlike the others, are "
+        "set aside before the training, and once more, by what was learnt, before the threshold is set. Where fewer "
+        "show defects, good parts that look odd are set aside, and up to so many more of their like are rejected.",
+    )
+
+
 class FewSettings(Section):
     """What differs in stage 2 where there are few good photos: more is kept of the prior, and photos are varied (beyond
     the paper)."""
@@ -554,6 +567,7 @@ class Recipe(Section):
     image: ImageSettings = ImageSettings()
     model: ModelSettings = ModelSettings()
     anomalies: AnomalySettings = AnomalySettings()
+    clean: CleanSettings = CleanSettings()
     few: FewSettings = FewSettings()
     real: RealSettings = RealSettings()
     detect: DetectSettings = DetectSettings()

@@ -17,10 +17,14 @@ from flawmap.errors import BundleError, DataError
 
 
 class Suspect(NamedTuple):
-    """A good photo. image: from the folder that holds all of them, with `/`; score: as of a part not trained on."""
+    """A good photo. image: from the folder that holds all of them, with `/`; score: as of a part not trained on.
+
+    set_aside: whether it was not learnt from, being suspicious already (`clean.contamination`).
+    """
 
     image: str
     score: float
+    set_aside: bool = False
 
 
 def suspects(bundle: Bundle, name: str | Path) -> list[Suspect]:
@@ -28,7 +32,9 @@ def suspects(bundle: Bundle, name: str | Path) -> list[Suspect]:
     images, scores = (bundle.provenance.get(key) or [] for key in ("good_photos", "held_out_scores"))
     if not images or len(images) != len(scores):
         raise BundleError(f"{name} does not know which score each good photo had; train it again with this flawmap")
+    aside, theirs = (bundle.provenance.get(key) or [] for key in ("set_aside", "set_aside_scores"))
     found = [Suspect(str(image), float(score)) for image, score in zip(images, scores, strict=True)]
+    found += [Suspect(str(image), float(score), True) for image, score in zip(aside, theirs, strict=True)]
     return sorted(found, key=lambda suspect: -suspect.score)
 
 

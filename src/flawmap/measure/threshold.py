@@ -51,6 +51,7 @@ def choose_threshold(
     method: str = "held-out good",
     folders: int = 0,
     tail: Tail = "observed",
+    set_aside: int = 0,
 ) -> Threshold:
     """Threshold from scores of good images that were not trained on, and the largest map value of each.
 
@@ -58,6 +59,8 @@ def choose_threshold(
     many whole folders they are (parts, days or batches), 0 where they are single photos; photos of one folder are
     alike, so that few folders support less than their photos seem to, which the note says too. `tail`: whether the
     threshold is an order statistic whatever the number of images, or is estimated where it would not be steady.
+    `set_aside`: how many further photos were taken for defective and have no say; had they been good, more good parts
+    than `overkill` would be rejected, which the note says too.
     Raises DataError without images or with an overkill outside (0, 1). There are as many peaks as scores, and all are
     numbers; anything else is a mistake of the program (AssertionError).
     """
@@ -86,6 +89,13 @@ def choose_threshold(
         supported = False
         note += (
             f"{' ' * bool(note)}They lie in {folders} folder{'s' * (folders > 1)}: that many parts, days or batches."
+        )
+    if set_aside:
+        supported = False
+        most = (overkill * count + set_aside) / (count + set_aside)
+        note += (
+            f"{' ' * bool(note)}{set_aside} photos were set aside as suspicious; had all of them been good, up to "
+            f"{100 * most:.3g} % of good parts would be rejected."
         )
     return Threshold(
         score=score,

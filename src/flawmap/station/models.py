@@ -57,6 +57,7 @@ class Version:
     held_out_scores: tuple[float, ...]
     held_out_peaks: tuple[float, ...]
     held_out_folders: int
+    set_aside: int
     origin: str
     by: str
     lacks: str
@@ -191,8 +192,9 @@ class Models:
                 if not version.held_out_scores:
                     raise StationError(f"{version.ref} knows no scores of good parts; give a score instead", 409)
                 threshold = choose_threshold(
-                    version.held_out_scores, version.held_out_peaks, overkill, folders=version.held_out_folders
-                )
+                    version.held_out_scores, version.held_out_peaks, overkill,
+                    folders=version.held_out_folders, set_aside=version.set_aside,
+                )  # fmt: skip
             return self._add(version.path, version.name, who, f"threshold of {version.ref}", note, threshold)
 
     def add(self, bundle: Path, name: str, who: str, origin: str, note: str = "") -> Version:
@@ -333,6 +335,7 @@ def _read(path: Path) -> Version | None:
             held_out_scores=tuple(float(value) for value in facts.get("held_out_scores") or ()),
             held_out_peaks=tuple(float(value) for value in facts.get("held_out_peaks") or ()),
             held_out_folders=int(facts.get("held_out_folders") or 0),
+            set_aside=len(facts.get("set_aside") or ()),
             origin=str(about.get("origin", "copied to the models folder")),
             by=str(about.get("by", "")),
             lacks=_lacks(path, note),

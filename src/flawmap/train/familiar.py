@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from flawmap.train.sources import GoodParts
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 Place = tuple[GoodParts, int]  # a photo: its number in some parts
+Chosen = TypeVar("Chosen")
 
 FOLDS = 8
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
@@ -75,6 +76,11 @@ class Looks:
         self._kept: dict[Place, tuple[Look, Mask | None]] = {}
         self._room = KEPT_BYTES
 
+    def look(self, pictures: Tensor) -> Look:
+        """What is seen in pictures (B, 3, H, W)."""
+        examined = self.model.examine(pictures)
+        return Look(examined.logits, examined.features)
+
     def at(self, place: Place, limit: int = 0) -> Iterator[tuple[Look, Mask | None]]:
         """Each picture of a photo and what of it counts; `limit` as of `GoodParts.pictures`."""
         parts, index = place
@@ -82,8 +88,7 @@ class Looks:
             yield self._kept[place]
             return
         for pictures, inside in parts.pictures(index, limit):
-            examined = self.model.examine(_laid_out(pictures, self.device))
-            seen = Look(examined.logits, examined.features)
+            seen = self.look(_laid_out(pictures, self.device))
             size = sum(tensor.nbytes for tensor in (seen.logits, *seen.features.values()))
             if parts.whole is not None and size <= self._room:
                 self._kept[place] = seen, inside
@@ -127,23 +132,31 @@ class CrossFit:
     cannot tell (docs/speed.md). Detection has learnt from most of them, as backgrounds of painted defects; that is not
     undone. With "held-out" the Gaussians are of photos trained on, and only those held out tell what they come to.
 
-    places: the photos that tell, each as (parts, number in them); folders: how many whole folders these are, 0 where
-    each photo stands for itself; told: what they have told, photos in the same order.
+    photos: how many have a say, at most about. places: those that tell, each as (parts, number in them); folders: how
+    many whole folders these are, 0 where each photo stands for itself; told: what they have told, photos in the same
+    order.
     """
 
     def __init__(
-        self, model: DSR, trained: GoodParts, held_out: GoodParts, recipe: Recipe, device: torch.device
+        self,
+        model: DSR,
+        trained: GoodParts,
+        held_out: GoodParts,
+        recipe: Recipe,
+        device: torch.device,
+        photos: int = PHOTOS,
     ) -> None:
-        self.model, self.recipe, self.device = model, recipe, device
+        self.model, self.trained, self.held_out = model, trained, held_out
+        self.recipe, self.device = recipe, device
         self.kinds = (MAP, *_of(model).sources)
         cross = recipe.threshold.calibration == "cross-fitted"
         told = [(held_out, index) for index in range(len(held_out))]
-        room = max(PHOTOS - len(told), 1) if cross else PHOTOS
+        room = max(photos - len(told), 1) if cross else photos
         learnt = [(trained, index) for index in range(0, len(trained), -(-len(trained) // room))]
         self.places = [*learnt, *told] if cross else told
         self._memory = recipe.model.memory if REMEMBERED in self.kinds else 0
         known = {*self.places}
-        more = _evenly([(trained, index) for index in range(len(trained))], REMEMBERED_PHOTOS) if self._memory else []
+        more = evenly([(trained, index) for index in range(len(trained))], REMEMBERED_PHOTOS) if self._memory else []
         every = [*self.places, *(place for place in more if place not in known)] if cross else self.places
         whole = in_whole_folders(trained.paths, held_out.paths)
         self.folders = len({parts.paths[index].parent for parts, index in self.places}) if whole else 0
@@ -308,7 +321,7 @@ def remember(
     told.remembered += len(photos)
 
 
-def _evenly(places: Sequence[Place], count: int) -> Sequence[Place]:
+def evenly(places: Sequence[Chosen], count: int) -> Sequence[Chosen]:
     """Up to `count` of them, from first to last."""
     return places[:: max(-(-len(places) // count), 1)]
 

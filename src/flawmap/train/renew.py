@@ -114,6 +114,7 @@ def renew(
         str(bundle.provenance.get("calibration") or "held-out good"),
         folders_told,
         bundle.recipe.threshold.tail,
+        len(bundle.provenance.get("set_aside") or []),
     )
     provenance = {
         **bundle.provenance,

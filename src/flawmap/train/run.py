@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 import os
@@ -19,18 +20,19 @@ from flawmap.bundle import Bundle, build, load_general, load_imagenet, load_prio
 from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
 from flawmap.data.layouts import Listing, Sample
 from flawmap.data.real import MILD, RealDefects
-from flawmap.data.scope import read_scope
+from flawmap.data.scope import Scope, read_scope
 from flawmap.errors import ConfigError, DataError, TrainingError
 from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.train.budget import Plan, plan_steps, planned
+from flawmap.train.contamination import allowed, divided, keep_in, kept_in, most, oddness, to_look_with
 from flawmap.train.detect import train_detection
-from flawmap.train.familiar import PHOTOS, CrossFit, in_whole_folders
+from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole_folders
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
-from flawmap.train.sources import GoodParts, Varied, good_images, shaped
+from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, shaped
 
 RECIPE, DEFECTS = "recipe.toml", "defects.json"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
@@ -56,7 +58,6 @@ SIZES = {
     "drawing": _DRAWING,
     "none": _DISCRETE,
 }
-FOLDERS = 8  # from this many on, a folder of good photos is taken to be a part, a day or a batch of its own
 
 
 def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> tuple[list[Path], list[Path]]:
@@ -178,17 +179,24 @@ def train(
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
     good = sorted(sample.image for sample in listing.train_good)
-    train_paths, held_out_paths = hold_out(good, recipe.threshold, recipe.run.seed)
-    recipe = for_few(recipe.model_copy(update={"image": shaped(recipe.image, good)}), len(train_paths))
+    hold_out(good, recipe.threshold, recipe.run.seed)
+    recipe = recipe.model_copy(update={"image": shaped(recipe.image, good)})
     scope = read_scope(recipe.image)
     folder = out.with_name(out.name + ".run")
     samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
     learnt = hashes(samples)
     real = RealDefects(samples, recipe.image, scope) if defects is not None else None
-    resumed = _take_up(folder, recipe, resume, learnt)
-    plan = planned(folder, minutes, resumed)
+    _refuse_unfinished(folder, resume)
     machine = Machine(recipe.run)
     started = time.monotonic()
+    aside = _set_aside(good, recipe, scope, folder, general, machine.device, quiet)
+    kept = [path for path in good if path not in aside]
+    train_paths, held_out_paths = hold_out(kept, recipe.threshold, recipe.run.seed)
+    recipe = for_few(recipe, len(train_paths))
+    resumed = _take_up(folder, recipe, learnt)
+    if aside:
+        keep_in(folder, aside)
+    plan = planned(folder, minutes, resumed)
     images = good_images(train_paths, recipe, scope, folder, quiet)
     held_out = GoodParts(held_out_paths, recipe, scope)
 
@@ -229,10 +237,10 @@ def train(
     known = GoodParts(train_paths, recipe, scope, images)
     fitting: CrossFit | None = None
     if model.familiarity is not None:
-        fitting = CrossFit(model, known, held_out, recipe, machine.device)
-        evidence = fitting.fit()
-        kept = recipe.model.model_copy(update={"familiarity": model.familiarity.sources if model.familiarity else ()})
-        recipe = recipe.model_copy(update={"model": kept})
+        fitting, evidence, aside = _fitted(model, known, held_out, aside, recipe, machine.device)
+        known, held_out = fitting.trained, fitting.held_out
+        sources = model.familiarity.sources if model.familiarity is not None else ()
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"familiarity": sources})})
     photos = learn_photos(model, (known, held_out), machine.device)
     if fitting is not None and model.familiarity is not None:
         scores, peaks = fitting.scores()
@@ -240,10 +248,11 @@ def train(
         folders, method = fitting.folders, f"{recipe.threshold.calibration} good"
     else:
         scores, peaks = held_out.scores(model, machine.device)
-        told = held_out_paths
-        whole = in_whole_folders(train_paths, held_out_paths)
-        folders, method = len({path.parent for path in held_out_paths}) if whole else 0, "held-out good"
-    threshold = choose_threshold(scores, peaks, recipe.threshold.overkill, method, folders, recipe.threshold.tail)
+        told = held_out.paths
+        whole = in_whole_folders(known.paths, held_out.paths)
+        folders, method = len({path.parent for path in held_out.paths}) if whole else 0, "held-out good"
+    settings = recipe.threshold
+    threshold = choose_threshold(scores, peaks, settings.overkill, method, folders, settings.tail, len(aside))
     provenance = {
         "flawmap": version("flawmap"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -265,6 +274,8 @@ def train(
         "held_out_scores": scores,
         "held_out_peaks": peaks,
         "good_photos": _names(told, good),
+        "set_aside": _names(aside, good),
+        "set_aside_scores": GoodParts(aside, recipe, scope).scores(model, machine.device)[0],
     }
     bundle = Bundle(
         model=model,
@@ -280,6 +291,66 @@ def train(
         file.unlink()
     folder.rmdir()
     return bundle
+
+
+def _set_aside(
+    good: Sequence[Path],
+    recipe: Recipe,
+    scope: Scope,
+    folder: Path,
+    general: DiscreteModel | None,
+    device: torch.device,
+    quiet: bool,
+) -> list[Path]:
+    """The photos that are not to be learnt from, as an unfinished training in `folder` noted or by their oddness."""
+    contamination = recipe.clean.contamination
+    if not contamination:
+        return []
+    noted = kept_in(folder, good)
+    if noted is not None:
+        return noted
+    looking = to_look_with(recipe)
+    with initial_weights(recipe.run.seed):
+        model = build(looking.model, with_refinement=False)
+    start_weights(model, looking.model, general)
+    model.to(device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = oddness(model.eval(), good, looking, scope, device)
+    aside = [good[index] for index in most(found.tolist(), allowed(contamination, len(good)))]
+    if not quiet:
+        Console(stderr=True).print(
+            f"{len(aside)} of {len(good)} good photos are set aside, those most unlike the others "
+            f"(clean.contamination = {100 * contamination:g} %)",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return aside
+
+
+def _fitted(
+    model: DSR, known: GoodParts, held_out: GoodParts, aside: list[Path], recipe: Recipe, device: torch.device
+) -> tuple[CrossFit, dict[str, float], list[Path]]:
+    """What is familiar of good photos, fitted, with the AUROC of each kind of evidence, and which photos are set aside.
+
+    These are `aside`, unless the scores of all, by what is familiar of the others, tell of more suspicious ones; then
+    these, and all is fitted anew.
+    """
+    untold = copy.deepcopy(model.familiarity), model.imagenet
+    photos = REMEMBERED_PHOTOS if aside else PHOTOS
+    fitting = CrossFit(model, known, held_out, recipe, device, photos)
+    evidence = fitting.fit()
+    if not aside or model.familiarity is None or recipe.threshold.calibration != "cross-fitted":
+        return fitting, evidence, aside
+    told = [parts.paths[index] for parts, index in fitting.places]
+    found = dict(zip(told, fitting.scores()[0], strict=True))
+    theirs = GoodParts(aside, recipe, known.scope).scores(model, device)[0]
+    anew = divided(
+        found, dict(zip(aside, theirs, strict=True)), recipe.clean.contamination, known.paths, held_out.paths
+    )
+    if {*anew.aside} == {*aside}:
+        return fitting, evidence, aside
+    model.familiarity, model.imagenet = untold
+    known, held_out = (GoodParts(paths, recipe, known.scope) for paths in (anew.trained, anew.held_out))
+    fitting = CrossFit(model, known, held_out, recipe, device, photos)
+    return fitting, fitting.fit(), anew.aside
 
 
 def _names(photos: Sequence[Path], good: Sequence[Path]) -> list[str]:
@@ -309,24 +380,23 @@ def hashes(samples: Sequence[Sample]) -> list[tuple[str, str]]:
         raise DataError(f"{problem.filename} cannot be read ({problem.strerror}); correct or remove it") from problem
 
 
-def _take_up(folder: Path, recipe: Recipe, resume: bool, learnt: Sequence[tuple[str, str]]) -> bool:
+def _refuse_unfinished(folder: Path, resume: bool) -> None:
+    """Raises TrainingError when the folder holds an unfinished training that is not to be gone on with."""
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise TrainingError(f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew")
+
+
+def _take_up(folder: Path, recipe: Recipe, learnt: Sequence[tuple[str, str]]) -> bool:
     """Make or take up the folder of an unfinished training; whether there is a checkpoint to go on from.
 
     `learnt`: the real defects it learns from, as `hashes` gives them, which must stay the same.
     """
     note, defects = folder / RECIPE, folder / DEFECTS
     known = json.dumps(learnt)
-    if folder.exists() and any(folder.iterdir()):
-        if not resume:
-            raise TrainingError(
-                f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew"
-            )
-        if note.exists() and note.read_text(encoding="utf-8") != dump_recipe(recipe):
-            raise TrainingError(f"{note} differs from the recipe given; resume with the settings it was started with")
-        if note.exists() and (defects.read_text(encoding="utf-8") if defects.exists() else "[]") != known:
-            raise TrainingError(
-                f"{folder} learnt from other real defects; resume with the --defects it was started with"
-            )
+    if note.exists() and note.read_text(encoding="utf-8") != dump_recipe(recipe):
+        raise TrainingError(f"{note} differs from the recipe given; resume with the settings it was started with")
+    if note.exists() and (defects.read_text(encoding="utf-8") if defects.exists() else "[]") != known:
+        raise TrainingError(f"{folder} learnt from other real defects; resume with the --defects it was started with")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(note, dump_recipe(recipe))

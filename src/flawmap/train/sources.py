@@ -28,6 +28,7 @@ from flawmap.model.dsr import DSR
 GB = 10**9
 SHAPES_READ = 32  # photos that settle the shape of the network's input
 LONGEST = 4  # times the shorter side
+FOLDERS = 8  # from this many on, a folder of good photos is taken to be a part, a day or a batch of its own
 
 
 def good_images(
