@@ -378,7 +378,10 @@ def refine_command(
 
 @_command("suspects", "the images inspected so far are in --out")
 def suspects_command(
-    bundle: Bundle_,
+    bundle: Annotated[
+        Path,
+        typer.Argument(metavar="BUNDLE", help="A folder written by `flawmap train`; or a folder of good photos."),
+    ],
     data: Annotated[
         Path | None, typer.Argument(metavar="[DATA]", help="The folder of the good photos, for pictures.")
     ] = None,
@@ -387,10 +390,18 @@ def suspects_command(
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
-    """List the good photos trained on that look most like defective ones, to sort them out and train again."""
-    from flawmap.bundle import load_bundle
+    """List the good photos trained on that look most like defective ones, to sort them out and train again.
+
+    Or, before any training, those of a folder of good photos that are most unlike the others.
+    """
+    from flawmap.bundle import NOTE, load_bundle
     from flawmap.deploy.suspects import find_photos, suspects
 
+    if bundle.suffix == ".csv" or (bundle.is_dir() and not (bundle / NOTE).exists()):
+        if data is not None or out is not None:
+            raise ConfigError(f"{bundle} is no bundle, and without one there are no pictures; give the photos alone")
+        _say_odd(bundle, top, device)
+        return
     if (data is None) != (out is None):
         raise ConfigError("pictures need both the folder of the good photos and --out")
     opened = load_bundle(bundle)
@@ -1075,6 +1086,26 @@ def _card(folder: Path, images: int, recipe: Recipe) -> dict[str, Any]:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     measured = [record for record in records if "psnr" in record][-1]
     return {"images": images, "recipe": dump_recipe(recipe), **measured}
+
+
+def _say_odd(data: Path, top: int, device: str) -> None:
+    """List the good photos of `data` that are most unlike the others."""
+    from flawmap.config import load_recipe
+    from flawmap.data.scope import read_scope
+    from flawmap.devices import pick_device
+    from flawmap.train.contamination import most
+    from flawmap.train.run import look_before
+    from flawmap.train.sources import shaped
+
+    good = sorted(sample.image for sample in _listing(data, "auto", None).train_good)
+    if len(good) < 2:
+        raise DataError(f"{data} holds {len(good)} good photos to train on; two or more can be held against each other")
+    recipe = load_recipe("fast")
+    recipe = recipe.model_copy(update={"image": shaped(recipe.image, good)})
+    found = look_before(good, recipe, read_scope(recipe.image), None, pick_device(device)).tolist()
+    for index in most(found, top):
+        _say(f"{found[index]:7.1f}  {good[index]}")
+    _say("deviations from the other photos; what shows a defect, move away before training")
 
 
 def _listing(data: Path, layout: str, category: str | None) -> Listing:

@@ -104,6 +104,22 @@ def test_those_set_aside_are_among_the_suspects_first(bundle: Path, parts: Path)
     assert [line.startswith("set aside") for line in run.output.splitlines()] == [True, True, False, False]
 
 
+def test_photos_alone_are_held_against_one_another(parts: Path, bundle: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke(cli.app, ["suspects", str(parts), "--top", "3"])
+    assert run.exit_code == 0, run.output
+    *_, first, second, third, last = run.output.splitlines()
+    assert {line.split()[-1] for line in (first, second)} == {str(photo) for photo in bars(parts)}
+    assert "/train/good/" in third and "before training" in last
+    for further in ([str(parts)], ["--out", str(tmp_path / "out")]):
+        run = CliRunner().invoke(cli.app, ["suspects", str(parts), *further])
+        assert run.exit_code == 2 and "is no bundle" in run.output
+    write_image(tmp_path / "one.png", np.zeros((64, 64, 3), np.uint8))
+    run = CliRunner().invoke(cli.app, ["suspects", str(tmp_path)])
+    assert run.exit_code == 2 and "two or more" in run.output
+    run = CliRunner().invoke(cli.app, ["suspects", str(tmp_path / "gone")])
+    assert run.exit_code == 2 and "gone" in run.output
+
+
 def test_the_threshold_set_anew_still_tells_of_them(bundle: Path) -> None:
     run = CliRunner().invoke(cli.app, ["threshold", str(bundle), "--overkill", "20%"])
     assert run.exit_code == 0, run.output

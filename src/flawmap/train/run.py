@@ -27,7 +27,7 @@ from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.train.budget import Plan, plan_steps, planned
-from flawmap.train.contamination import allowed, divided, keep_in, kept_in, most, oddness, to_look_with
+from flawmap.train.contamination import Floats, allowed, divided, keep_in, kept_in, most, oddness, to_look_with
 from flawmap.train.detect import train_detection
 from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole_folders
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
@@ -293,6 +293,21 @@ def train(
     return bundle
 
 
+def look_before(
+    good: Sequence[Path], recipe: Recipe, scope: Scope, general: DiscreteModel | None, device: torch.device
+) -> Floats:
+    """How unlike the others each photo is by features that learnt nothing of the part: (P,), as of `oddness`.
+
+    Raises ConfigError as `start_weights`, ImageError for a broken photo.
+    """
+    looking = to_look_with(recipe)
+    with initial_weights(recipe.run.seed):
+        model = build(looking.model, with_refinement=False)
+    start_weights(model, looking.model, general)
+    model.to(device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return oddness(model.eval(), good, looking, scope, device)
+
+
 def _set_aside(
     good: Sequence[Path],
     recipe: Recipe,
@@ -309,12 +324,7 @@ def _set_aside(
     noted = kept_in(folder, good)
     if noted is not None:
         return noted
-    looking = to_look_with(recipe)
-    with initial_weights(recipe.run.seed):
-        model = build(looking.model, with_refinement=False)
-    start_weights(model, looking.model, general)
-    model.to(device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = oddness(model.eval(), good, looking, scope, device)
+    found = look_before(good, recipe, scope, general, device)
     aside = [good[index] for index in most(found.tolist(), allowed(contamination, len(good)))]
     if not quiet:
         Console(stderr=True).print(
