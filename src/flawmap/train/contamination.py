@@ -146,8 +146,8 @@ def divided(
     )
 
 
-def kept_in(folder: Path, good: Sequence[Path]) -> list[Path] | None:
-    """The photos that an unfinished training in `folder` had set aside; None where it knows of none.
+def kept_in(folder: Path, good: Mapping[str, Path]) -> list[Path] | None:
+    """The photos that an unfinished training in `folder` had set aside, of `good` by name; None where it knows of none.
 
     Raises TrainingError when these are not among `good`, CheckpointError when the note cannot be read.
     """
@@ -155,16 +155,16 @@ def kept_in(folder: Path, good: Sequence[Path]) -> list[Path] | None:
     if not file.exists():
         return None
     try:
-        paths = [Path(name) for name in json.loads(file.read_text(encoding="utf-8"))]
+        names = [str(name) for name in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as problem:
         raise CheckpointError(
             f"{file} is not readable ({first_line(problem)}); delete {folder} to start anew"
         ) from problem
-    if not set(paths) <= set(good):
+    if not set(names) <= good.keys():
         raise TrainingError(f"{folder} was started with other good photos; resume with the same")
-    return paths
+    return [good[name] for name in names]
 
 
-def keep_in(folder: Path, paths: Sequence[Path]) -> None:
+def keep_in(folder: Path, names: Sequence[str]) -> None:
     """Note in the folder of an unfinished training which photos are set aside."""
-    write_atomically(folder / SET_ASIDE, json.dumps([str(path) for path in paths]))
+    write_atomically(folder / SET_ASIDE, json.dumps(list(names)))

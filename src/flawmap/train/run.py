@@ -195,7 +195,7 @@ def train(
     recipe = for_few(recipe, len(train_paths))
     resumed = _take_up(folder, recipe, learnt)
     if aside:
-        keep_in(folder, aside)
+        keep_in(folder, _names(aside, good))
     plan = planned(folder, minutes, resumed)
     images = good_images(train_paths, recipe, scope, folder, quiet)
     held_out = GoodParts(held_out_paths, recipe, scope)
@@ -321,7 +321,7 @@ def _set_aside(
     contamination = recipe.clean.contamination
     if not contamination:
         return []
-    noted = kept_in(folder, good)
+    noted = kept_in(folder, dict(zip(_names(good, good), good, strict=True)))
     if noted is not None:
         return noted
     found = look_before(good, recipe, scope, general, device)
