@@ -385,27 +385,34 @@ def suspects_command(
     data: Annotated[
         Path | None, typer.Argument(metavar="[DATA]", help="The folder of the good photos, for pictures.")
     ] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many to list.")] = 20,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many to list, besides those set aside.")] = 20,
     out: Annotated[Path | None, typer.Option("--out", help="A folder for a report with pictures; needs DATA.")] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    config: Config = "fast",
+    settings: Set = None,
+    layout: Layout = "auto",
+    category: Category = None,
 ) -> None:
     """List the good photos trained on that look most like defective ones, to sort them out and train again.
 
-    Or, before any training, those of a folder of good photos that are most unlike the others.
+    Or, before any training, those of a folder of good photos that are most unlike the others, as the recipe sees them.
     """
     from flawmap.bundle import NOTE, load_bundle
     from flawmap.deploy.suspects import find_photos, suspects
 
-    if bundle.suffix == ".csv" or (bundle.is_dir() and not (bundle / NOTE).exists()):
+    if bundle.suffix.lower() == ".csv" or (bundle.is_dir() and not (bundle / NOTE).exists()):
         if data is not None or out is not None:
             raise ConfigError(f"{bundle} is no bundle, and without one there are no pictures; give the photos alone")
-        _say_odd(bundle, top, device)
+        _say_odd(_listing(bundle, layout, category), config, settings, top, device)
         return
+    if settings or category is not None or config != "fast" or layout != "auto":
+        raise ConfigError("a bundle has its recipe and its photos; leave out --config, --set, --layout and --category")
     if (data is None) != (out is None):
         raise ConfigError("pictures need both the folder of the good photos and --out")
     opened = load_bundle(bundle)
-    chosen = suspects(opened, bundle)[:top]
+    every = suspects(opened, bundle)
+    chosen = [*every[:top], *(suspect for suspect in every[top:] if suspect.set_aside)]
     limit = opened.threshold
     for suspect in chosen:
         word = "suspect" if limit is not None and suspect.score > limit.score else "-"
@@ -1088,8 +1095,8 @@ def _card(folder: Path, images: int, recipe: Recipe) -> dict[str, Any]:
     return {"images": images, "recipe": dump_recipe(recipe), **measured}
 
 
-def _say_odd(data: Path, top: int, device: str) -> None:
-    """List the good photos of `data` that are most unlike the others."""
+def _say_odd(listing: Listing, config: str, settings: list[str] | None, top: int, device: str) -> None:
+    """List the good photos that are most unlike the others."""
     from flawmap.config import load_recipe
     from flawmap.data.scope import read_scope
     from flawmap.devices import pick_device
@@ -1097,10 +1104,10 @@ def _say_odd(data: Path, top: int, device: str) -> None:
     from flawmap.train.run import look_before
     from flawmap.train.sources import shaped
 
-    good = sorted(sample.image for sample in _listing(data, "auto", None).train_good)
+    good = sorted(sample.image for sample in listing.train_good)
     if len(good) < 2:
-        raise DataError(f"{data} holds {len(good)} good photos to train on; two or more can be held against each other")
-    recipe = load_recipe("fast")
+        raise DataError(f"{listing.name} holds {len(good)} good photos; two or more can be held against each other")
+    recipe = load_recipe(config, settings)
     recipe = recipe.model_copy(update={"image": shaped(recipe.image, good)})
     found = look_before(good, recipe, read_scope(recipe.image), None, pick_device(device)).tolist()
     for index in most(found, top):

@@ -345,8 +345,9 @@ class CleanSettings(Section):
         ge=0,
         le=0.3,
         description="The share of the good photos that may show defects. So many, those most unlike the others, are "
-        "set aside before the training, and once more, by what was learnt, before the threshold is set. Where fewer "
-        "show defects, good parts that look odd are set aside, and up to so many more of their like are rejected.",
+        "set aside before the training, and with `threshold.calibration` = `cross-fitted` once more, by what was "
+        "learnt, before the threshold is set. Where fewer show defects, good parts that look odd are set aside, and up "
+        "to so many more of their like are rejected.",
     )
 
 

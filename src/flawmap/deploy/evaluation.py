@@ -147,7 +147,7 @@ def threshold_at(bundle: Bundle, overkill: float) -> Threshold:
         str(bundle.provenance.get("calibration") or "held-out good"),
         int(bundle.provenance.get("held_out_folders") or 0),
         bundle.recipe.threshold.tail,
-        len(bundle.provenance.get("set_aside") or []),
+        float(bundle.provenance.get("set_aside_share") or 0),
     )
 
 

@@ -19,7 +19,7 @@ from flawmap.errors import BundleError, DataError
 class Suspect(NamedTuple):
     """A good photo. image: from the folder that holds all of them, with `/`; score: as of a part not trained on.
 
-    set_aside: whether it was not learnt from, being suspicious already (`clean.contamination`).
+    set_aside: whether it has no say in what is familiar and in the threshold (`clean.contamination`).
     """
 
     image: str

@@ -51,7 +51,7 @@ def choose_threshold(
     method: str = "held-out good",
     folders: int = 0,
     tail: Tail = "observed",
-    set_aside: int = 0,
+    set_aside: float = 0.0,
 ) -> Threshold:
     """Threshold from scores of good images that were not trained on, and the largest map value of each.
 
@@ -59,8 +59,8 @@ def choose_threshold(
     many whole folders they are (parts, days or batches), 0 where they are single photos; photos of one folder are
     alike, so that few folders support less than their photos seem to, which the note says too. `tail`: whether the
     threshold is an order statistic whatever the number of images, or is estimated where it would not be steady.
-    `set_aside`: how many further photos were taken for defective and have no say; had they been good, more good parts
-    than `overkill` would be rejected, which the note says too.
+    `set_aside`: the share of the good photos that were taken for defective and have no say; had they been good, more
+    good parts than `overkill` would be rejected, which the note says too.
     Raises DataError without images or with an overkill outside (0, 1). There are as many peaks as scores, and all are
     numbers; anything else is a mistake of the program (AssertionError).
     """
@@ -92,10 +92,10 @@ def choose_threshold(
         )
     if set_aside:
         supported = False
-        most = (overkill * count + set_aside) / (count + set_aside)
+        most = set_aside + (1 - set_aside) * max(overkill, 1 / (count + 1))
         note += (
-            f"{' ' * bool(note)}{set_aside} photos were set aside as suspicious; had all of them been good, up to "
-            f"{100 * most:.3g} % of good parts would be rejected."
+            f"{' ' * bool(note)}{100 * set_aside:.3g} % of the photos were set aside as suspicious; had all of them "
+            f"been good, about {100 * most:.3g} % of good parts would be rejected."
         )
     return Threshold(
         score=score,

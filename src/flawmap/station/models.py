@@ -57,7 +57,7 @@ class Version:
     held_out_scores: tuple[float, ...]
     held_out_peaks: tuple[float, ...]
     held_out_folders: int
-    set_aside: int
+    set_aside: float
     origin: str
     by: str
     lacks: str
@@ -335,7 +335,7 @@ def _read(path: Path) -> Version | None:
             held_out_scores=tuple(float(value) for value in facts.get("held_out_scores") or ()),
             held_out_peaks=tuple(float(value) for value in facts.get("held_out_peaks") or ()),
             held_out_folders=int(facts.get("held_out_folders") or 0),
-            set_aside=len(facts.get("set_aside") or ()),
+            set_aside=float(facts.get("set_aside_share") or 0),
             origin=str(about.get("origin", "copied to the models folder")),
             by=str(about.get("by", "")),
             lacks=_lacks(path, note),

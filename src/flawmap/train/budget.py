@@ -99,12 +99,13 @@ def plan_steps(
     # What is familiar takes three looks at each photo, of which all but the first are short where there is room to keep
     # what was seen, and paints defects onto some more (train/familiar.py).
     # Where places are remembered, ImageNet's features of further photos are looked at, once.
-    # Where photos were set aside as suspicious, more of them tell, and all is fitted twice.
+    # Where photos were set aside as suspicious, more of them tell, and all is fitted twice if all tell.
     telling = REMEMBERED_PHOTOS if recipe.clean.contamination else PHOTOS
+    twice = recipe.clean.contamination and recipe.threshold.calibration == "cross-fitted"
     known = (1.5 if parts.whole is not None else 3) * min(photos, telling) + 1.5 * PAINTED
     if recipe.model.memory and REMEMBERED in recipe.model.familiarity:
         known += 0.5 * max(min(photos, REMEMBERED_PHOTOS) - telling, 0)
-    known *= 2 if recipe.clean.contamination else 1
+    known *= 2 if twice else 1
     after_s = look_s * (known if recipe.model.familiarity else photos)
     left_s = SLACK * (60 * minutes - spent_s - (time.monotonic() - began) - after_s)
     plan = Plan(minutes, int(left_s / step_s), round(step_s, 4), round(after_s, 1))

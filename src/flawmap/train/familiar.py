@@ -152,11 +152,17 @@ class CrossFit:
         cross = recipe.threshold.calibration == "cross-fitted"
         told = [(held_out, index) for index in range(len(held_out))]
         room = max(photos - len(told), 1) if cross else photos
-        learnt = [(trained, index) for index in range(0, len(trained), -(-len(trained) // room))]
+        numbers: Sequence[int] = range(0, len(trained), -(-len(trained) // room))
+        if photos > PHOTOS:  # as many as there may be, so that what is not told of need not be remembered
+            numbers = (
+                [turn * len(trained) // room for turn in range(room)] if room < len(trained) else range(len(trained))
+            )
+        learnt = [(trained, index) for index in numbers]
         self.places = [*learnt, *told] if cross else told
         self._memory = recipe.model.memory if REMEMBERED in self.kinds else 0
         known = {*self.places}
         more = evenly([(trained, index) for index in range(len(trained))], REMEMBERED_PHOTOS) if self._memory else []
+        more = [] if cross and photos > PHOTOS else more
         every = [*self.places, *(place for place in more if place not in known)] if cross else self.places
         whole = in_whole_folders(trained.paths, held_out.paths)
         self.folders = len({parts.paths[index].parent for parts, index in self.places}) if whole else 0
@@ -210,6 +216,20 @@ class CrossFit:
         self.leave_out(NONE)
         self._looks = Looks(self.model, self.device)  # what was kept is not needed any more
         return scores, self.told.peaks.tolist()
+
+    @torch.no_grad()
+    def scores_of(self, parts: GoodParts) -> list[float]:
+        """Scores of further photos. Where whole folders are left out together, the rest of a photo's own has no say."""
+        group_of: dict[Path, int] = {}
+        if self.folders > 1:
+            groups = self.told.groups.tolist()
+            group_of = {of.paths[index].parent: group for (of, index), group in zip(self.places, groups, strict=True)}
+        found = []
+        for index, path in enumerate(parts.paths):
+            self.leave_out(group_of.get(path.parent, NONE))
+            found.append(parts.score(self.model, index, self.device)[0])
+        self.leave_out(NONE)
+        return found
 
     @torch.no_grad()
     def keep_useful(self) -> dict[str, float]:
@@ -367,7 +387,7 @@ def _together_outlines_better(outlines: Sequence[tuple[Floats, Mask]], kinds: Se
 def in_whole_folders(trained: Sequence[Path], held_out: Sequence[Path]) -> bool:
     """Whether whole folders were held out, so that each stands for a part, a day or a batch."""
     learnt = {path.parent for path in trained}
-    return not any(path.parent in learnt for path in held_out)
+    return bool(held_out) and not any(path.parent in learnt for path in held_out)
 
 
 def grouped(units: Sequence[str], count: int, seed: int) -> Numbers:

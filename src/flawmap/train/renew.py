@@ -107,6 +107,9 @@ def renew(
     scores = [*moved(bundle.provenance["held_out_scores"], STEEPNESS * (after - before)), *good_after]
     known = int(bundle.provenance.get("held_out_folders") or 0)
     folders_told = known + len(folders) if known else 0
+    aside = _still_aside(bundle, parts.paths)
+    before_aside = len(bundle.provenance.get("set_aside") or [])
+    share = float(bundle.provenance.get("set_aside_share") or 0) * len(aside) / max(before_aside, 1)
     threshold = choose_threshold(
         scores,
         told.peaks.tolist(),
@@ -114,7 +117,7 @@ def renew(
         str(bundle.provenance.get("calibration") or "held-out good"),
         folders_told,
         bundle.recipe.threshold.tail,
-        len(bundle.provenance.get("set_aside") or []),
+        share,
     )
     provenance = {
         **bundle.provenance,
@@ -122,6 +125,9 @@ def renew(
         "held_out_peaks": told.peaks.tolist(),
         "held_out_folders": folders_told,
         "good_photos": [*(bundle.provenance.get("good_photos") or []), *(path.name for path in parts.paths)],
+        "set_aside": [name for name, _ in aside],
+        "set_aside_scores": [score for _, score in aside],
+        "set_aside_share": share,
         "taken_in": [
             *(bundle.provenance.get("taken_in") or []),
             {"when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "good": len(parts)},
@@ -131,6 +137,17 @@ def renew(
     defects_after = bad.scores(model.to(place), place)[0]
     limits = bundle.threshold.score, threshold.score
     return renewed, Renewal(good_before, good_after, defects_before, defects_after, limits)
+
+
+def _still_aside(bundle: Bundle, good: Sequence[Path]) -> list[tuple[str, float]]:
+    """The photos that a training set aside, with their scores then, but for those now taken in as good."""
+    names, scores = (bundle.provenance.get(key) or [] for key in ("set_aside", "set_aside_scores"))
+    taken_in = [path.absolute().as_posix() for path in good]
+    return [
+        (name, score)
+        for name, score in zip(names, scores, strict=True)
+        if not any(path.endswith("/" + name) for path in taken_in)
+    ]
 
 
 def moved(scores: Sequence[float], by: Floats) -> list[float]:

@@ -246,13 +246,17 @@ def train(
         scores, peaks = fitting.scores()
         told = [parts.paths[index] for parts, index in fitting.places]
         folders, method = fitting.folders, f"{recipe.threshold.calibration} good"
+        aside_scores = fitting.scores_of(GoodParts(aside, recipe, scope))
     else:
         scores, peaks = held_out.scores(model, machine.device)
         told = held_out.paths
+        aside_scores = GoodParts(aside, recipe, scope).scores(model, machine.device)[0]
         whole = in_whole_folders(known.paths, held_out.paths)
         folders, method = len({path.parent for path in held_out.paths}) if whole else 0, "held-out good"
     settings = recipe.threshold
-    threshold = choose_threshold(scores, peaks, settings.overkill, method, folders, settings.tail, len(aside))
+    threshold = choose_threshold(
+        scores, peaks, settings.overkill, method, folders, settings.tail, len(aside) / len(good)
+    )
     provenance = {
         "flawmap": version("flawmap"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -275,7 +279,8 @@ def train(
         "held_out_peaks": peaks,
         "good_photos": _names(told, good),
         "set_aside": _names(aside, good),
-        "set_aside_scores": GoodParts(aside, recipe, scope).scores(model, machine.device)[0],
+        "set_aside_scores": aside_scores,
+        "set_aside_share": len(aside) / len(good),
     }
     bundle = Bundle(
         model=model,
@@ -351,11 +356,11 @@ def _fitted(
         return fitting, evidence, aside
     told = [parts.paths[index] for parts, index in fitting.places]
     found = dict(zip(told, fitting.scores()[0], strict=True))
-    theirs = GoodParts(aside, recipe, known.scope).scores(model, device)[0]
+    theirs = fitting.scores_of(GoodParts(aside, recipe, known.scope))
     anew = divided(
         found, dict(zip(aside, theirs, strict=True)), recipe.clean.contamination, known.paths, held_out.paths
     )
-    if {*anew.aside} == {*aside}:
+    if {*anew.aside} == {*aside} or not anew.held_out:
         return fitting, evidence, aside
     model.familiarity, model.imagenet = untold
     known, held_out = (GoodParts(paths, recipe, known.scope) for paths in (anew.trained, anew.held_out))
