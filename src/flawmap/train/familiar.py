@@ -132,9 +132,9 @@ class CrossFit:
     cannot tell (docs/speed.md). Detection has learnt from most of them, as backgrounds of painted defects; that is not
     undone. With "held-out" the Gaussians are of photos trained on, and only those held out tell what they come to.
 
-    photos: how many have a say, at most about. places: those that tell, each as (parts, number in them); folders: how
-    many whole folders these are, 0 where each photo stands for itself; told: what they have told, photos in the same
-    order.
+    photos: how many have a say, at most about; 0 for PHOTOS. places: those that tell, each as (parts, number in them);
+    folders: how many whole folders these are, 0 where each photo stands for itself; told: what they have told, photos
+    in the same order.
     """
 
     def __init__(
@@ -144,16 +144,17 @@ class CrossFit:
         held_out: GoodParts,
         recipe: Recipe,
         device: torch.device,
-        photos: int = PHOTOS,
+        photos: int = 0,
     ) -> None:
         self.model, self.trained, self.held_out = model, trained, held_out
         self.recipe, self.device = recipe, device
         self.kinds = (MAP, *_of(model).sources)
         cross = recipe.threshold.calibration == "cross-fitted"
         told = [(held_out, index) for index in range(len(held_out))]
-        room = max(photos - len(told), 1) if cross else photos
+        most = photos or PHOTOS
+        room = max(most - len(told), 1) if cross else most
         numbers: Sequence[int] = range(0, len(trained), -(-len(trained) // room))
-        if photos > PHOTOS:  # as many as there may be, so that what is not told of need not be remembered
+        if photos:  # as many as there may be, so that what is not told of need not be remembered
             numbers = (
                 [turn * len(trained) // room for turn in range(room)] if room < len(trained) else range(len(trained))
             )
@@ -162,7 +163,7 @@ class CrossFit:
         self._memory = recipe.model.memory if REMEMBERED in self.kinds else 0
         known = {*self.places}
         more = evenly([(trained, index) for index in range(len(trained))], REMEMBERED_PHOTOS) if self._memory else []
-        more = [] if cross and photos > PHOTOS else more
+        more = [] if cross and photos else more
         every = [*self.places, *(place for place in more if place not in known)] if cross else self.places
         whole = in_whole_folders(trained.paths, held_out.paths)
         self.folders = len({parts.paths[index].parent for parts, index in self.places}) if whole else 0

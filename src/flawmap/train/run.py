@@ -349,7 +349,7 @@ def _fitted(
     these, and all is fitted anew.
     """
     untold = copy.deepcopy(model.familiarity), model.imagenet
-    photos = REMEMBERED_PHOTOS if aside else PHOTOS
+    photos = REMEMBERED_PHOTOS if aside else 0
     fitting = CrossFit(model, known, held_out, recipe, device, photos)
     evidence = fitting.fit()
     if not aside or model.familiarity is None or recipe.threshold.calibration != "cross-fitted":
