@@ -1,6 +1,7 @@
 """Training with defective photos among the good ones: what it costs, and whether `flawmap suspects` lists them.
 
-    python bench/dirty.py --data DIR --name kolektor [--shares 0,0.02,0.05,0.1] [--contamination 0.05] [--steps 450]
+    python bench/dirty.py --data DIR --name kolektor [--shares 0,0.02,0.05,0.1] [--contamination 0.05]
+        [--steps 450] [--seeds 0]
 
 A pool of as many defective photos as the largest share needs is drawn by the seed, evenly over the kinds of defect.
 They are slipped in as good in that order, and no training is tested on any of them, whatever its share: all are

@@ -147,6 +147,13 @@ def test_a_killed_training_goes_on_with_the_same_photos(
     assert {*noted} == {path.name for path in bars(parts)}
     with pytest.raises(TrainingError, match="go on with --resume"):
         train(listing, recipe, out, general=general, quiet=True)
+    other = tmp_path / "other.bundle"
+    with monkeypatch.context() as patch:
+        patch.setattr("flawmap.train.run.train_detection", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(listing, load_recipe(TINY, [*SETTINGS, "clean.contamination=0"]), other, general=general, quiet=True)
+        with pytest.raises(TrainingError, match="started without"):
+            train(listing, recipe, other, general=general, quiet=True, resume=True)
     with monkeypatch.context() as patch:
         patch.setattr("flawmap.train.run.oddness", killed)  # need not be told again
         train(listing, recipe, out, general=general, quiet=True, resume=True)
@@ -169,8 +176,13 @@ def test_what_was_set_aside_wrongly_is_known_again_after_the_training(
     assert made.model.familiarity is not None and made.model.imagenet is not None
 
 
-def test_a_photo_taken_in_as_good_is_set_aside_no_longer(bundle: Path, parts: Path) -> None:
+def test_a_photo_taken_in_as_good_is_set_aside_no_longer(bundle: Path, parts: Path, tmp_path: Path) -> None:
     opened = load_bundle(bundle)
+    other = tmp_path / bars(parts)[0].name  # of the same name
+    other.write_bytes(sorted(sample.image for sample in read_layout(parts).train_good)[0].read_bytes())
+    renewed, _ = renew(opened, bundle, [other, bars(parts)[1]])
+    assert [Path(name).name for name in renewed.provenance["set_aside"]] == [other.name]
+    assert renewed.threshold is not None and "5 % of the photos were set aside" in renewed.threshold.note
     renewed, _ = renew(opened, bundle, bars(parts))
     assert renewed.provenance["set_aside"] == [] and renewed.threshold is not None
     assert "set aside" not in renewed.threshold.note

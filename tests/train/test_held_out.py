@@ -116,6 +116,27 @@ def test_photos_of_a_folder_are_left_out_together() -> None:
     assert np.array_equal(model.seen[0], model.seen[1]) and not np.array_equal(model.seen[0], model.seen[2])
 
 
+def test_a_further_photo_is_scored_without_the_rest_of_its_folder() -> None:
+    rng = np.random.default_rng(4)
+    folders = [name for name in "abcdefghij" for _ in range(2)]
+    model, trained = Evidence(), Parts(rng.normal(size=(20, 4)), folders)
+    fit = fitted(model, trained, Parts(rng.normal(size=(2, 4)), ["x", "y"]), "cross-fitted")
+    assert fit.folders == 12
+    scores = fit.scores()[0][:20]
+    assert fit.scores_of(trained) == scores  # of photos that it knows: as held against the other folders
+    told_by_all = [model.score(each) for each in trained.evidence]
+    elsewhere = Parts(trained.evidence, ["new"] * 20)
+    assert fit.scores_of(elsewhere) == told_by_all != scores
+
+
+def test_of_many_photos_as_many_tell_as_there_may_be() -> None:
+    many = Parts(np.zeros((30, 4)))
+    recipe = Recipe.model_validate({"threshold": {"calibration": "cross-fitted"}})
+    fit = CrossFit(Evidence(), many, Parts(np.zeros((4, 4))), recipe, CPU, 20)  # type: ignore[arg-type]
+    assert [index for parts, index in fit.places if parts is many] == [turn * 30 // 16 for turn in range(16)]
+    assert len(fit.places) == 20
+
+
 def test_photos_of_a_single_folder_are_left_out_one_by_one() -> None:
     evidence = np.random.default_rng(0).normal(size=(9, 4))
     fit = fitted(Evidence(), Parts(evidence[:3], list("aab")), Parts(evidence[3:], list("cccccc")), "held-out")
@@ -135,3 +156,4 @@ def test_whole_folders_are_told_from_single_photos() -> None:
     train = [Path("a/1.png"), Path("b/1.png")]
     assert in_whole_folders(train, [Path("c/1.png"), Path("d/1.png")])
     assert not in_whole_folders(train, [Path("a/2.png"), Path("d/1.png")])
+    assert not in_whole_folders(train, [])

@@ -2,10 +2,11 @@
 
 Before a training they are told by features that learnt nothing of the part: those of the discrete encoder, plain and
 levelled, and of a network that learnt from ImageNet. Each photo is held against what the others tell, as familiarity
-does it after a training (familiar.py). After the training, in which detection has learnt the part, all are told anew,
-and the largest scores decide. So many are set aside as the user says there may be: a share of contamination, as other
-outlier detectors ask for it. Trimming by what is told anew, as concentration steps do (Rousseeuw & Van Driessen 1999);
-that defects among photos to be remembered mislead, and can be told by these features, Jiang et al. 2022 (SoftPatch).
+does it after a training (familiar.py). After the training, in which detection has learnt the part, all are told anew
+where every photo has a say in the threshold (cross-fitted), and the largest scores decide. So many are set aside as the
+user says there may be: a share of contamination, as other outlier detectors ask for it. Trimming by what is told anew,
+as concentration steps do (Rousseeuw & Van Driessen 1999); that defects among photos to be remembered mislead, and can
+be told by these features, Jiang et al. 2022 (SoftPatch).
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from flawmap.bundle import Bundle, round_weights
+from flawmap.bundle import Bundle, round_weights, sha256
 from flawmap.data.scope import Scope
 from flawmap.devices import pick_device
 from flawmap.errors import BundleError, TrainingError
@@ -108,8 +109,6 @@ def renew(
     known = int(bundle.provenance.get("held_out_folders") or 0)
     folders_told = known + len(folders) if known else 0
     aside = _still_aside(bundle, parts.paths)
-    before_aside = len(bundle.provenance.get("set_aside") or [])
-    share = float(bundle.provenance.get("set_aside_share") or 0) * len(aside) / max(before_aside, 1)
     threshold = choose_threshold(
         scores,
         told.peaks.tolist(),
@@ -117,7 +116,7 @@ def renew(
         str(bundle.provenance.get("calibration") or "held-out good"),
         folders_told,
         bundle.recipe.threshold.tail,
-        share,
+        aside["set_aside_share"],
     )
     provenance = {
         **bundle.provenance,
@@ -125,9 +124,7 @@ def renew(
         "held_out_peaks": told.peaks.tolist(),
         "held_out_folders": folders_told,
         "good_photos": [*(bundle.provenance.get("good_photos") or []), *(path.name for path in parts.paths)],
-        "set_aside": [name for name, _ in aside],
-        "set_aside_scores": [score for _, score in aside],
-        "set_aside_share": share,
+        **aside,
         "taken_in": [
             *(bundle.provenance.get("taken_in") or []),
             {"when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "good": len(parts)},
@@ -139,15 +136,14 @@ def renew(
     return renewed, Renewal(good_before, good_after, defects_before, defects_after, limits)
 
 
-def _still_aside(bundle: Bundle, good: Sequence[Path]) -> list[tuple[str, float]]:
-    """The photos that a training set aside, with their scores then, but for those now taken in as good."""
-    names, scores = (bundle.provenance.get(key) or [] for key in ("set_aside", "set_aside_scores"))
-    taken_in = [path.absolute().as_posix() for path in good]
-    return [
-        (name, score)
-        for name, score in zip(names, scores, strict=True)
-        if not any(path.endswith("/" + name) for path in taken_in)
-    ]
+def _still_aside(bundle: Bundle, good: Sequence[Path]) -> dict[str, Any]:
+    """What is known of the photos that a training set aside, but for those, by their bytes, now taken in as good."""
+    kinds = ("set_aside", "set_aside_scores", "set_aside_sha256")
+    known = list(zip(*(bundle.provenance.get(kind) or [] for kind in kinds), strict=True))
+    taken_in = {sha256(path) for path in good} if known else set()
+    left = [photo for photo in known if photo[-1] not in taken_in]
+    share = float(bundle.provenance.get("set_aside_share") or 0) * len(left) / max(len(known), 1)
+    return {kind: [photo[number] for photo in left] for number, kind in enumerate(kinds)} | {"set_aside_share": share}
 
 
 def moved(scores: Sequence[float], by: Floats) -> list[float]:

@@ -179,7 +179,7 @@ def train(
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
     good = sorted(sample.image for sample in listing.train_good)
-    hold_out(good, recipe.threshold, recipe.run.seed)
+    hold_out(good, recipe.threshold, recipe.run.seed)  # too few photos are refused before any is read
     recipe = recipe.model_copy(update={"image": shaped(recipe.image, good)})
     scope = read_scope(recipe.image)
     folder = out.with_name(out.name + ".run")
@@ -193,9 +193,7 @@ def train(
     kept = [path for path in good if path not in aside]
     train_paths, held_out_paths = hold_out(kept, recipe.threshold, recipe.run.seed)
     recipe = for_few(recipe, len(train_paths))
-    resumed = _take_up(folder, recipe, learnt)
-    if aside:
-        keep_in(folder, _names(aside, good))
+    resumed = _take_up(folder, recipe, learnt, _names(aside, good))
     plan = planned(folder, minutes, resumed)
     images = good_images(train_paths, recipe, scope, folder, quiet)
     held_out = GoodParts(held_out_paths, recipe, scope)
@@ -280,6 +278,7 @@ def train(
         "good_photos": _names(told, good),
         "set_aside": _names(aside, good),
         "set_aside_scores": aside_scores,
+        "set_aside_sha256": [sha256(path) for path in aside],
         "set_aside_share": len(aside) / len(good),
     }
     bundle = Bundle(
@@ -329,6 +328,8 @@ def _set_aside(
     noted = kept_in(folder, dict(zip(_names(good, good), good, strict=True)))
     if noted is not None:
         return noted
+    if (folder / RECIPE).exists():
+        raise TrainingError(f"{folder} was started without clean.contamination; resume without it")
     found = look_before(good, recipe, scope, general, device)
     aside = [good[index] for index in most(found.tolist(), allowed(contamination, len(good)))]
     if not quiet:
@@ -401,10 +402,11 @@ def _refuse_unfinished(folder: Path, resume: bool) -> None:
         raise TrainingError(f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew")
 
 
-def _take_up(folder: Path, recipe: Recipe, learnt: Sequence[tuple[str, str]]) -> bool:
+def _take_up(folder: Path, recipe: Recipe, learnt: Sequence[tuple[str, str]], aside: Sequence[str]) -> bool:
     """Make or take up the folder of an unfinished training; whether there is a checkpoint to go on from.
 
-    `learnt`: the real defects it learns from, as `hashes` gives them, which must stay the same.
+    `learnt`: the real defects it learns from, as `hashes` gives them, which must stay the same. `aside`: the names of
+    the photos that are set aside.
     """
     note, defects = folder / RECIPE, folder / DEFECTS
     known = json.dumps(learnt)
@@ -414,6 +416,8 @@ def _take_up(folder: Path, recipe: Recipe, learnt: Sequence[tuple[str, str]]) ->
         raise TrainingError(f"{folder} learnt from other real defects; resume with the --defects it was started with")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if aside:
+            keep_in(folder, aside)
         write_atomically(note, dump_recipe(recipe))
         if learnt:
             write_atomically(defects, known)
