@@ -2,8 +2,9 @@
 
     python bench/table.py [--no-live] [--rounds 3]
 
-Figures come from bench/results/*.json. The speed of inspecting in full precision is measured anew unless --no-live is
-given: some minutes, on a machine that should do nothing else.
+Figures come from bench/results/*.json; those of inspecting, of each processor they were measured on. The speed of
+inspecting without INT8 is measured anew unless --no-live is given: some minutes, on a machine that should do nothing
+else.
 """
 
 from __future__ import annotations
@@ -65,6 +66,17 @@ def latest(what: str) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
+def processor(result: dict[str, Any]) -> str:
+    """The processor or GPU that a result was measured on, without versions."""
+    return str(result["machine"]).partition(",")[0]
+
+
+def by_processor(what: str) -> list[dict[str, Any]]:
+    """The newest result of a kind on each processor, the newest first."""
+    newest = {processor(found): found for found in read_results(what)}
+    return sorted(newest.values(), key=lambda found: str(found["measured"]), reverse=True)
+
+
 def fastest(found: dict[str, Any] | None, name: str, precision: str = "float32", runtime: str = "") -> float | None:
     """Seconds end to end, in the fastest runtime or in one."""
     if found is None:
@@ -91,15 +103,17 @@ def times(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}x"
 
 
-def inspecting(found: dict[str, Any] | None, how: str) -> list[Row]:
-    """Targets of inspecting, but INT8."""
+def inspecting(found: dict[str, Any] | None, how: str = "") -> list[Row]:
+    """Targets of inspecting; `how` it was measured just now, "" for a stored result."""
+    where = "just now" if how else processor(found) if found else "nowhere"
+    how = how or source(found, "python bench/inspect_speed.py --int8 --write")
     fast, paper = fastest(found, "fast"), fastest(found, "paper")
     published, small = fastest(found, "transcription"), fastest(found, "efficientad")
     in_torch = ratio(fastest(found, "transcription", runtime="torch"), fastest(found, "paper", runtime="torch"))
     agrees = found["agreement"] if found else None
     far = max(agrees["map"], agrees["score"]) if agrees else None
     shown = f"{far:.1e} ({agrees['other_codes']} cells took another code)" if agrees else ""
-    group = "Inspecting, 256x256, end to end, each in its best runtime"
+    group = f"Inspecting, 256x256, end to end, each in its best runtime: {where}"
     # The published program computes in float32; EfficientAD-S is given bfloat16 as flawmap is.
     lower, small_lower = fastest(found, "fast", "bfloat16"), fastest(found, "efficientad", "bfloat16")
     best_fast, best_small = _least(fast, lower), _least(small, small_lower)
@@ -116,6 +130,8 @@ def inspecting(found: dict[str, Any] | None, how: str) -> list[Row]:
         ("paper architecture: against the published inference", 1.7, ratio(published, paper)),
         ("paper architecture: the same, both in PyTorch", 1.7, in_torch),
     ]
+    if found and (quantized := fastest(found, "paper", "int8")):
+        against.append(("paper architecture in INT8: the same", 5, ratio(published, quantized)))
     counted = found["gflop"].get("fast") if found else None
     return [
         Row(group, "fast: GFLOP an image", "<=", 12, counted, "" if counted is None else f"{counted:.1f}", how),
@@ -126,14 +142,6 @@ def inspecting(found: dict[str, Any] | None, how: str) -> list[Row]:
         *(Row(group, name, ">=", wanted, value, times(value), how) for name, wanted, value in against),
         Row(group, "paper architecture: largest difference of map and score", "<=", 1e-4, far, shown, how),
     ]
-
-
-def inspecting_int8() -> list[Row]:
-    """The target of INT8, from a stored run."""
-    found = next((run for run in reversed(read_results("inspect")) if fastest(run, "paper", "int8")), None)
-    value = ratio(fastest(found, "transcription"), fastest(found, "paper", "int8"))
-    how = source(found, "python bench/inspect_speed.py --int8 --write")
-    return [Row("Inspecting, INT8", "paper architecture: against the published one", ">=", 5, value, times(value), how)]
 
 
 def training() -> list[Row]:
@@ -294,10 +302,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fast", default="fast", help="a bundle, or a recipe, whose weights are then random")
     chosen = parser.parse_args()
-    if chosen.no_live:
-        found = latest("inspect")
-        how = source(found, "python bench/inspect_speed.py --write")
-    else:
+    rows: list[Row] = []
+    if not chosen.no_live:
         from contenders import RUNTIMES, installed
         from inspect_speed import measure
 
@@ -305,9 +311,11 @@ def main() -> None:
         if LOAD is not None and 0.3 * cores() < LOAD:
             print("other programs are running: the ratios below may be off")
         found = measure(chosen.fast, "paper", [name for name in RUNTIMES if installed(name)], chosen.rounds, False)
-        how = f"just now · {commit()} · {machine()}"
+        rows += inspecting(found, f"just now · {commit()} · {machine()}")
+    for stored in by_processor("inspect") or [None]:
+        rows += inspecting(stored)
     trained = [*training(), *minutes_to_train(), *quality(gpu=False), *quality(gpu=True)]
-    show([*inspecting(found, how), *inspecting_int8(), *trained, *linear(), *demo()])
+    show([*rows, *trained, *linear(), *demo()])
     show_curves()
 
 

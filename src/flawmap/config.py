@@ -246,6 +246,13 @@ class AnomalySettings(Section):
         le=1,
         description="Probability that both grids are altered; else coarse or fine alone, equally often. Authors: 0.5.",
     )
+    curriculum: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the steps in which defects get fainter: `strength_min` and `opacity_min` fall from the "
+        "largest value to what is given. 0: as given from the start.",
+    )
     empty: float = Field(0.5, ge=0, le=1, description="Probability that a sample has no defect. Authors: 0.5.")
     perlin_octaves: int = Field(
         5,
@@ -282,7 +289,13 @@ class AnomalySettings(Section):
         ge=0,
         le=1,
         description="Painted: share made of the codes of another good image, from another place of it. What `shift`, "
-        "`blend` and `transplant` leave is made by the paper's rule.",
+        "`blend`, `transplant` and `deform` leave is made by the paper's rule.",
+    )
+    deform: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Painted: share made of the image's own codes from up to a few cells away, as if it were bent.",
     )
     decoy: float = Field(
         0.3, ge=0, le=1, description="Painted: share of images with a region redrawn from its own codes: no defect."
@@ -328,8 +341,8 @@ class AnomalySettings(Section):
     def _ordered(self) -> AnomalySettings:
         if not self.skip_nearest < self.strength_min <= self.strength_max:
             raise ValueError("skip_nearest < strength_min <= strength_max must hold")
-        if self.shift + self.blend + self.transplant > 1 or self.lines + self.blobs + self.regions > 1:
-            raise ValueError("shift + blend + transplant and lines + blobs + regions must not exceed 1")
+        if self.shift + self.blend + self.transplant + self.deform > 1 or self.lines + self.blobs + self.regions > 1:
+            raise ValueError("shift + blend + transplant + deform and lines + blobs + regions must not exceed 1")
         if self.contrast_max and self.contrast_min > self.contrast_max:
             raise ValueError("contrast_min must not exceed contrast_max")
         if self.opacity_min > self.opacity_max:
@@ -473,6 +486,13 @@ class RefineSettings(Section):
     crop: int = Field(0, ge=0, multiple_of=16, description="As in `detect`.")
     rate: float = Field(2e-4, gt=0, description="Adam's learning rate. Paper: 2e-4.")
     rotate: float = Field(0.3, ge=0, le=1, description="Probability that a good image is rotated. Authors: 0.3.")
+    curriculum: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the steps in which defects get fainter: `strength_min` and `opacity_min` fall from the "
+        "largest value to what is given. 0: as given from the start.",
+    )
     empty: float = Field(0.5, ge=0, le=1, description="Probability that a sample has no smudge. Authors: 0.5.")
     transparency_max: float = Field(
         0.8, ge=0, lt=1, description="A smudge's colour is blended in with weight 1 - U(0, this). Authors: 0.8."

@@ -10,7 +10,7 @@ from flawmap.data.shapes import decoy_masks, defect_masks
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.model.anomalies import rank_tables, replace_codes
 from flawmap.model.discrete import DiscreteModel
-from flawmap.model.painting import Painted, Ways, grain, paint
+from flawmap.model.painting import FARTHEST, Painted, Ways, _deformed, grain, paint
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def painted(discrete: DiscreteModel, images: torch.Tensor, masks: torch.Tensor, 
 
 @pytest.mark.parametrize(
     "ways",
-    [Ways(0, 0, 0), Ways(1, 0, 0), Ways(0, 1, 0), Ways(0, 0, 0, transplant=1)],
-    ids=["resample", "shift", "blend", "transplant"],
+    [Ways(0, 0, 0), Ways(1, 0, 0), Ways(0, 1, 0), Ways(0, 0, 0, transplant=1), Ways(0, 0, 0, deform=1)],
+    ids=["resample", "shift", "blend", "transplant", "deform"],
 )
 def test_only_the_masked_part_changes_and_the_target_is_what_can_be_seen(
     ways: Ways, discrete: DiscreteModel, parts: torch.Tensor
@@ -94,6 +94,38 @@ def test_a_transplant_is_made_of_another_good_images_codes_and_keeps_the_tone_in
     assert 12 < kept < 40, "24 of 48 keep their tone, and some of the others are their own donor"
     assert len(tones) > 8, "the rest take another image's"
     assert all(abs(tone / 0.1 - round(tone / 0.1)) < 0.35 for tone in tones)
+
+
+def test_a_deformation_moves_codes_a_few_cells_and_both_grids_alike() -> None:
+    coarse, fine = (torch.arange(side * side).reshape(1, side, side).repeat(2, 1, 1) for side in (32, 64))
+    bends = torch.ones(2, 2, 3, 3)
+    bends[1] *= -1  # the second towards the other side
+    for amount, far in ((0.1, 0.325 * FARTHEST), (0.6, 0.7 * FARTHEST), (1.0, FARTHEST)):
+        moved = [
+            _deformed(indices, cell, bends, torch.full((2,), amount)) for indices, cell in ((coarse, 8), (fine, 4))
+        ]
+        for indices, found, steps in zip((coarse, fine), moved, (round(far), round(2 * far)), strict=True):
+            side = indices.shape[-1]
+            middle = slice(8, side - 8)
+            wanted = indices[:, middle, middle] + steps * (side + 1) * torch.tensor([1, -1])[:, None, None]
+            assert torch.equal(found[:, middle, middle], wanted)
+            assert found.min() >= 0 and found.max() < side * side, "and what lies beyond the border is its nearest"
+
+
+def test_what_a_deformation_paints_is_of_the_images_own_codes_and_even_surfaces_have_none(
+    discrete: DiscreteModel, parts: torch.Tensor
+) -> None:
+    ways = Ways(0, 0, 0, (1.0, 1.0), deform=1)
+    masks = torch.ones(6, 64, 64)
+    even = torch.full((6, 3, 64, 64), 0.4)
+    assert not painted(discrete, even, masks, ways).mask[:, 16:48, 16:48].any(), "bent, it is as it was"
+    bent, straight = painted(discrete, parts, masks, ways), discrete.encode(parts)
+    drawn = discrete.decode(straight.coarse_codes, straight.fine_codes)
+    tones = (bent.image - parts).mean((1, 2, 3)).abs()
+    assert (tones < 0.05).all(), "nothing is darker or lighter as a whole"
+    assert float((bent.image - parts).abs().mean()) > 0.1 * float(
+        (drawn - drawn.mean((2, 3), keepdim=True)).abs().mean()
+    )
 
 
 def test_empty_masks_leave_the_photo_alone(discrete: DiscreteModel, parts: torch.Tensor) -> None:

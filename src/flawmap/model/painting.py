@@ -5,9 +5,10 @@ what a defect looks like, and whose defects are whole cells of 4 or 8 pixels. He
 and the untouched codes, and their difference is added to the photo under a mask of any shape. The photo is then
 encoded like any other. Still no texture from outside: all that is painted comes out of codes.
 
-Four ways to alter, per image: the paper's (each cell's code resampled on its own), `shift` (one vector, the
+Five ways to alter, per image: the paper's (each cell's code resampled on its own), `shift` (one vector, the
 difference of two of the object's own codes, added to all features), `blend` (features drawn towards one of the
-object's own codes), `transplant` (codes of another good image, mirrored and from another place). `shift` and `blend`
+object's own codes), `transplant` (codes of another good image, mirrored and from another place), `deform` (codes of the
+image itself from a few cells away, farther here and nearer there, as if the surface were bent). `shift` and `blend`
 keep a defect coherent: darker, smoother, discoloured as a whole. `transplant` keeps its texture real and only its place
 wrong, as pasted patches of good images do (Schlüter et al., NSA, ECCV 2022); in half of them the tone is kept too.
 
@@ -30,6 +31,8 @@ GRAIN_SIDE = 15  # pixels along the side of the square of a local mean
 LARGE = 0.01  # share of the image from which on a defect is plain with less contrast
 STRONGEST = 0.4  # largest mean change, of 1
 FADED = 0.05  # opacity up to which a soft edge does not count as a part of the defect
+BENDS = 3  # points along a side between which a deformation is interpolated
+FARTHEST = 2.0  # coarse cells that a bend of one deviation moves codes by, at most
 FAINTEST = 1e-3  # mean change, of 1, below which a change is not brought up to the wanted contrast in full
 
 
@@ -44,7 +47,7 @@ class Painted(NamedTuple):
 
 
 class Ways(NamedTuple):
-    """Shares of the defects made by `shift`, `blend`, `transplant` (the rest by the paper's rule), and of decoys.
+    """Shares of defects made by `shift`, `blend`, `transplant`, `deform` (the rest by the paper's rule), and of decoys.
 
     `opacity`: range of the factor on what the altered codes change; `visible`: mean change of a pixel, of 1, under
     which it does not count as part of a defect.
@@ -64,6 +67,7 @@ class Ways(NamedTuple):
     contrast: tuple[float, float] | None = None
     own_pixels: bool = False
     grids: str = "both"
+    deform: float = 0.0
 
 
 @torch.no_grad()
@@ -182,11 +186,13 @@ def _altered(
 ) -> Tensor:
     """What the altered codes of some images draw: (b, 3, H, W). `draws` (b, 9) in [0, 1), on the CPU."""
     device = image.device
-    resampled = draws[:, 2] >= ways.shift + ways.blend + ways.transplant
-    blended = ~resampled & (draws[:, 2] >= ways.shift)
-    transplanted = ~resampled & (draws[:, 2] >= ways.shift + ways.blend)
-    coherent = ~resampled & ~transplanted
-    grids = draws[:, 3].masked_fill(transplanted, 0.0)  # on both grids
+    moved_at = ways.shift + ways.blend
+    deformed_at = moved_at + ways.transplant
+    resampled = draws[:, 2] >= deformed_at + ways.deform
+    coherent, blended = draws[:, 2] < moved_at, draws[:, 2] >= ways.shift
+    transplanted = ~resampled & ~coherent & (draws[:, 2] < deformed_at)
+    deformed = ~resampled & ~coherent & ~transplanted
+    grids = draws[:, 3].masked_fill(transplanted | deformed, 0.0)  # on both grids
     coarse_on, fine_on = (grids < 0.75).to(device), ((grids < 0.5) | (grids >= 0.75)).to(device)
     if ways.grids != "both":
         coarse_on, fine_on = (torch.full_like(coarse_on, ways.grids == grid) for grid in ("coarse", "fine"))
@@ -194,6 +200,7 @@ def _altered(
     codes = []
     donor = torch.randperm(len(image), generator=generator)  # whose codes are used: images of the same object
     coarse_table, fine_table = tables if tables else (None, None)
+    bends = torch.randn(len(image), 2, BENDS, BENDS, generator=generator) if deformed.any() else None
     for book, features, indices, cell, on, column, table in (
         (discrete.coarse_codebook, coarse_features, coarse_indices, COARSE, coarse_on, 4, coarse_table),
         (discrete.fine_codebook, fine_features, fine_indices, FINE, fine_on, 5, fine_table),
@@ -204,6 +211,9 @@ def _altered(
         changed = replace_codes(book, features, indices, alone, strengths, generator, skip_nearest, table)
         elsewhere = cells & transplanted.to(device)[:, None, None]
         changed = torch.where(elsewhere, _elsewhere(indices, cell, donor, draws), changed)
+        if bends is not None:
+            bent = cells & deformed.to(device)[:, None, None]
+            changed = torch.where(bent, _deformed(indices, cell, bends, draws[:, 4]), changed)
         moved = _moved(book, features, indices, donor, blended, draws)
         together = cells & coherent.to(device)[:, None, None]
         image_of, row, across = together.nonzero(as_tuple=True)
@@ -242,3 +252,18 @@ def _elsewhere(indices: Tensor, cell: int, donor: Tensor, draws: Tensor) -> Tens
         steps = [fineness * round(side / fineness * (0.25 + part / 2)) for side, part in sides]
         found.append(codes.flip(axes).roll(steps, (0, 1)))
     return torch.stack(found)
+
+
+def _deformed(indices: Tensor, cell: int, bends: Tensor, amount: Tensor) -> Tensor:
+    """Codes (b, h, w), each of the place that a smooth field says: `bends` (b, 2, BENDS, BENDS), rows and columns.
+
+    `amount` (b,) in [0, 1): how far, up to FARTHEST coarse cells where a bend is 1; at least a quarter of it. Both
+    grids, of cells of `cell` pixels, move alike.
+    """
+    height, width = indices.shape[-2:]
+    far = (COARSE // cell) * FARTHEST * (0.25 + 0.75 * amount)
+    field = nn.functional.interpolate(bends, size=(height, width), mode="bicubic", align_corners=True)
+    field = (field * far[:, None, None, None]).round().long().to(indices.device)
+    rows = (torch.arange(height, device=indices.device)[:, None] + field[:, 0]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=indices.device) + field[:, 1]).clamp(0, width - 1)
+    return indices.flatten(1).gather(1, (rows * width + columns).flatten(1)).reshape(indices.shape)
