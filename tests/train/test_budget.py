@@ -121,6 +121,12 @@ def test_what_cannot_be_planned_is_refused(
 ) -> None:
     with pytest.raises(TrainingError, match=r"0\.2 minutes are too few: .* give --minutes 1 or more"):
         train(parts, recipe(), tmp_path / "short", general=general, minutes=0.2, quiet=True)
+    assert not (tmp_path / "short.run").exists(), "the command with more minutes is not refused for it"
+    (tmp_path / "begun.run").mkdir()
+    (tmp_path / "begun.run" / "mine.txt").touch()
+    with pytest.raises(TrainingError, match="are too few"):
+        train(parts, recipe(), tmp_path / "begun", general=general, minutes=0.2, resume=True, quiet=True)
+    assert (tmp_path / "begun.run" / "mine.txt").exists(), "what was there before stays"
     with pytest.raises(ConfigError, match="refines too"):
         train(
             parts,

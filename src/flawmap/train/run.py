@@ -7,9 +7,11 @@ import datetime
 import json
 import os
 import resource
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
 from flawmap.data.layouts import Listing, Sample
 from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import Scope, read_scope
-from flawmap.errors import ConfigError, DataError, TrainingError
+from flawmap.errors import ConfigError, DataError, FlawmapError, TrainingError
 from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
@@ -193,26 +195,28 @@ def train(
     kept = [path for path in good if path not in aside]
     train_paths, held_out_paths = hold_out(kept, recipe.threshold, recipe.run.seed)
     recipe = for_few(recipe, len(train_paths))
+    fresh = not folder.exists()
     resumed = _take_up(folder, recipe, learnt, _names(aside, good))
-    plan = planned(folder, minutes, resumed)
-    images = good_images(train_paths, recipe, scope, folder, quiet)
-    held_out = GoodParts(held_out_paths, recipe, scope)
+    with _removed_unless_begun(folder, fresh):
+        plan = planned(folder, minutes, resumed)
+        images = good_images(train_paths, recipe, scope, folder, quiet)
+        held_out = GoodParts(held_out_paths, recipe, scope)
 
-    with initial_weights(recipe.run.seed):
-        model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
-    start_weights(model, recipe.model, general)
-    model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.train()
-    if recipe.model.decoder == "frozen":
-        model.object_decoder.requires_grad_(False)
-    varied = are_few(recipe, len(images))
-    source = Varied(images, recipe.few) if varied else images
-    variation = recipe.few if varied else MILD
-    if plan is None and minutes is not None:
-        plan = plan_steps(
-            minutes, time.monotonic() - started, model, source, held_out, recipe, machine, folder,
-            photos=len(good), real=real, variation=variation,
-        )  # fmt: skip
+        with initial_weights(recipe.run.seed):
+            model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
+        start_weights(model, recipe.model, general)
+        model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.train()
+        if recipe.model.decoder == "frozen":
+            model.object_decoder.requires_grad_(False)
+        varied = are_few(recipe, len(images))
+        source = Varied(images, recipe.few) if varied else images
+        variation = recipe.few if varied else MILD
+        if plan is None and minutes is not None:
+            plan = plan_steps(
+                minutes, time.monotonic() - started, model, source, held_out, recipe, machine, folder,
+                photos=len(good), real=real, variation=variation,
+            )  # fmt: skip
     if plan is not None:
         recipe = with_steps(recipe, plan.steps, varied)
         if not quiet:
@@ -400,6 +404,17 @@ def _refuse_unfinished(folder: Path, resume: bool) -> None:
     """Raises TrainingError when the folder holds an unfinished training that is not to be gone on with."""
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise TrainingError(f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew")
+
+
+@contextmanager
+def _removed_unless_begun(folder: Path, fresh: bool) -> Iterator[None]:
+    """Of a training that is refused before its first step nothing is left, so that the next try need not resume it."""
+    try:
+        yield
+    except FlawmapError:
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _take_up(folder: Path, recipe: Recipe, learnt: Sequence[tuple[str, str]], aside: Sequence[str]) -> bool:
