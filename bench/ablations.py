@@ -5,7 +5,7 @@
 
 Each ablation is a `flawmap benchmark`, resumable: give the same command again to go on. The table goes to
 results/NAME.md, and every figure to results/NAME.json. Defects made otherwise than `fast` makes them, which are no
-ablations, are tried in the same way when --only asks for them.
+ablations, are tried in the same way when --only asks for them, and so are the ablations under FURTHER.
 """
 
 from __future__ import annotations
@@ -36,13 +36,18 @@ ABLATIONS = {
     "coarse only": ("defects of the fine grid", ["anomalies.grids=coarse"]),
     "fine only": ("defects of the coarse grid", ["anomalies.grids=fine"]),
 }  # fmt: skip
+# Ablations that take other code or longer, when asked for.
+FURTHER = {
+    "defects in pixels": ("codes: defects are smudges of one colour on the image", ["anomalies.place=smudges"]),
+    "with refinement": ("nothing, and a refinement module added", ["refine.steps=200", "refine.batch=4"]),
+}
 # Candidates beyond the paper, when asked for: what is added.
 ADDED = {
     "deform": ("a fifth of the defects are deformations of the codes", ["anomalies.deform=0.2"]),
     "curriculum": ("strong defects first, all after half of the steps", ["anomalies.curriculum=0.5"]),
     "both": ("both", ["anomalies.deform=0.2", "anomalies.curriculum=0.5"]),
 }
-KNOWN = {**ABLATIONS, **ADDED}
+KNOWN = {**ABLATIONS, **FURTHER, **ADDED}
 SHOWN = ("image_auroc", "image_ap", "pixel_ap")
 
 

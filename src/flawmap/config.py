@@ -273,10 +273,11 @@ class AnomalySettings(Section):
     rotate_border: Literal["black", "mirror"] = Field(
         "black", description="What a rotated image shows beyond its border. Authors: black."
     )
-    place: Literal["codes", "image"] = Field(
+    place: Literal["codes", "image", "smudges"] = Field(
         "codes",
         description="Where training defects are made: in the `codes` that the networks read (the paper), or painted "
-        "onto the `image` from what altered codes draw, and encoded anew.",
+        "onto the `image` from what altered codes draw, and encoded anew; or, an ablation, `smudges` of one colour on "
+        "the image, in which codes have no part.",
     )
     shift: float = Field(
         0.35, ge=0, le=1, description="Painted: share of the defects made by shifting all codes of a region alike."
@@ -486,13 +487,6 @@ class RefineSettings(Section):
     crop: int = Field(0, ge=0, multiple_of=16, description="As in `detect`.")
     rate: float = Field(2e-4, gt=0, description="Adam's learning rate. Paper: 2e-4.")
     rotate: float = Field(0.3, ge=0, le=1, description="Probability that a good image is rotated. Authors: 0.3.")
-    curriculum: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Share of the steps in which defects get fainter: `strength_min` and `opacity_min` fall from the "
-        "largest value to what is given. 0: as given from the start.",
-    )
     empty: float = Field(0.5, ge=0, le=1, description="Probability that a sample has no smudge. Authors: 0.5.")
     transparency_max: float = Field(
         0.8, ge=0, lt=1, description="A smudge's colour is blended in with weight 1 - U(0, this). Authors: 0.8."

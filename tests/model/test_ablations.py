@@ -16,6 +16,7 @@ from flawmap.model.anomalies import alter
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.model.painting import Ways, paint
+from flawmap.train.detect import with_defects
 from flawmap.train.run import start_weights, train
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
@@ -155,3 +156,18 @@ def test_a_frozen_decoder_fits_a_prior_of_the_general_one() -> None:
     other = load_recipe("fast", ["model.decoder=paper"])
     with pytest.raises(ConfigError, match=r"model\.decoder"):
         start_weights(build(other.model, with_refinement=False), other.model, None)
+
+
+def test_image_level_defects_are_smudges_in_which_codes_have_no_part() -> None:
+    model, photos = model_of(), images(6)
+    settings = load_recipe(TINY, ["anomalies.place=smudges", "anomalies.opacity_min=1"]).anomalies
+    generator = torch.Generator().manual_seed(0)
+    found = with_defects(model, photos, settings.model_copy(update={"empty": 0.0}), generator, torch.device("cpu"))
+    seen, clean = model.encode(found.image), model.encode(photos)
+    assert torch.equal(found.fine_codes, seen.fine_codes) and torch.equal(found.clean_fine, clean.fine_codes)
+    assert torch.equal(found.coarse_codes, seen.coarse_codes) and torch.equal(found.clean_coarse, clean.coarse_codes)
+    assert found.mask.any() and not found.unsure.any()
+    outside = ~found.mask.unsqueeze(1).expand_as(photos)
+    assert torch.equal(found.image[outside], photos[outside])
+    for image, mask in zip(found.image, found.mask, strict=True):
+        assert not mask.any() or len(image[:, mask].unique(dim=1).T) == 1, "one colour, as opaque as it may be"

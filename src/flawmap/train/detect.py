@@ -22,6 +22,7 @@ from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.painting import Ways, paint
 from flawmap.train.loop import Machine, Stage, adam, learning_rate, seeded, set_rate
 from flawmap.train.losses import extremes_loss, focal_loss, highest_loss
+from flawmap.train.refine import smudge
 from flawmap.train.replay import Replay
 
 DRAWING_GROUPS = slice(0, 3)  # of the optimizer: restriction of both grids, object decoder; detection is the last
@@ -275,6 +276,8 @@ def with_defects(
             grids=settings.grids, quantize=model.quantizes,
         )  # fmt: skip
         return Sample(batch, *altered, torch.zeros_like(altered.mask))
+    if settings.place == "smudges":
+        return _smudged(model, batch, settings, generator, device)
     opacity = defect_masks(
         count, height, width, generator,
         octaves=octaves, threshold=threshold, empty=empty,
@@ -302,4 +305,22 @@ def with_defects(
     unsure = painted.unsure if settings.faint == "ignored" else torch.zeros_like(painted.mask)
     return Sample(
         painted.image, seen.coarse_codes, seen.fine_codes, clean.coarse_codes, clean.fine_codes, painted.mask, unsure
+    )
+
+
+@torch.no_grad()
+def _smudged(
+    model: DSR, batch: Tensor, settings: AnomalySettings, generator: torch.Generator, device: torch.device
+) -> Sample:
+    """Image-level defects (an ablation): one colour an image laid over a Perlin mask, as stage 3 makes them."""
+    count, _, height, width = batch.shape
+    masks = perlin_masks(
+        count, height, width, generator,
+        octaves=settings.perlin_octaves, threshold=settings.perlin_threshold, empty=settings.empty,
+    )  # fmt: skip
+    image = smudge(batch, masks, generator, max(1 - settings.opacity_min, 0.0)).to(device)
+    clean, seen = model.encode(batch.to(device)), model.encode(image)
+    masks = masks.to(device)
+    return Sample(
+        image, seen.coarse_codes, seen.fine_codes, clean.coarse_codes, clean.fine_codes, masks, torch.zeros_like(masks)
     )
