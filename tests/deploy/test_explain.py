@@ -66,7 +66,7 @@ def test_an_explanation_says_what_the_inspection_found(part: Path) -> None:
     assert found.verdict == ("defective" if inspection.defective else "good")
     assert found.regions == inspection.regions
     above = sum(score < inspection.score for score in GOOD)
-    assert found.facts["among good parts"].startswith(f"higher than {above} of 9 held out; p-value ")
+    assert found.facts["among good parts"].startswith(f"higher than {above} of 9; p-value ")
     model = inspector.bundle.model
     with torch.inference_mode():
         result = model(torch.from_numpy(inspection.input_image.transpose(2, 0, 1).copy())[None])

@@ -87,7 +87,7 @@ def _category(job: Job, result: dict[str, Any]) -> Category:
         extremes.append(Extreme(title, part["image"], part["kind"], part["score"], part["verdict"], pictures))
     metrics = result["metrics"]
     facts = (
-        f"{result['trained_on']} good parts learned from, {result['held_out']} held out for the threshold, "
+        f"{result['trained_on']} good parts learned from, {result['held_out']} held out, "
         f"{metrics['good']} good and {metrics['defective']} defective tested"
     )
     report = Path(job.folder.parent.name, job.folder.name, EVALUATION, "report.html")

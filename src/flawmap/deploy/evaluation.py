@@ -131,7 +131,7 @@ def table(evaluation: Evaluation) -> list[str]:
 
 
 def threshold_at(bundle: Bundle, overkill: float) -> Threshold:
-    """The threshold for another overkill, from the good images held out of the training.
+    """The threshold for another overkill, from the scores of good images that training kept.
 
     Raises BundleError when the bundle does not know their scores.
     """

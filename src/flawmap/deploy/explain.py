@@ -1,7 +1,7 @@
 """What the network saw in one image, step by step: as one picture, or as an evidence sheet of one page.
 
 The photo, both drawings, which codes the subspace restriction changed on both grids, detection's map, each further kind
-of evidence, the map that is shown, and the score among those of good parts held out. Computed by PyTorch. Of an image
+of evidence, the map that is shown, and the score among those of good parts. Computed by PyTorch. Of an image
 that is inspected in tiles, the window of a tile's size around the highest point of its map is explained.
 
 Axes: h, w the network's rows and columns; H, W the image file's.
@@ -214,7 +214,7 @@ def _facts(
         facts["threshold"] = short(found.threshold)
     if good:
         above = sum(score < found.score for score in good)
-        facts["among good parts"] = f"higher than {above} of {len(good)} held out; p-value {found.p_value:.3g}"
+        facts["among good parts"] = f"higher than {above} of {len(good)}; p-value {found.p_value:.3g}"
     facts["codes changed"] = f"{counts[0]} of {counts[1]} coarse, {counts[2]} of {counts[3]} fine"
     facts["regions"] = str(len(found.regions))
     if place is not None:

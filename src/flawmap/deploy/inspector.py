@@ -47,8 +47,8 @@ class Inspection:
     input_image, object_image, general_image: (h, w, 3) float32 BGR in [0, 1]: what the network saw, and its drawings;
         of tiles, reduced to at most 1024 pixels a side
     inside: (h, w) bool, what of network_map counts; elsewhere both maps are 0. None when all does
-    p_value: in (0, 1], the chance that a good part scores as high (measure/conformal.py), from the good parts held out
-        of the training; None when the bundle knows none
+    p_value: in (0, 1], the chance that a good part scores as high (measure/conformal.py), from the scores of good parts
+        that the bundle keeps; None when it knows none
     """
 
     map: Image

@@ -77,7 +77,7 @@ def score_plot(good_scores: Sequence[float], score: float, threshold: float | No
     draw.polygon([(x, base + 1), (x - 8, base + 15), (x + 8, base + 15)], fill=colour)
     _centred(draw, x, base + 18, f"this part {short(score)}", colour, font, width)
     if good_scores:
-        draw.text((10, base - 56), f"{len(good_scores)} good parts held out", fill=GOOD, font=font)
+        draw.text((10, base - 56), f"{len(good_scores)} good parts", fill=GOOD, font=font)
     return np.asarray(plot)[:, :, ::-1].copy()
 
 

@@ -1,7 +1,7 @@
-"""Where to draw the line: scores of good photos held out of the training and of recorded parts, escape and overkill.
+"""Where to draw the line: scores of good photos from the training and of recorded parts, escape and overkill.
 
 `overkill` is the share of good parts rejected, `escape` that of defective parts passed. Both come from parts that
-somebody decided, most of them doubtful or rejected, and overkill also from the photos held out; a defect that nobody
+somebody decided, most of them doubtful or rejected, and overkill also from these photos; a defect that nobody
 looked at is in neither.
 """
 
@@ -30,7 +30,7 @@ Since = Annotated[str | None, Query(alias="from")]
 
 
 class Scores:
-    """Scores to draw a line through: of photos held out, of all parts, and of parts decided good and defective."""
+    """Scores to draw a line through: of the training's good photos, all parts, parts decided good and defective."""
 
     def __init__(self, station: Station, version: Version, query: Parts) -> None:
         self._results, self._query = station.results, query
