@@ -540,6 +540,7 @@ def limits_command(
     overwrite: Overwrite = False,
     device: Device = "auto",
     runtime: Runtime_ = "torch",
+    precision: Precision = "float32",
 ) -> None:
     """Say how small a defect is found: probability of detection against size and contrast, with a90/95."""
     from flawmap.data.layouts import find_images
@@ -554,7 +555,7 @@ def limits_command(
         else list(CONTRASTS)
     )
     paths = check_photos(find_images(images), photos, seed)
-    inspector = load(bundle, device, runtime=runtime, say=_remark)
+    inspector = load(bundle, device, runtime=runtime, precision=precision, say=_remark)
     refuse_folder(out, overwrite)
     drawn = run_trials(inspector, paths, sizes=chosen_sizes, contrasts=shares, shape=shape, seed=seed, say=_say)
     trials = _watched(drawn, len(paths) * len(chosen_sizes) * len(shares), "defects drawn and inspected")
@@ -585,6 +586,7 @@ def repeat_command(
     overwrite: Overwrite = False,
     device: Device = "auto",
     runtime: Runtime_ = "torch",
+    precision: Precision = "float32",
 ) -> None:
     """Say whether the same part gets the same verdict again, over several shots of each part."""
     from flawmap.data.layouts import find_images
@@ -605,7 +607,7 @@ def repeat_command(
     if not 0 <= shift < 1000:
         raise ConfigError(f"--shift {shift:g}: expected pixels, from 0 on")
     jitter = Jitter(shift, _amount(exposure, "--exposure"), _amount(noise, "--noise"))
-    inspector = load(bundle, device, runtime=runtime, say=_remark)
+    inspector = load(bundle, device, runtime=runtime, precision=precision, say=_remark)
     refuse_folder(out, overwrite)
     if out.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"--out {out} lies inside {folder}, whose folders are parts; choose another")
@@ -1066,8 +1068,12 @@ def parse_share(text: str, option: str = "--overkill", what: str = "of good part
 
 def _amount(text: str, option: str) -> float:
     """`2%` or `0.02` as 0.02, and 0 too. Raises ConfigError."""
-    bare = text.strip().removesuffix("%")
-    return 0.0 if bare.replace(".", "").strip("0") == "" and bare else parse_share(text, option, "of the range")
+    try:
+        if float(text.strip().removesuffix("%")) == 0:
+            return 0.0
+    except ValueError:
+        pass  # parse_share says what to give
+    return parse_share(text, option, "of the range")
 
 
 def _number(text: str, option: str) -> float:

@@ -68,6 +68,8 @@ def test_everything_found_is_bounded_by_what_was_tried() -> None:
         curve = fit([2.0, 4.0, 8.0] * each, [True] * (3 * each))
         assert curve.a90 == pytest.approx(2.0)
         assert curve.a90_95 == (None if bound is None else pytest.approx(bound))
+    uneven = fit([4.0, 12.0, 24.0] * 4, [True] * 12)  # the penalty alone gives such sizes a slope
+    assert (uneven.a90, uneven.a90_95) == (pytest.approx(4.0), None)
     sizes = [2.0, 4.0, 8.0] * 40
     for missed in ([119], [118, 116]):  # a few misses, wherever they are, do not undo it
         curve = fit(sizes, [number not in missed for number in range(120)])

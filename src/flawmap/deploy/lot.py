@@ -24,8 +24,8 @@ def check_lot(good_scores: Sequence[float], parts: int, rate: float, say: Callab
             f"fewer than {fewest} of {parts} parts are never rejected" if fewest <= parts else "none is ever rejected"
         )
         say(
-            f"{len(good_scores)} good images held out are few for this lot, of which {rejected}; hold out more, or "
-            "accept a larger share"
+            f"{len(good_scores)} good images are few for this lot, of which {rejected}; train with more, or accept a "
+            "larger share"
         )
 
 
@@ -41,7 +41,7 @@ def judge_lot(p_values: Mapping[str, float], rate: float, out: Path | None) -> s
                 writer = csv.writer(file)
                 writer.writerow(["image", "p_value", "rejected"])
                 for (image, value), verdict in zip(p_values.items(), rejected, strict=True):
-                    writer.writerow([image, f"{value:.6g}", str(verdict).lower()])
+                    writer.writerow([image, repr(value), str(verdict).lower()])
         except OSError as problem:
             raise DataError(f"cannot write {out / FILE}: {problem.strerror}") from problem
     count = f"{sum(rejected)} of {len(rejected)} parts"

@@ -54,8 +54,8 @@ def fit(sizes: Sequence[float], found: Sequence[bool], bound: bool = True) -> Cu
     centre = float(x.mean())  # centred, the two coefficients hardly depend on each other
     intercept, slope, best = _maximise(x - centre, y)
     largest, curve = float(x.max()), (intercept - slope * centre, slope)
-    if slope < FLAT:  # found alike at all sizes: there is no telling where POD falls below
-        enough = intercept >= LOGIT
+    if slope < FLAT or y.all():  # found alike at all sizes: there is no telling where POD falls below
+        enough = intercept >= LOGIT or bool(y.all())
         upper = _bound_where_flat(x, y)
         return Curve(*curve, math.exp(smallest) if enough else None, math.exp(upper) if upper <= largest else None)
     a90 = centre + (LOGIT - intercept) / slope

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import json
+import math
 import os
 import resource
 import shutil
@@ -180,6 +181,8 @@ def train(
     """
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
+    if minutes is not None and not math.isfinite(minutes):
+        raise TrainingError(f"{minutes:g} minutes cannot be planned; give a number, as --minutes 15")
     good = sorted(sample.image for sample in listing.train_good)
     hold_out(good, recipe.threshold, recipe.run.seed)  # too few photos are refused before any is read
     recipe = recipe.model_copy(update={"image": shaped(recipe.image, good)})
