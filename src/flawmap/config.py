@@ -246,13 +246,6 @@ class AnomalySettings(Section):
         le=1,
         description="Probability that both grids are altered; else coarse or fine alone, equally often. Authors: 0.5.",
     )
-    curriculum: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Share of the steps in which defects get fainter: `strength_min` and `opacity_min` fall from the "
-        "largest value to what is given. 0: as given from the start.",
-    )
     empty: float = Field(0.5, ge=0, le=1, description="Probability that a sample has no defect. Authors: 0.5.")
     perlin_octaves: int = Field(
         5,

@@ -9,20 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from flawmap.bundle import load_bundle, load_general, round_weights, save_general
-from flawmap.config import AnomalySettings, ThresholdSettings, load_recipe
+from flawmap.config import ThresholdSettings, load_recipe
 from flawmap.data.images import write_image
 from flawmap.data.layouts import read_layout
 from flawmap.data.surfaces import SURFACES, write_sample_parts
 from flawmap.errors import TrainingError
 from flawmap.model.discrete import DiscreteModel
-from flawmap.model.dsr import DSR
 from flawmap.train.loop import load_state
 from flawmap.train.refine import smudge
 from flawmap.train.run import for_few, hold_out, train
@@ -265,27 +263,3 @@ def test_smudges_stay_under_their_mask() -> None:
     assert ((smudged - images).abs().amax(1)[masks] > 0).all()
     spread = smudged[:, :, 4:9, 3:12].std(dim=(2, 3)) / images[:, :, 4:9, 3:12].std(dim=(2, 3))
     assert (spread < 0.81).all(), "at least a fifth of what is seen is the colour"
-
-
-def test_a_curriculum_begins_with_strong_defects_and_ends_with_all(
-    parts: Path, general: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from flawmap.train import detect
-
-    given: list[AnomalySettings] = []
-    original = detect.with_defects
-
-    def noted(model: DSR, batch: torch.Tensor, settings: AnomalySettings, *rest: Any) -> detect.Sample:
-        given.append(settings)
-        return original(model, batch, settings, *rest)
-
-    monkeypatch.setattr(detect, "with_defects", noted)
-    recipe = load_recipe(None, [*TINY, "anomalies.curriculum=0.5", "refine.steps=0"])
-    train(read_layout(parts), recipe, tmp_path / "bundle", general=load_general(general), quiet=True)
-    defects = recipe.anomalies
-    strengths, opacities = [one.strength_min for one in given], [one.opacity_min for one in given]
-    assert (strengths[0], opacities[0]) == (defects.strength_max, defects.opacity_max)
-    assert strengths[10] == pytest.approx((defects.strength_min + defects.strength_max) / 2), "half of 20 steps"
-    assert opacities[10] == pytest.approx((defects.opacity_min + defects.opacity_max) / 2)
-    assert strengths == sorted(strengths, reverse=True)
-    assert given[20:] == [defects] * 20

@@ -95,8 +95,7 @@ def train_detection(
             module.train(not settled)
         batch = drawn(images, settings.batch, recipe, generator).to(memory_format=torch.channels_last)
         with machine.autocast():
-            shown = defects_at(defects, step, settings.steps)
-            sample = with_defects(model, batch, shown, generator, machine.device, tables)
+            sample = with_defects(model, batch, defects, generator, machine.device, tables)
             batch = batch.to(machine.device)
             with torch.set_grad_enabled(not settled):
                 restricted = model.restrict(sample.coarse_codes, sample.fine_codes)
@@ -239,20 +238,6 @@ def rate_at(step: int, settings: DetectSettings, last: int) -> float:
     if settings.schedule == "cosine":
         return learning_rate(min(step, last), last, settings.warmup, settings.rate)
     return settings.rate * (settings.drop if step >= settings.drop_at * settings.steps else 1.0)
-
-
-def defects_at(settings: AnomalySettings, step: int, steps: int) -> AnomalySettings:
-    """The training defects of `step`, counted from 0, of `steps`: by `curriculum` the strong ones alone at first."""
-    ends = settings.curriculum * steps
-    if step >= ends:
-        return settings
-    left = 1 - step / ends
-    return settings.model_copy(
-        update={
-            "strength_min": settings.strength_min + left * (settings.strength_max - settings.strength_min),
-            "opacity_min": settings.opacity_min + left * (settings.opacity_max - settings.opacity_min),
-        }
-    )
 
 
 def with_defects(
