@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from command_helpers import refuse, run, succeed
 
 from flawmap import __version__, cli
 from flawmap.bundle import Bundle, build, general_card, load_bundle, save_bundle, save_general
@@ -18,29 +18,6 @@ from flawmap.data.surfaces import SURFACES
 from flawmap.measure.threshold import choose_threshold
 
 TINY = Path(__file__).with_name("tiny.toml")
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def succeed(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def refuse(*arguments: object) -> str:
-    """The one line on stderr with which a command refuses."""
-    result = run(*arguments)
-    assert result.exit_code == 2
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("flawmap: ")
-    return lines[0]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

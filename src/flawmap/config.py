@@ -309,7 +309,11 @@ class AnomalySettings(Section):
         le=1,
         description="Painted: share of the `lines` that run almost straight; on surfaces with streaks, none.",
     )
-    opacity_min: float = Field(0.4, ge=0, description="Painted: smallest factor on what altered codes change.")
+    opacity_min: float = Field(
+        0.4,
+        ge=0,
+        description="Painted: smallest factor on what altered codes change; of smudges, their smallest opacity.",
+    )
     opacity_max: float = Field(1.2, gt=0, description="Painted: largest factor on what altered codes change.")
     visible: float = Field(
         0.02,

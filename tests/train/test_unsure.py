@@ -30,6 +30,11 @@ def test_faint_is_good_or_left_out() -> None:
     assert (good.mask & ~ignored.mask).sum() < (ignored.mask & ~good.mask).sum(), "judged by its own pixels"
 
 
+def test_deformed_codes_are_painted_when_asked_for() -> None:
+    drawn = sample(shift=0.0, blend=0.0), sample(shift=0.0, blend=0.0, deform=1.0)
+    assert not torch.equal(drawn[0].image, drawn[1].image), "else the paper's rule makes them all"
+
+
 def test_losses_leave_out_what_is_unsure() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 2, 32, 32, generator=generator)

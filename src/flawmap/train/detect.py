@@ -252,8 +252,11 @@ def with_defects(
     count, _, height, width = batch.shape
     strength = (settings.strength_min, settings.strength_max)
     octaves, threshold, empty = settings.perlin_octaves, settings.perlin_threshold, settings.empty
-    if settings.place == "codes":
+    if settings.place != "image":
         masks = perlin_masks(count, height, width, generator, octaves=octaves, threshold=threshold, empty=empty)
+    if settings.place == "smudges":
+        return _smudged(model, batch, masks, settings, generator, device)
+    if settings.place == "codes":
         batch = batch.to(device)
         altered = alter(
             model.discrete, batch, masks.to(device), generator,
@@ -261,8 +264,6 @@ def with_defects(
             grids=settings.grids, quantize=model.quantizes,
         )  # fmt: skip
         return Sample(batch, *altered, torch.zeros_like(altered.mask))
-    if settings.place == "smudges":
-        return _smudged(model, batch, settings, generator, device)
     opacity = defect_masks(
         count, height, width, generator,
         octaves=octaves, threshold=threshold, empty=empty,
@@ -295,14 +296,14 @@ def with_defects(
 
 @torch.no_grad()
 def _smudged(
-    model: DSR, batch: Tensor, settings: AnomalySettings, generator: torch.Generator, device: torch.device
+    model: DSR,
+    batch: Tensor,
+    masks: Tensor,
+    settings: AnomalySettings,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Sample:
-    """Image-level defects (an ablation): one colour an image laid over a Perlin mask, as stage 3 makes them."""
-    count, _, height, width = batch.shape
-    masks = perlin_masks(
-        count, height, width, generator,
-        octaves=settings.perlin_octaves, threshold=settings.perlin_threshold, empty=settings.empty,
-    )  # fmt: skip
+    """Image-level defects (an ablation): one colour an image laid under the masks (B, H, W), as stage 3 makes them."""
     image = smudge(batch, masks, generator, max(1 - settings.opacity_min, 0.0)).to(device)
     clean, seen = model.encode(batch.to(device)), model.encode(image)
     masks = masks.to(device)
