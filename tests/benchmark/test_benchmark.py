@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from flawmap import cli
 from flawmap.benchmark import published
 from flawmap.benchmark.plan import Job, parse_seeds
-from flawmap.benchmark.tables import COLUMNS, Cell, markdown, summarise, table_csv, text_of
+from flawmap.benchmark.tables import ALL, ASKED, MEASURED, Cell, asked_known, markdown, summarise, table_csv, text_of
 from flawmap.bundle import save_general
 from flawmap.config import load_recipe
 from flawmap.data.categories import find_categories
@@ -251,7 +251,12 @@ def test_categories_are_found_below_a_folder_or_are_the_folder(two: Path, tmp_pa
 
 
 def result_of(auroc: float | None, minutes: float) -> dict[str, object]:
-    metrics = {name: {"value": auroc} for name in ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")}
+    metrics: dict[str, dict[str, object]] = {name: {"value": auroc} for name in MEASURED}
+    metrics["escape_at"] = {
+        "0.01": {"escape": 0.75, "overkill": 0.0, "threshold": 0.9, "supported": False},
+        "0.02": {"escape": 0.5, "overkill": 0.125, "threshold": 0.8, "supported": False},
+        "0.05": {"escape": None, "overkill": 0.25, "threshold": 0.7, "supported": True},
+    }
     return {
         "metrics": metrics,
         "escape_at_overkill": 0.5,
@@ -303,7 +308,25 @@ def test_what_is_missing_is_a_dash_and_counted(tmp_path: Path) -> None:
 
 def test_a_column_for_every_figure(tmp_path: Path) -> None:
     (row,) = summarise(jobs_of(tmp_path, {("a", 0): result_of(0.5, 1)}))
-    assert None not in [row.cells[name] for name in COLUMNS]
+    assert [name for name in ALL if row.cells[name] is None] == ["escape_at_0.05"]
+
+
+def test_escape_where_good_photos_set_the_threshold_has_a_table_of_its_own(tmp_path: Path) -> None:
+    rows = summarise(jobs_of(tmp_path, {("a", 0): result_of(0.5, 1)}))
+    head, _, line = markdown(rows, ASKED).splitlines()
+    assert head.startswith("| category | escape at 1 % asked | overkill at 1 % asked | escape at 2 % asked |")
+    assert line == "| a | 0.750 | 0.000 | 0.500 | 0.125 | – | 0.250 |"
+
+
+def test_results_of_an_earlier_flawmap_are_read(tmp_path: Path) -> None:
+    result = result_of(0.5, 1)
+    metrics = result["metrics"]
+    assert isinstance(metrics, dict)
+    del metrics["seg_f1"], metrics["escape_at"]
+    rows = summarise(jobs_of(tmp_path, {("a", 0): result}))
+    assert rows[0].cells["seg_f1"] is None
+    assert rows[0].cells["pixel_ap"] == Cell(0.5, None, 1)
+    assert not asked_known(rows)
 
 
 def test_seeds_are_read_each_once() -> None:
