@@ -98,10 +98,11 @@ def test_the_tables_hold_what_the_jobs_found(finished: tuple[Path, Result]) -> N
     assert float(rows["plates"]["image_auroc"]) == pytest.approx((found[0] + found[1]) / 2)
     assert float(rows["tubes"]["image_auroc_spread"]) == pytest.approx(abs(found[2] - found[3]) / 2**0.5)
     assert float(rows["mean"]["image_auroc"]) == pytest.approx(sum(found) / 4)
+    five = [job["metrics"]["escape_at"]["0.05"]["overkill"] for job in document["jobs"]]
+    assert float(rows["mean"]["overkill_at_0.05"]) == pytest.approx(sum(five) / 4)
     table = (out / "table.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:] == [
-        "plates", "tubes", "mean",
-    ]  # fmt: skip
+    first = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+    assert first == ["category", "---", "plates", "tubes", "mean"] * 2  # the second is of thresholds by good photos
     assert "over 2 seeds" in table
     assert [line.split()[0] for line in result.stdout.splitlines()[-4:-1]] == ["plates", "tubes", "mean"]
 
@@ -112,6 +113,7 @@ def test_the_page_is_whole_and_shows_the_extremes(finished: tuple[Path, Result])
     assert page.count("data:image/jpeg") == 2 * 3 * 2  # categories, parts, pictures
     for words in ("Defect found best", "Defect that scores lowest", "Good part that scores highest"):
         assert page.count(words) == 2
+    assert page.count("<th>category</th>") == 2
     assert "http" not in page.replace("http://www.w3.org", "")
     assert 'href="plates/seed0/evaluation/report.html"' in page
     assert (out / "plates" / "seed0" / "evaluation" / "report.html").exists()

@@ -28,7 +28,7 @@ from flawmap.measure.metrics import Bools, Floats, PixelCounts
 
 NAMES = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "seg_f1", "aupro", "f1_max", "escape", "overkill")
 PIXEL_NAMES = ("pixel_auroc", "pixel_ap", "seg_f1", "aupro")
-OVERKILLS = (0.01, 0.02, 0.05)  # asked of the good photos' scores, at which escape is told
+OVERKILLS = (0.01, 0.02, 0.05)  # asked of the good photos' scores, at which escape is reported
 RESAMPLES = 1000
 AT_ONCE = 100  # resamples of pixel histograms in memory
 LEVEL = 0.95
@@ -96,7 +96,7 @@ class Evaluation:
     without_mask: defective images that have none; empty_mask: whose mask marks no pixel, which count as all good pixels
     learnt_from: images left out, since the bundle learnt from them as real defects
     pixel_threshold: what SegF1 was taken at; escape_at: at other overkills, empty where the bundle knows no scores of
-    good photos; good_parts: whether the good parts are like these photos, None where that cannot be told
+    good photos; good_parts: whether the good parts are like these photos, None where that is not known
     """
 
     values: dict[str, Value]
@@ -219,7 +219,7 @@ def _localization(
     counts = [PixelCounts(map_, mask, edges, inside) for map_, mask, inside in views]
     tables = [np.stack([getattr(count, name) for count in counts]) for name in ("positives", "negatives", "overlap")]
     regions = np.array([count.regions for count in counts], np.float64)
-    # NaN, no threshold: nothing is above it, and what comes of that is not told
+    # without a threshold, NaN, nothing lies above it; the result is replaced below
     confusion = np.stack([metrics.pixel_confusion(map_, mask, threshold, inside) for map_, mask, inside in views])
     defective = np.array([row.defective for row in rows if row.mask is not None], np.bool_)
     found: dict[str, list[Floats]] = {name: [] for name in PIXEL_NAMES}

@@ -6,7 +6,10 @@ Two tests must agree before it is said: the exact binomial test of the parts abo
 share, and Fisher's exact test (1935) of the same parts against the photos above it. The second is what keeps few photos
 from a false alarm: a threshold that is an order statistic of n scores is itself uncertain, and with i photos above it
 the chance that k or more of m exchangeable parts lie above it is Fisher's one-sided chance, for any scores. A rank test
-of all scores (Mann & Whitney 1947) then tells a shift of all parts from a few odd ones.
+of all scores (Mann & Whitney 1947) then separates a shift of all parts from a few odd ones.
+
+All tests take photos and parts as independent. Where they come in runs, several of one part, place or day, a run that
+is unlike the photos is enough for an alarm, though another run may not be.
 """
 
 from __future__ import annotations
