@@ -40,8 +40,8 @@ from flawmap.model.decoder import ObjectDecoder
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
 from flawmap.model.dsr import DSR, detection_channels
-from flawmap.model.familiarity import AROUND, MAP, SOFTNESS, Familiarity
-from flawmap.model.imagenet import CHANNELS, ImageNetFeatures
+from flawmap.model.familiarity import AROUND, HIGH, LOW, MAP, PRETRAINED, SOFTNESS, Familiarity
+from flawmap.model.imagenet import CHANNELS, FINE_CHANNELS, ImageNetFeatures
 from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
@@ -107,10 +107,11 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         score_side=settings.score_side,
         score_pixels=settings.score_pixels,
         familiarity=_familiarity(settings),
-        imagenet=ImageNetFeatures() if "imagenet" in settings.familiarity else None,
+        imagenet=ImageNetFeatures() if {*PRETRAINED} & {*settings.familiarity} else None,
         restricts=settings.restriction == "learned",
         quantizes=settings.quantize,
         against_image=settings.compared_with == "image",
+        reduction=settings.reduction,
     )
 
 
@@ -118,8 +119,15 @@ def _familiarity(settings: ModelSettings) -> Familiarity | None:
     if not settings.familiarity:
         return None
     early = settings.discrete_width
-    channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width, "imagenet": CHANNELS}
-    return Familiarity({name: channels[name] for name in settings.familiarity}, settings.fusion, settings.guided)
+    channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width}
+    channels |= {LOW: CHANNELS, HIGH: FINE_CHANNELS}
+    return Familiarity(
+        {name: channels[name] for name in settings.familiarity},
+        settings.fusion,
+        settings.guided,
+        settings.neighbourhood,
+        settings.components,
+    )
 
 
 def _adds_up(settings: ModelSettings) -> bool:
