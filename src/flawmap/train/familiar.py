@@ -55,7 +55,7 @@ LEAST = 0.01  # that a kind counts as, next to the best
 CELLS = 400_000  # among which those of a group are chosen, at most about
 DIRECTIONS = 64  # in which it is told how unlike such places are
 TILES = 8  # of each photo, where photos are cut into tiles
-PAINTED = 192  # pictures with painted defects that evidence is tried on
+PAINTED = 192  # pictures with painted defects that sources are tried on, half as many by `squared` weights
 ADVANTAGE = 1.05  # of detection in outlining painted defects
 SEEN = 100  # pixels of a painted defect that must be seen
 USEFUL = 0.6  # AUROC on painted defects that a source must come to
@@ -250,12 +250,13 @@ class CrossFit:
         settings = recipe.anomalies.model_copy(update={"empty": 0.0})
         generator = seeded(recipe.run.seed, 40)
         tables = rank_tables(self.model.discrete) if settings.ranks == "table" else None
-        turns = range(0, len(self.places), -(-len(self.places) // PAINTED))
+        count = PAINTED // 2 if recipe.model.source_weights == "squared" else PAINTED
+        turns = range(0, len(self.places), -(-len(self.places) // count))
         good: list[list[float]] = []
         painted: list[list[float]] = []
         outlines: list[tuple[Floats, Mask]] = []  # all evidence (kinds, pixels) of some pictures, and what is defective
-        for start in range(0, PAINTED, recipe.detect.batch):
-            numbers = [turns[index % len(turns)] for index in range(start, min(start + recipe.detect.batch, PAINTED))]
+        for start in range(0, count, recipe.detect.batch):
+            numbers = [turns[index % len(turns)] for index in range(start, min(start + recipe.detect.batch, count))]
             parts = [next(photos.pictures(index, 1)) for photos, index in (self.places[number] for number in numbers)]
             if start < len(turns):
                 good += [self._largest_of(number, *part) for number, part in zip(numbers, parts, strict=True)]
