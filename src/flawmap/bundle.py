@@ -42,6 +42,7 @@ from flawmap.model.discrete import DiscreteModel, GeneralDecoder
 from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.familiarity import AROUND, MAP, SOFTNESS, Familiarity
 from flawmap.model.imagenet import CHANNELS, ImageNetFeatures
+from flawmap.model.onnx_backbone import BackboneFeatures, OnnxBackbone, Program
 from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
@@ -49,6 +50,7 @@ WINDOW = "imagenet_around"  # in bundle.json: `familiarity.AROUND` of ImageNet's
 SOFT = "evidence_softness"  # in bundle.json: `familiarity.SOFTNESS` where kinds of evidence add up
 WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
 IMAGENET = "imagenet.safetensors"  # among the weights that are shipped
+BACKBONE = "backbone"  # in the metadata of a bundle's weights: the program of a backbone of the user's own
 IGNORE, PHOTOS, EVIDENCE = "ignore.png", "photos.safetensors", "evidence.safetensors"
 Precision = Literal["float16", "float32"]
 DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
@@ -72,8 +74,10 @@ class Bundle:
     evidence: GoodEvidence | None = None
 
 
-def build(settings: ModelSettings, with_refinement: bool) -> DSR:
+def build(settings: ModelSettings, with_refinement: bool, backbone: OnnxBackbone | None = None) -> DSR:
     """A DSR of these sizes, untrained; its first weights come from torch's global random state.
+
+    `backbone`: the one that `settings.backbone` names, as backbones/read.py reads it; it brings its weights.
 
     With InstanceNorm, detection and the object decoder start from N(0, 0.02), as the authors' do; the rest as PyTorch
     does. With BatchNorm so small a start hardly learns (docs/speed.md).
@@ -93,6 +97,7 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         start_from_normal(object_decoder)
     if detection_norm == "instance":
         start_from_normal(detection)
+    imagenet = _pretrained(settings, backbone)
     return DSR(
         discrete=DiscreteModel(settings.codes, length, width, hidden),
         coarse_restriction=SubspaceRestriction(length, settings.restriction_widths, norm),
@@ -106,19 +111,29 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         fold=fold,
         score_side=settings.score_side,
         score_pixels=settings.score_pixels,
-        familiarity=_familiarity(settings),
-        imagenet=ImageNetFeatures() if "imagenet" in settings.familiarity else None,
+        familiarity=_familiarity(settings, CHANNELS if imagenet is None else imagenet.channels),
+        imagenet=imagenet,
         restricts=settings.restriction == "learned",
         quantizes=settings.quantize,
         against_image=settings.compared_with == "image",
     )
 
 
-def _familiarity(settings: ModelSettings) -> Familiarity | None:
+def _pretrained(settings: ModelSettings, backbone: OnnxBackbone | None) -> ImageNetFeatures | BackboneFeatures | None:
+    """What gives the features that were learnt elsewhere."""
+    if "imagenet" not in settings.familiarity:
+        return None
+    if not settings.backbone:
+        return ImageNetFeatures()
+    assert backbone is not None, "a model with a backbone of its own is built with it"
+    return BackboneFeatures(backbone)
+
+
+def _familiarity(settings: ModelSettings, imagenet: int) -> Familiarity | None:
     if not settings.familiarity:
         return None
     early = settings.discrete_width
-    channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width, "imagenet": CHANNELS}
+    channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width, "imagenet": imagenet}
     return Familiarity({name: channels[name] for name in settings.familiarity}, settings.fusion, settings.guided)
 
 
@@ -152,7 +167,9 @@ def save_bundle(
     with _writing(path, saving):
         _remove(saving)  # left by a killed save
         saving.mkdir(parents=True)
-        _save_tensors(saving / WEIGHTS, bundle.model, dtype, {})
+        own = bundle.model.imagenet
+        program = {BACKBONE: own.backbone.program.to_json()} if isinstance(own, BackboneFeatures) else {}
+        _save_tensors(saving / WEIGHTS, bundle.model, dtype, program)
         (saving / RECIPE).write_text(dump_recipe(bundle.recipe), encoding="utf-8")
         if metrics is not None:
             shutil.copyfile(metrics, saving / METRICS)
@@ -209,21 +226,35 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleError(
             f"{path / WEIGHTS} is not the file that {NOTE} describes; copy the bundle again, or train it anew"
         )
-    tensors, _ = _load_tensors(path / WEIGHTS)
+    tensors, metadata = _load_tensors(path / WEIGHTS)
     unlike = "imagenet" in recipe.model.familiarity and note.get(WINDOW) != AROUND
     unlike = unlike or (_adds_up(recipe.model) and note.get(SOFT) != SOFTNESS)
     if "familiarity.levels" in tensors or unlike:
         raise BundleError(
             f"{path} was trained by an earlier flawmap, which weighed evidence in another way; train it again"
         )
+    backbone = _backbone(metadata, recipe.model, path)
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
-        model = build(recipe.model, with_refinement=note["refinement"])
+        model = build(recipe.model, with_refinement=note["refinement"], backbone=backbone)
     if model.familiarity is not None:
         model.familiarity.make_room(tensors, "familiarity.")
     fill(model, tensors, str(path / WEIGHTS))
     threshold, ignore = _threshold(note["threshold"], path), _ignore(note, path)
     photos, evidence = _photos(note, path), _evidence(note, path, model)
     return Bundle(model, recipe, threshold, note["provenance"], ignore, photos, evidence)
+
+
+def _backbone(metadata: Mapping[str, str], settings: ModelSettings, path: Path) -> OnnxBackbone | None:
+    """The backbone of a bundle whose features are of one, its weights still to be filled in. Raises BundleError."""
+    if not (settings.backbone and "imagenet" in settings.familiarity):
+        return None
+    try:
+        return OnnxBackbone(Program.from_json(metadata[BACKBONE]))
+    except (ValueError, TypeError, LookupError, AttributeError) as problem:
+        raise BundleError(
+            f"{path / WEIGHTS} has no backbone that is understood ({first_line(problem)}); copy the bundle again, or "
+            "update flawmap"
+        ) from problem
 
 
 def update_threshold(path: Path, threshold: Threshold | None) -> None:

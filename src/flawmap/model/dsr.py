@@ -19,6 +19,7 @@ from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, Encoding
 from flawmap.model.familiarity import PHOTO, Familiarity, levelled
 from flawmap.model.imagenet import ImageNetFeatures
+from flawmap.model.onnx_backbone import BackboneFeatures
 from flawmap.model.restriction import SubspaceRestriction
 
 NEAREST = 1e-6  # to 0 and 1 that a pixel's log-odds are told
@@ -116,7 +117,7 @@ class DSR(nn.Module):
         score_side: int = SCORE_SIDE,
         score_pixels: int = 0,
         familiarity: Familiarity | None = None,
-        imagenet: ImageNetFeatures | None = None,
+        imagenet: ImageNetFeatures | BackboneFeatures | None = None,
         restricts: bool = True,
         quantizes: bool = True,
         against_image: bool = False,

@@ -85,6 +85,8 @@ class Block(nn.Module):
 class ImageNetFeatures(nn.Module):
     """EfficientNet-Lite0 without its classifier; frozen."""
 
+    channels = CHANNELS
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = Convolution(3, STEM, 3, 2)

@@ -1,0 +1,176 @@
+"""Read `model.backbone`: an ONNX file of an image network becomes a module, once it is known to be fit for it.
+
+It has one input, images (N, 3, H, W) of float, and one or more outputs, feature maps (N, C, h, w), with both sides of
+an image the same whole multiple of theirs. What PyTorch makes of the graph is compared with what ONNX Runtime makes of
+it, so that no operator is misread in silence.
+
+Axes: N images, C channels, H, W rows and columns of an image, h, w of feature maps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from flawmap.backbones.pixels import pixels_of
+from flawmap.backbones.probe import compare, describe, of_any_batch
+from flawmap.backbones.translate import translate
+from flawmap.config import ModelSettings
+from flawmap.errors import ConfigError, first_line
+from flawmap.model.onnx_backbone import OnnxBackbone
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def read_backbone(settings: ModelSettings, height: int, width: int) -> OnnxBackbone:
+    """The backbone that `settings` name, checked for images of height x width pixels; frozen, on the CPU.
+
+    Raises ConfigError, one line, for a file that is missing, no ONNX, or not as this module's head says, for one that
+    changed since `settings.backbone_sha256` was noted, and when onnx or onnxruntime is not installed.
+    """
+    name = settings.backbone
+    file = Path(name)
+    if not file.is_file():
+        raise ConfigError(f"model.backbone: there is no file {name}; give an ONNX file of a network's feature maps")
+    onnx, runtime = _package("onnx"), _package("onnxruntime")
+    model, found = _load(onnx, file)
+    if settings.backbone_sha256 not in ("", found):
+        raise ConfigError(
+            f"{name} changed: its SHA-256 is {found[:12]}…, and model.backbone_sha256 is "
+            f'{settings.backbone_sha256[:12]}…; give the file it was, or set model.backbone_sha256="" to train on this'
+        )
+    size, batch = _input(model, name, height, width)
+    pixels = pixels_of(settings, {entry.key: entry.value for entry in model.metadata_props}, name)
+    program, weights = translate(model, name)
+    program = program._replace(**pixels._asdict(), size=size, sha256=found)
+    if batch == 1:
+        program = of_any_batch(program, weights, height, width)
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    outputs = [output.name for output in model.graph.output]
+    backbone = describe(program, weights, outputs, images, name, batch)
+    compare(backbone, images[:1], runtime, file, batch)
+    return backbone
+
+
+def noted(settings: ModelSettings, backbone: OnnxBackbone) -> ModelSettings:
+    """The settings with all that was read of the file: a training by them is the same again, or refused."""
+    program = backbone.program
+    return settings.model_copy(
+        update={
+            "backbone_sha256": program.sha256,
+            "backbone_mean": program.mean,
+            "backbone_deviation": program.deviation,
+            "backbone_order": program.order,
+        }
+    )
+
+
+def summary(name: str, backbone: OnnxBackbone) -> str:
+    """What was read, in one line."""
+    program = backbone.program
+    maps = [f"{count} channels at 1/{side}" for count, side in zip(program.channels, program.strides, strict=True)]
+    mean, deviation = (", ".join(f"{value:.4g}" for value in values) for values in (program.mean, program.deviation))
+    return f"{name}: {', '.join(maps)}; pixels as {program.order.upper()}, mean {mean}, deviation {deviation}"
+
+
+def described(name: str, backbone: OnnxBackbone) -> dict[str, Any]:
+    """What a bundle's provenance says of it."""
+    program = backbone.program
+    return {
+        "file": Path(name).name,
+        "sha256": program.sha256,
+        "channels": list(program.channels),
+        "strides": list(program.strides),
+        "size": None if program.size is None else list(program.size),
+    }
+
+
+def check_unchanged(settings: ModelSettings, bundle: str | Path) -> None:
+    """Raises ConfigError when the file that a bundle's backbone was read from is there, but is not that file any more.
+
+    A bundle needs the file no more, so one that is gone is no fault.
+    """
+    file = Path(settings.backbone)
+    if not (settings.backbone and settings.backbone_sha256 and file.is_file()):
+        return
+    found = sha256_of(file)
+    with contextlib.suppress(ConfigError):  # then it is not the file it was, or nobody can tell
+        found = _load(_package("onnx"), file)[1]
+    if found != settings.backbone_sha256:
+        raise ConfigError(
+            f"{file} changed since {bundle} was trained with it; put back the file it was, or move this one away, as "
+            "the bundle needs none"
+        )
+
+
+def _package(name: str) -> ModuleType:
+    """A package of the extra `export`; as in deploy/artefact.py, which lies above."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, by ONNX Runtime; else it reports to its makers
+    try:
+        return import_module(name)
+    except ImportError as problem:
+        raise ConfigError(f"model.backbone needs {name}, which is not here; pip install 'flawmap[export]'") from problem
+
+
+def _load(onnx: ModuleType, file: Path) -> tuple[onnx.ModelProto, str]:
+    """The whole graph, checked, and the file's SHA-256."""
+    try:
+        beside = _beside(onnx.load(file, load_external_data=False))
+        missing = [name for name in beside if not (file.parent / name).is_file()]
+        if not missing:
+            onnx.checker.check_model(str(file))
+            return onnx.load(file), sha256_of(file, beside)
+    except Exception as problem:  # protobuf and the checker have kinds of their own
+        raise ConfigError(f"{file} is not a sound ONNX file ({first_line(problem)}); export it anew") from problem
+    raise ConfigError(
+        f"{file} has its weights in {missing[0]}, which is not beside it; copy both, or export with external_data=False"
+    )
+
+
+def _beside(model: onnx.ModelProto) -> list[str]:
+    """The files that weights lie in, by their names."""
+    return sorted(
+        {entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    )
+
+
+def sha256_of(file: Path, beside: Sequence[str] = ()) -> str:
+    """SHA-256 of an ONNX file and, behind it, of the files `beside` it that its weights lie in."""
+    digest = hashlib.sha256()
+    for path in (file, *(file.parent / name for name in beside)):
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _input(model: onnx.ModelProto, name: str, height: int, width: int) -> tuple[tuple[int, int] | None, int]:
+    """The only size of images that a graph takes, None for any, and the only number of them, 0 for any."""
+    known = {tensor.name for tensor in model.graph.initializer}
+    given = [entry for entry in model.graph.input if entry.name not in known]
+    if len(given) != 1:
+        named = ", ".join(entry.name for entry in given) or "none"
+        raise ConfigError(f"{name} has {len(given)} inputs ({named}); a backbone has one, the image (N, 3, H, W)")
+    (entry,) = given
+    kind = entry.type.tensor_type
+    shape = [dim.dim_value for dim in kind.shape.dim]  # 0 for any
+    if kind.elem_type != 1 or len(shape) != 4 or shape[1] not in (0, 3):
+        shown = ", ".join(str(dim.dim_value) if dim.dim_value else dim.dim_param or "?" for dim in kind.shape.dim)
+        of = _package("onnx").TensorProto.DataType.Name(kind.elem_type).lower()
+        raise ConfigError(f"{name} takes {entry.name} ({shown}) of {of}; a backbone takes images (N, 3, H, W) of float")
+    if shape[2] not in (0, height) or shape[3] not in (0, width):
+        raise ConfigError(
+            f"{name} takes images of {shape[2] or height}x{shape[3] or width} pixels, and the network's are "
+            f"{height}x{width}; export it for any height and width, or set image.height and image.width (and "
+            "image.aspect=fixed)"
+        )
+    return ((height, width) if shape[2] or shape[3] else None), shape[0]
