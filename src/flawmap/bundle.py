@@ -2,9 +2,9 @@
 
 A bundle holds weights.safetensors (half precision unless asked otherwise), recipe.toml, bundle.json, the training's
 metrics.jsonl, photos.safetensors, by which new photos are compared with the good ones trained on, evidence.safetensors,
-by which more of them can be taken in, and ignore.png where the recipe named such a mask. It appears whole or not at
-all: it is written beside its place and then moved there. Nothing is ever unpickled. The authors' files are read by
-official.py.
+by which more of them can be taken in, ignore.png where the recipe named such a mask, and backbone.json, the layers of a
+backbone of the user's own. It appears whole or not at all: it is written beside its place and then moved there. Nothing
+is ever unpickled. The authors' files are read by official.py.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ WINDOW = "imagenet_around"  # in bundle.json: `familiarity.AROUND` of ImageNet's
 SOFT = "evidence_softness"  # in bundle.json: `familiarity.SOFTNESS` where kinds of evidence add up
 WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
 IMAGENET = "imagenet.safetensors"  # among the weights that are shipped
-BACKBONE = "backbone"  # in the metadata of a bundle's weights: the program of a backbone of the user's own
 IGNORE, PHOTOS, EVIDENCE = "ignore.png", "photos.safetensors", "evidence.safetensors"
+BACKBONE = (
+    "backbone.json"  # the program of a backbone of the user's own (model/onnx_backbone.py); weights lie with others
+)
 Precision = Literal["float16", "float32"]
 DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 
@@ -167,9 +169,7 @@ def save_bundle(
     with _writing(path, saving):
         _remove(saving)  # left by a killed save
         saving.mkdir(parents=True)
-        own = bundle.model.imagenet
-        program = {BACKBONE: own.backbone.program.to_json()} if isinstance(own, BackboneFeatures) else {}
-        _save_tensors(saving / WEIGHTS, bundle.model, dtype, program)
+        _save_tensors(saving / WEIGHTS, bundle.model, dtype, {})
         (saving / RECIPE).write_text(dump_recipe(bundle.recipe), encoding="utf-8")
         if metrics is not None:
             shutil.copyfile(metrics, saving / METRICS)
@@ -179,6 +179,9 @@ def save_bundle(
             _write_tensors(saving / PHOTOS, bundle.photos.tensors(), {})
         if bundle.evidence is not None:
             _write_tensors(saving / EVIDENCE, bundle.evidence.tensors(), {})
+        own = isinstance(bundle.model.imagenet, BackboneFeatures)
+        if isinstance(bundle.model.imagenet, BackboneFeatures):
+            (saving / BACKBONE).write_text(bundle.model.imagenet.backbone.program.to_json(), encoding="utf-8")
         note = {
             "format": FORMAT,
             "flawmap": version("flawmap"),
@@ -191,6 +194,7 @@ def save_bundle(
             "ignore_sha256": None if bundle.ignore is None else sha256(saving / IGNORE),
             "photos_sha256": None if bundle.photos is None else sha256(saving / PHOTOS),
             "evidence_sha256": None if bundle.evidence is None else sha256(saving / EVIDENCE),
+            **({"backbone_json_sha256": sha256(saving / BACKBONE)} if own else {}),
             "provenance": bundle.provenance,
         }
         (saving / NOTE).write_text(_json(note), encoding="utf-8")
@@ -226,14 +230,14 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleError(
             f"{path / WEIGHTS} is not the file that {NOTE} describes; copy the bundle again, or train it anew"
         )
-    tensors, metadata = _load_tensors(path / WEIGHTS)
+    tensors, _ = _load_tensors(path / WEIGHTS)
     unlike = "imagenet" in recipe.model.familiarity and note.get(WINDOW) != AROUND
     unlike = unlike or (_adds_up(recipe.model) and note.get(SOFT) != SOFTNESS)
     if "familiarity.levels" in tensors or unlike:
         raise BundleError(
             f"{path} was trained by an earlier flawmap, which weighed evidence in another way; train it again"
         )
-    backbone = _backbone(metadata, recipe.model, path)
+    backbone = _backbone(note, recipe.model, path)
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
         model = build(recipe.model, with_refinement=note["refinement"], backbone=backbone)
     if model.familiarity is not None:
@@ -244,16 +248,17 @@ def load_bundle(path: Path) -> Bundle:
     return Bundle(model, recipe, threshold, note["provenance"], ignore, photos, evidence)
 
 
-def _backbone(metadata: Mapping[str, str], settings: ModelSettings, path: Path) -> OnnxBackbone | None:
+def _backbone(note: Mapping[str, Any], settings: ModelSettings, path: Path) -> OnnxBackbone | None:
     """The backbone of a bundle whose features are of one, its weights still to be filled in. Raises BundleError."""
     if not (settings.backbone and "imagenet" in settings.familiarity):
         return None
     try:
-        return OnnxBackbone(Program.from_json(metadata[BACKBONE]))
-    except (ValueError, TypeError, LookupError, AttributeError) as problem:
+        if sha256(path / BACKBONE) != note.get("backbone_json_sha256"):
+            raise BundleError(f"{path / BACKBONE} is not the file that {NOTE} describes; copy the bundle again")
+        return OnnxBackbone(Program.from_json((path / BACKBONE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as problem:
         raise BundleError(
-            f"{path / WEIGHTS} has no backbone that is understood ({first_line(problem)}); copy the bundle again, or "
-            "update flawmap"
+            f"{path / BACKBONE} cannot be read: {first_line(problem)}; copy the bundle again, or update flawmap"
         ) from problem
 
 

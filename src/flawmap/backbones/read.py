@@ -127,8 +127,11 @@ def _load(onnx: ModuleType, file: Path) -> tuple[onnx.ModelProto, str]:
         beside = _beside(onnx.load(file, load_external_data=False))
         missing = [name for name in beside if not (file.parent / name).is_file()]
         if not missing:
-            onnx.checker.check_model(str(file))
-            return onnx.load(file), sha256_of(file, beside)
+            model = onnx.load(file)
+            for output in model.graph.output:  # the checker wants a shape where exporters may know none
+                output.type.tensor_type.shape.SetInParent()
+            onnx.checker.check_model(model)
+            return model, sha256_of(file, beside)
     except Exception as problem:  # protobuf and the checker have kinds of their own
         raise ConfigError(f"{file} is not a sound ONNX file ({first_line(problem)}); export it anew") from problem
     raise ConfigError(
@@ -163,7 +166,8 @@ def _input(model: onnx.ModelProto, name: str, height: int, width: int) -> tuple[
     (entry,) = given
     kind = entry.type.tensor_type
     shape = [dim.dim_value for dim in kind.shape.dim]  # 0 for any
-    if kind.elem_type != 1 or len(shape) != 4 or shape[1] not in (0, 3):
+    last = len(shape) == 4 and shape[1] == 0 and shape[3] == 3  # channels, as TensorFlow has them
+    if kind.elem_type != 1 or len(shape) != 4 or shape[1] not in (0, 3) or last:
         shown = ", ".join(str(dim.dim_value) if dim.dim_value else dim.dim_param or "?" for dim in kind.shape.dim)
         of = _package("onnx").TensorProto.DataType.Name(kind.elem_type).lower()
         raise ConfigError(f"{name} takes {entry.name} ({shown}) of {of}; a backbone takes images (N, 3, H, W) of float")
