@@ -48,7 +48,7 @@ def settings(file: Path, **more: object) -> ModelSettings:
 
 
 def read(file: Path, **more: object) -> OnnxBackbone:
-    return read_backbone(settings(file, **more), HEIGHT, WIDTH)
+    return read_backbone(settings(file, **more), (HEIGHT, WIDTH))
 
 
 def refused(file: Path, **more: object) -> str:
@@ -121,18 +121,33 @@ def test_an_image_of_another_size_is_taken_where_the_graph_takes_it(tmp_path: Pa
         torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-5)
 
 
+def test_a_backbone_is_checked_for_every_size_that_it_is_to_take(tmp_path: Path) -> None:
+    file, sizes = written(Plain(), tmp_path / "net.onnx"), ((HEIGHT, WIDTH), (2 * HEIGHT, 2 * WIDTH))
+    assert read_backbone(settings(file), *sizes).strides == (8, 16, 32)
+    written(NETWORKS["attention"][0](), file)
+    read_backbone(settings(file), sizes[0])
+    with pytest.raises(ConfigError, match=r"net\.onnx cannot take an image of 128x192 pixels: its operator Add fails"):
+        read_backbone(settings(file), *sizes)
+    written(Plain(), file, open_axes="")
+    with pytest.raises(ConfigError, match=r"takes images of 64x96 pixels, and the network's are 128x192"):
+        read_backbone(settings(file), *sizes)
+    onnx.save(graph('y = Resize<mode="linear">(image, , , s)', {"s": np.array([1, 3, 8, 12])}), file)
+    with pytest.raises(ConfigError, match=r"at 1/8 of an image of 64x96 pixels and at 1/16 of one of 128x192"):
+        read_backbone(settings(file), *sizes)
+
+
 def test_the_files_hash_is_noted_and_another_file_refused(tmp_path: Path) -> None:
     file = written(Plain(), tmp_path / "net.onnx")
     backbone = read(file)
     assert backbone.program.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     known = noted(settings(file), backbone)
     assert known.backbone_sha256 == backbone.program.sha256
-    again = read_backbone(known, HEIGHT, WIDTH)
+    again = read_backbone(known, (HEIGHT, WIDTH))
     assert again.program == backbone.program
     check_unchanged(known, "part.bundle")
     written(Plain(), file)
     with pytest.raises(ConfigError, match=r"net\.onnx changed: its SHA-256 is [0-9a-f]{12}…, .* give the file it was"):
-        read_backbone(known, HEIGHT, WIDTH)
+        read_backbone(known, (HEIGHT, WIDTH))
     with pytest.raises(ConfigError, match=r"net\.onnx changed since part\.bundle was trained with it"):
         check_unchanged(known, "part.bundle")
     file.write_bytes(b"no ONNX any more")
@@ -332,7 +347,14 @@ def test_a_stride_is_told_from_sizes(size: tuple[int, int], cells: tuple[int, in
 
 def test_a_stride_of_sides_that_are_no_multiples_of_it_is_read(tmp_path: Path) -> None:
     file = written(Plain(), tmp_path / "net.onnx")
-    assert read_backbone(settings(file), 80, 112).strides == (8, 16, 32)
+    assert read_backbone(settings(file), (80, 112)).strides == (8, 16, 32)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_that_a_backbone_computes_lies_where_it_lies(name: str, tmp_path: Path) -> None:
+    backbone = read(written(NETWORKS[name][0](), tmp_path / "net.onnx")).to("meta")
+    maps = backbone(torch.empty(2, 3, HEIGHT, WIDTH, device="meta"))  # a tensor made on the CPU would not mix with it
+    assert [each.device.type for each in maps] == ["meta"] * len(backbone.strides)
 
 
 def test_a_backbone_is_the_same_wherever_its_file_lies(tmp_path: Path) -> None:

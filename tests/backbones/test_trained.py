@@ -335,7 +335,7 @@ def test_features_are_means_over_neighbours_of_every_map_of_low_resolution(tmp_p
 
     torch.manual_seed(0)
     file = written(Pyramid(), tmp_path / "net.onnx")
-    backbone = read_backbone(ModelSettings(backbone=str(file)), 64, 96)
+    backbone = read_backbone(ModelSettings(backbone=str(file)), (64, 96))
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(3))
     found, maps = BackboneFeatures(backbone)(image), backbone(image)
     assert found.shape == (1, 32, 4, 6)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flawmap.errors import ConfigError, first_line
 from flawmap.model.onnx_backbone import IMAGE, OnnxBackbone, Program
+from flawmap.model.onnx_layers import UnsupportedError
 
 TOLERANCE = 1e-3  # of a map's largest value, that ONNX Runtime may differ by
 LARGEST_STRIDE = 64  # pixels along the side of a cell, where the image's sides are no multiples of it
@@ -150,10 +151,16 @@ def _run(backbone: OnnxBackbone, image: Tensor, name: str) -> list[Any]:
     for step in backbone.program.steps:
         try:
             values |= backbone.perform(step, values)
-        except Exception as problem:  # UnsupportedError, or whatever PyTorch finds wrong with the shapes
+        except UnsupportedError as problem:
             raise ConfigError(
-                f"{name}: its operator {step.operator} is not translated as it stands there ({first_line(problem)}); "
-                "export features from before it, or without it (docs/backbones.md)"
+                f"{name}: its operator {step.operator} is not translated as it stands there ({problem}); export "
+                "features from before it, or without it (docs/backbones.md)"
+            ) from problem
+        except Exception as problem:  # whatever PyTorch finds wrong with the shapes
+            height, width = image.shape[-2:]
+            raise ConfigError(
+                f"{name} cannot take an image of {height}x{width} pixels: its operator {step.operator} fails "
+                f"({first_line(problem)}); export it for any height and width, or for this size"
             ) from problem
     return [values[output] for output in backbone.program.maps]
 

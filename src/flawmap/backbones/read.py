@@ -31,34 +31,44 @@ if TYPE_CHECKING:
     import onnx
 
 
-def read_backbone(settings: ModelSettings, height: int, width: int) -> OnnxBackbone:
-    """The backbone that `settings` name, checked for images of height x width pixels; frozen, on the CPU.
+def read_backbone(settings: ModelSettings, *sizes: tuple[int, int]) -> OnnxBackbone:
+    """The backbone that `settings` name, checked for images of each of `sizes`, (H, W) in pixels; frozen, on the CPU.
 
-    Raises ConfigError, one line, for a file that is missing, no ONNX, or not as this module's head says, for one that
-    changed since `settings.backbone_sha256` was noted, and when onnx or onnxruntime is not installed.
+    Strides are told at the first size, and must be the same at the others. Raises ConfigError, one line, for a file
+    that is missing, no ONNX, or not as this module's head says, for one that changed since
+    `settings.backbone_sha256` was noted, and when onnx or onnxruntime is not installed.
     """
     name = settings.backbone
     file = Path(name)
     if not file.is_file():
         raise ConfigError(f"model.backbone: there is no file {name}; give an ONNX file of a network's feature maps")
     onnx, runtime = _package("onnx"), _package("onnxruntime")
-    model, found = _load(onnx, file)
-    if settings.backbone_sha256 not in ("", found):
+    model, sha256 = _load(onnx, file)
+    if settings.backbone_sha256 not in ("", sha256):
         raise ConfigError(
-            f"{name} changed: its SHA-256 is {found[:12]}…, and model.backbone_sha256 is "
+            f"{name} changed: its SHA-256 is {sha256[:12]}…, and model.backbone_sha256 is "
             f'{settings.backbone_sha256[:12]}…; give the file it was, or set model.backbone_sha256="" to train on this'
         )
-    size, batch = _input(model, name, height, width)
+    for height, width in sizes:
+        size, batch = _input(model, name, height, width)
     pixels = pixels_of(settings, {entry.key: entry.value for entry in model.metadata_props}, name)
     program, weights = translate(model, name)
-    program = program._replace(**pixels._asdict(), size=size, sha256=found)
+    program = program._replace(**pixels._asdict(), size=size, sha256=sha256)
     if batch == 1:
-        program = of_any_batch(program, weights, height, width)
-    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        program = of_any_batch(program, weights, *sizes[0])
     outputs = [output.name for output in model.graph.output]
-    backbone = describe(program, weights, outputs, images, name, batch)
-    compare(backbone, images[:1], runtime, file, batch)
-    return backbone
+    found: list[OnnxBackbone] = []
+    for height, width in sizes:
+        images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        found.append(describe(program, weights, outputs, images, name, batch))
+        compare(found[-1], images[:1], runtime, file, batch)
+        if found[-1].strides != found[0].strides:
+            shares = [" and ".join(f"1/{stride}" for stride in each.strides) for each in (found[0], found[-1])]
+            raise ConfigError(
+                f"{name} has maps at {shares[0]} of an image of {sizes[0][0]}x{sizes[0][1]} pixels and at {shares[1]} "
+                f"of one of {height}x{width}; they must be the same share of an image of any size"
+            )
+    return found[0]
 
 
 def noted(settings: ModelSettings, backbone: OnnxBackbone) -> ModelSettings:

@@ -80,7 +80,7 @@ def own_backbone(recipe: Recipe) -> OnnxBackbone | None:
             "model.backbone takes the place of EfficientNet-Lite0, which model.familiarity does not name; add "
             '"imagenet" to it, or leave out model.backbone'
         )
-    return read_backbone(recipe.model, recipe.image.height, recipe.image.width)
+    return read_backbone(recipe.model, (recipe.image.height, recipe.image.width))
 
 
 def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> tuple[list[Path], list[Path]]:
