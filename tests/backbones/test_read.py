@@ -1,4 +1,4 @@
-"""Files that are backbones are read as ONNX Runtime reads them; files that are none are told in one line."""
+"""Files that are backbones are read as ONNX Runtime reads them; others are refused in one line."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_pixels_are_given_by_settings_else_by_metadata_else_as_they_are() -> Non
         ({"order": "yuv"}, r"order = yuv .* set model\.backbone_order to rgb or bgr"),
     ],
 )
-def test_metadata_that_is_not_understood_is_told(metadata: dict[str, str], said: str) -> None:
+def test_metadata_that_is_not_understood_is_refused(metadata: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         pixels_of(ModelSettings(), metadata, "net.onnx")
 
@@ -211,7 +211,7 @@ def test_a_network_sees_its_own_order_of_channels_normalised(tmp_path: Path) -> 
     torch.testing.assert_close(bgr, torch.tensor([(blue - 0.1) / 0.5, (green - 0.2) / 0.25, (red - 0.3) / 1]))
 
 
-def test_what_was_read_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_was_read_is_said_in_one_line(tmp_path: Path) -> None:
     file = written(Plain(), tmp_path / "net.onnx")
     backbone = read(file, backbone_mean=(0.485, 0.456, 0.406))
     line = "12 channels at 1/8, 16 channels at 1/16, 20 channels at 1/32; pixels as RGB, mean 0.485, 0.456, 0.406, "
@@ -227,7 +227,7 @@ def saved(folder: Path, body: str, *, outputs: str = "y", **weights: np.ndarray)
     return folder / "net.onnx"
 
 
-def test_a_file_that_is_missing_or_no_onnx_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_no_onnx_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "net.onnx"
     assert "there is no file" in refused(file)
     file.write_bytes(b"\x08\x96weights of something else")
@@ -246,7 +246,7 @@ def test_without_the_extra_one_line_says_how_to_install_it(
         read(file)
 
 
-def test_several_inputs_or_none_are_told(tmp_path: Path) -> None:
+def test_several_inputs_or_none_are_refused(tmp_path: Path) -> None:
     model = graph("y = AveragePool<kernel_shape=[4,4], strides=[4,4]>(image)", {})
     model.graph.input.append(helper.make_tensor_value_info("mask", 1, ["N", 1, "H", "W"]))
     onnx.save(model, tmp_path / "net.onnx")
@@ -268,7 +268,7 @@ def test_several_inputs_or_none_are_told(tmp_path: Path) -> None:
         (1, [1, 3, "H", 128], "takes images of 64x128 pixels, and the network's are 64x96"),
     ],
 )
-def test_an_input_of_another_shape_is_told(kind: int, shape: list[object], said: str, tmp_path: Path) -> None:
+def test_an_input_of_another_shape_is_refused(kind: int, shape: list[object], said: str, tmp_path: Path) -> None:
     model = graph("c = Cast<to=1>(image) y = AveragePool<kernel_shape=[4,4], strides=[4,4]>(c)", {})
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", kind, shape))
     onnx.save(model, tmp_path / "net.onnx")
@@ -290,7 +290,7 @@ POOLED = "y = AveragePool<kernel_shape=[4,4], strides=[4,4]>(image)"
         (f"{POOLED} z = Hardmax(image)", "has the operator Hardmax"),
     ],
 )
-def test_an_output_that_is_no_feature_map_is_told(body: str, said: str, tmp_path: Path) -> None:
+def test_an_output_that_is_no_feature_map_is_refused(body: str, said: str, tmp_path: Path) -> None:
     model = graph(body, {}, outputs="y z")
     if "Shape(" in body:
         model.graph.output[1].type.tensor_type.elem_type = 7
@@ -298,11 +298,11 @@ def test_an_output_that_is_no_feature_map_is_told(body: str, said: str, tmp_path
     assert said in refused(tmp_path / "net.onnx")
 
 
-def test_maps_that_are_all_as_fine_as_the_image_are_told(tmp_path: Path) -> None:
+def test_maps_that_are_all_as_fine_as_the_image_are_refused(tmp_path: Path) -> None:
     assert "its coarsest map is at 1/2" in refused(saved(tmp_path, POOLED.replace("4", "2")))
 
 
-def test_a_variant_of_an_operator_that_is_not_translated_is_told(tmp_path: Path) -> None:
+def test_a_variant_of_an_operator_that_is_not_translated_is_refused(tmp_path: Path) -> None:
     body = 's = Resize<mode="linear", coordinate_transformation_mode="asymmetric">(image, , f) ' + POOLED.replace(
         "(image)", "(s)"
     )
@@ -310,7 +310,7 @@ def test_a_variant_of_an_operator_that_is_not_translated_is_told(tmp_path: Path)
     assert "its operator Resize is not translated as it stands there (linear, asymmetric)" in message
 
 
-def test_images_that_mix_in_a_batch_are_told(tmp_path: Path) -> None:
+def test_images_that_mix_in_a_batch_are_refused(tmp_path: Path) -> None:
     mixed = f"m = ReduceMean(image, a) c = Sub(image, m) {POOLED.replace('(image)', '(c)')}"
     assert "in evaluation mode" in refused(saved(tmp_path, mixed, a=np.array([0], np.int64)))
 
@@ -341,7 +341,7 @@ def test_a_translation_that_finds_something_else_than_onnx_runtime_is_refused(
         ((256, 256), (7, 7), 0),
     ],
 )
-def test_a_stride_is_told_from_sizes(size: tuple[int, int], cells: tuple[int, int], stride: int) -> None:
+def test_a_stride_follows_from_sizes(size: tuple[int, int], cells: tuple[int, int], stride: int) -> None:
     assert stride_of(*size, *cells) == stride
 
 

@@ -200,10 +200,13 @@ def test_what_else_a_user_may_get_wrong_is_one_line(here: Path, monkeypatch: pyt
     assert "pip install 'flawmap[export]'" in refused(*training("new.bundle"))
 
 
-def test_suspects_of_photos_are_told_by_the_backbone(here: Path) -> None:
-    flags = [word for setting in (*SETTINGS, "model.backbone=net.onnx") for word in ("--set", setting)]
-    code, said = run("suspects", "parts", "--config", TINY, *flags, "--device", "cpu")
-    assert (code, said.count("deviations")) == (2, 0) and "discrete model has other sizes" in said
+def test_suspects_of_photos_are_found_by_the_backbone(here: Path) -> None:
+    chosen = ("model.backbone=net.onnx", "image.height=64", "image.width=64", "image.aspect=fixed")
+    arguments = ["suspects", "parts", "--device", "cpu", *(word for each in chosen for word in ("--set", each))]
+    code, said = run(*arguments)
+    assert code == 0 and said.count("parts/train/good") == 12, said
+    code, other = run(*arguments, "--set", "model.backbone_mean=[0.9, 0.1, 0.1]")
+    assert code == 0 and other != said
     written(Plain(), here / "net.onnx")
     assert "net.onnx changed" in refused("suspects", "parts", "--config", "part.bundle/recipe.toml")
 
@@ -218,7 +221,7 @@ def test_suspects_of_photos_are_told_by_the_backbone(here: Path) -> None:
         ('{"steps": []}', "cannot be read: 'weights'"),
     ],
 )
-def test_a_bundle_whose_backbone_is_damaged_is_told(text: str | None, said: str, here: Path) -> None:
+def test_a_bundle_whose_backbone_is_damaged_is_refused(text: str | None, said: str, here: Path) -> None:
     file, note = here / "part.bundle" / BACKBONE, here / "part.bundle" / "bundle.json"
     file.unlink()
     if text is not None:
@@ -295,14 +298,14 @@ def net_of(strides: tuple[int, ...]) -> OnnxBackbone:
 
 
 @pytest.mark.parametrize(
-    ("strides", "told", "channels"),
+    ("strides", "used", "channels"),
     [((4, 8, 16, 32), [2, 3], 7), ((16, 16), [0, 1], 3), ((4, 8, 8), [1, 2], 5), ((14,), [0], 1), ((32,), [0], 1)],
 )
-def test_maps_of_low_resolution_are_told_else_the_coarsest(
-    strides: tuple[int, ...], told: list[int], channels: int
+def test_maps_of_low_resolution_are_used_else_the_coarsest(
+    strides: tuple[int, ...], used: list[int], channels: int
 ) -> None:
     features = BackboneFeatures(net_of(strides))
-    assert (features.told, features.channels) == (told, channels)
+    assert (features.used, features.channels) == (used, channels)
 
 
 @pytest.mark.parametrize(("height", "width"), [(272, 256), (176, 400), (128, 128)])

@@ -1,1 +1,1 @@
-"""Backbones of the user's own: an ONNX file becomes a module of PyTorch (model/onnx_backbone.py)."""
+"""Readers of a user's own backbone: an ONNX file becomes a PyTorch module (model/onnx_backbone.py)."""

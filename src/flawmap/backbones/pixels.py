@@ -1,4 +1,4 @@
-"""How a backbone is to be given its pixels: by the settings, else by its file's metadata, else as they are."""
+"""Pixel normalisation of a user's own backbone: from the settings, else from its file's metadata, else none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class Pixels(NamedTuple):
 
 
 def pixels_of(settings: ModelSettings, metadata: Mapping[str, str], name: str) -> Pixels:
-    """Each by the settings, else by the `metadata` of the file `name`; else 0, 1 and "rgb". Raises ConfigError."""
+    """Take each from the settings, else from the `metadata` of the file `name`, else 0, 1 and "rgb".
+
+    Raises ConfigError for metadata that is not understood.
+    """
 
     def written(kind: str) -> tuple[str, str]:
         return next(((key, metadata[key]) for key in KEYS[kind] if key in metadata), (kind, ""))

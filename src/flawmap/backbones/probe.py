@@ -1,4 +1,4 @@
-"""Try a translated backbone on an image: what its maps are, that images do not mix, and what ONNX Runtime makes of it.
+"""Try a translated backbone on an image: the shapes of its maps, independence of images, agreement with ONNX Runtime.
 
 Axes: B images, C channels, H, W rows and columns of an image, h, w of feature maps.
 """
@@ -21,13 +21,13 @@ from flawmap.model.onnx_layers import UnsupportedError
 TOLERANCE = 1e-3  # of a map's largest value, that ONNX Runtime may differ by
 LARGEST_STRIDE = 64  # pixels along the side of a cell, where the image's sides are no multiples of it
 FEWEST_CELLS = 2  # along a side of a map
-COARSEST = 4  # pixels along the side of the cells that scores are told of: at least one map must be as coarse
+COARSEST = 4  # stride, in pixels, that at least one map must have: score maps have cells of this size
 
 Weights = Mapping[str, np.ndarray[Any, Any]]
 
 
 def module_of(program: Program, weights: Weights) -> OnnxBackbone:
-    """The program with its weights, frozen."""
+    """Build the module of a program and its weights, frozen."""
     module = OnnxBackbone(program)
     module.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in weights.items()})
     return module.eval().requires_grad_(False)
@@ -35,9 +35,9 @@ def module_of(program: Program, weights: Weights) -> OnnxBackbone:
 
 @torch.no_grad()
 def of_any_batch(program: Program, weights: Weights, height: int, width: int) -> Program:
-    """A program that was exported for one image, its reshapes to fixed sizes left open for more.
+    """Open the reshapes to fixed sizes, in a program that was exported for one image, to any number of images.
 
-    Of one image it computes the same. Whether it does so of several, `describe` finds out.
+    For one image the result is the same. `describe` checks several.
     """
     module, values = module_of(program, weights), {IMAGE: torch.zeros(1, 3, height, width)}
     steps, constants = [], dict(program.constants)
@@ -54,7 +54,7 @@ def of_any_batch(program: Program, weights: Weights, height: int, width: int) ->
             steps.append(step)
         try:
             values |= module.perform(step, values)
-        except Exception:  # `describe` tells of it
+        except Exception:  # `describe` reports it
             return program
     return program._replace(steps=tuple(steps), constants=constants)
 
@@ -63,10 +63,10 @@ def of_any_batch(program: Program, weights: Weights, height: int, width: int) ->
 def describe(
     program: Program, weights: Weights, outputs: Sequence[str], images: Tensor, name: str, batch: int
 ) -> OnnxBackbone:
-    """The backbone with channels and strides of its maps, told from `images` (2, 3, H, W), the finest map first.
+    """Measure channels and strides of the maps on `images` (2, 3, H, W), and return the backbone, the finest map first.
 
-    `outputs`: the maps' names in the graph; `batch`: the only number of images that it was exported for, or 0. Raises
-    ConfigError, naming the file `name`, for what are no feature maps.
+    `outputs`: the maps' names in the graph; `batch`: the number of images that it was exported for, 0 for any. Raises
+    ConfigError, naming the file `name`, when the outputs are not feature maps.
     """
     backbone = module_of(program, weights)
     maps = _run(backbone, images[:1], name)
@@ -108,7 +108,7 @@ def describe(
 
 
 def stride_of(height: int, width: int, rows: int, columns: int) -> int:
-    """Pixels along the side of a cell of a map of rows x columns, 0 where there is no such number.
+    """Stride, in pixels, of a map of rows x columns cells; 0 where there is none.
 
     Where the image's sides are no multiples of it, a power of two up to LARGEST_STRIDE, and the map may have a cell
     more than fit, or only whole ones.
@@ -127,7 +127,7 @@ def stride_of(height: int, width: int, rows: int, columns: int) -> int:
 
 @torch.no_grad()
 def compare(backbone: OnnxBackbone, images: Tensor, runtime: ModuleType, file: Path, batch: int) -> None:
-    """Raises ConfigError when ONNX Runtime makes other maps of `images` (1, 3, H, W) than the backbone does."""
+    """Compare the maps of `images` (1, 3, H, W) with those of ONNX Runtime. Raises ConfigError where they differ."""
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     try:
@@ -146,7 +146,7 @@ def compare(backbone: OnnxBackbone, images: Tensor, runtime: ModuleType, file: P
 
 
 def _run(backbone: OnnxBackbone, image: Tensor, name: str) -> list[Any]:
-    """The maps of one image, step by step, so that a failure names its operator."""
+    """Compute the maps of one image step by step, so that a failure names its operator. Raises ConfigError."""
     values: dict[str, Any] = {IMAGE: backbone.prepared(image)}
     for step in backbone.program.steps:
         try:
@@ -166,5 +166,5 @@ def _run(backbone: OnnxBackbone, image: Tensor, name: str) -> list[Any]:
 
 
 def _close(found: Tensor, wanted: Tensor) -> bool:
-    """Alike up to rounding; what is not finite is not."""
+    """Whether two maps agree up to rounding; values that are not finite never do."""
     return bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max() + 1e-6)

@@ -1,8 +1,8 @@
-"""Read `model.backbone`: an ONNX file of an image network becomes a module, once it is known to be fit for it.
+"""Read `model.backbone`: check an ONNX file of an image network and turn it into a PyTorch module.
 
-It has one input, images (N, 3, H, W) of float, and one or more outputs, feature maps (N, C, h, w), with both sides of
-an image the same whole multiple of theirs. What PyTorch makes of the graph is compared with what ONNX Runtime makes of
-it, so that no operator is misread in silence.
+The file has one input, images (N, 3, H, W) of float, and one or more outputs, feature maps (N, C, h, w), where H / h
+and W / w are the same whole number. The maps that PyTorch computes are compared with those of ONNX Runtime, so that no
+operator is misread in silence.
 
 Axes: N images, C channels, H, W rows and columns of an image, h, w of feature maps.
 """
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 def read_backbone(settings: ModelSettings, *sizes: tuple[int, int]) -> OnnxBackbone:
-    """The backbone that `settings` name, checked for images of each of `sizes`, (H, W) in pixels; frozen, on the CPU.
+    """Read the backbone that `settings` name, and check it on images of each of `sizes`, (H, W) in pixels.
 
-    Strides are told at the first size, and must be the same at the others. Raises ConfigError, one line, for a file
-    that is missing, no ONNX, or not as this module's head says, for one that changed since
-    `settings.backbone_sha256` was noted, and when onnx or onnxruntime is not installed.
+    Returns it frozen, on the CPU. Strides are measured at the first size, and must be the same at the others. Raises
+    ConfigError, one line, for a file that is missing, no ONNX, or not as this module's head says, for one that changed
+    since `settings.backbone_sha256` was noted, and when onnx or onnxruntime is not installed.
     """
     name = settings.backbone
     file = Path(name)
@@ -72,7 +72,7 @@ def read_backbone(settings: ModelSettings, *sizes: tuple[int, int]) -> OnnxBackb
 
 
 def noted(settings: ModelSettings, backbone: OnnxBackbone) -> ModelSettings:
-    """The settings with all that was read of the file: a training by them is the same again, or refused."""
+    """Note in the settings all that was read from the file: a training by them is the same again, or refused."""
     program = backbone.program
     return settings.model_copy(
         update={
@@ -85,7 +85,7 @@ def noted(settings: ModelSettings, backbone: OnnxBackbone) -> ModelSettings:
 
 
 def summary(name: str, backbone: OnnxBackbone) -> str:
-    """What was read, in one line."""
+    """One line for the terminal: maps and pixel normalisation."""
     program = backbone.program
     maps = [f"{count} channels at 1/{side}" for count, side in zip(program.channels, program.strides, strict=True)]
     mean, deviation = (", ".join(f"{value:.4g}" for value in values) for values in (program.mean, program.deviation))
@@ -93,7 +93,7 @@ def summary(name: str, backbone: OnnxBackbone) -> str:
 
 
 def described(name: str, backbone: OnnxBackbone) -> dict[str, Any]:
-    """What a bundle's provenance says of it."""
+    """Entry of a bundle's provenance."""
     program = backbone.program
     return {
         "file": Path(name).name,
@@ -105,15 +105,15 @@ def described(name: str, backbone: OnnxBackbone) -> dict[str, Any]:
 
 
 def check_unchanged(settings: ModelSettings, bundle: str | Path) -> None:
-    """Raises ConfigError when the file that a bundle's backbone was read from is there, but is not that file any more.
+    """Check that the file a bundle's backbone was read from is the same, if it is still there. Raises ConfigError.
 
-    A bundle needs the file no more, so one that is gone is no fault.
+    A bundle does not need the file, so it may be gone.
     """
     file = Path(settings.backbone)
     if not (settings.backbone and settings.backbone_sha256 and file.is_file()):
         return
     found = sha256_of(file)
-    with contextlib.suppress(ConfigError):  # then it is not the file it was, or nobody can tell
+    with contextlib.suppress(ConfigError):  # then it is another file, or onnx is not installed
         found = _load(_package("onnx"), file)[1]
     if found != settings.backbone_sha256:
         raise ConfigError(
@@ -123,7 +123,7 @@ def check_unchanged(settings: ModelSettings, bundle: str | Path) -> None:
 
 
 def _package(name: str) -> ModuleType:
-    """A package of the extra `export`; as in deploy/artefact.py, which lies above."""
+    """Import a package of the extra `export`; as in deploy/artefact.py, which lies above. Raises ConfigError."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, by ONNX Runtime; else it reports to its makers
     try:
         return import_module(name)
@@ -132,7 +132,7 @@ def _package(name: str) -> ModuleType:
 
 
 def _load(onnx: ModuleType, file: Path) -> tuple[onnx.ModelProto, str]:
-    """The whole graph, checked, and the file's SHA-256."""
+    """Load and check the whole graph; return it with the file's SHA-256. Raises ConfigError."""
     try:
         beside = _beside(onnx.load(file, load_external_data=False))
         missing = [name for name in beside if not (file.parent / name).is_file()]
@@ -150,14 +150,14 @@ def _load(onnx: ModuleType, file: Path) -> tuple[onnx.ModelProto, str]:
 
 
 def _beside(model: onnx.ModelProto) -> list[str]:
-    """The files that weights lie in, by their names."""
+    """Names of the files that hold weights beside the graph's own."""
     return sorted(
         {entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"}
     )
 
 
 def sha256_of(file: Path, beside: Sequence[str] = ()) -> str:
-    """SHA-256 of an ONNX file and, behind it, of the files `beside` it that its weights lie in."""
+    """SHA-256 of an ONNX file followed by the files `beside` it that hold its weights."""
     digest = hashlib.sha256()
     for path in (file, *(file.parent / name for name in beside)):
         with path.open("rb") as stream:
@@ -167,7 +167,7 @@ def sha256_of(file: Path, beside: Sequence[str] = ()) -> str:
 
 
 def _input(model: onnx.ModelProto, name: str, height: int, width: int) -> tuple[tuple[int, int] | None, int]:
-    """The only size of images that a graph takes, None for any, and the only number of them, 0 for any."""
+    """Image size (H, W) and number of images that the graph is fixed to; None and 0 for any. Raises ConfigError."""
     known = {tensor.name for tensor in model.graph.initializer}
     given = [entry for entry in model.graph.input if entry.name not in known]
     if len(given) != 1:

@@ -1,8 +1,8 @@
-"""An ONNX graph becomes a program that PyTorch runs (model/onnx_backbone.py).
+"""Translate an ONNX graph into a program that PyTorch runs (model/onnx_backbone.py).
 
-What follows from constants alone is computed here, by ONNX's own reference, whatever the operators. Batch normalisation
-is folded into the convolution before it, or becomes a factor and a shift of each channel. What no feature map follows
-from, such as a classifier, is left out. What is left must be made of `OPERATORS`.
+Nodes with constant inputs alone are evaluated here by ONNX's own reference, whatever their operators. Batch
+normalisation is folded into the convolution before it, or becomes a factor and a shift for each channel. Nodes that no
+feature map depends on, such as a classifier, are left out. The rest must be made of `OPERATORS`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Translated(NamedTuple):
-    """A program without what is known of its maps, and the weights by the names it has for them."""
+    """Program, its maps not yet measured, and its weights by their names in it."""
 
     program: Program
     weights: dict[str, Array]
@@ -45,7 +45,7 @@ class _Node(NamedTuple):
 
 
 def translate(model: onnx.ModelProto, file: str) -> Translated:
-    """The program of a checked ONNX graph with one input. Raises ConfigError, naming `file`, for what is not known."""
+    """Translate a checked ONNX graph with one input. Raises ConfigError, naming `file`, for operators not known."""
     import onnx.inliner
 
     model = onnx.inliner.inline_local_functions(model)
@@ -72,7 +72,7 @@ def _renewed(model: onnx.ModelProto, opset: int, file: str) -> onnx.ModelProto:
 
 
 def _live(model: onnx.ModelProto, opset: int, file: str) -> tuple[list[_Node], dict[str, Array]]:
-    """The nodes that follow from the image, in order, and all that does not; what passes on is gone."""
+    """Nodes that depend on the image, in order and without identities, and all constants. Raises ConfigError."""
     from onnx import numpy_helper
 
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -121,7 +121,7 @@ def _unknown(file: str, operator: str, node: str) -> str:
 def _computed(
     proto: onnx.NodeProto, alias: Mapping[str, str], constants: Mapping[str, Array], opset: int, file: str
 ) -> dict[str, Array]:
-    """What a node makes of constants."""
+    """Evaluate a node on constants. Raises ConfigError."""
     from onnx import TypeProto, helper
     from onnx.reference import ReferenceEvaluator
 
@@ -141,7 +141,7 @@ def _computed(
 
 
 def _needed(nodes: Sequence[_Node], outputs: Iterable[str]) -> list[_Node]:
-    """The nodes that outputs follow from; of their own outputs, those that something follows from."""
+    """Nodes that outputs depend on, with "" for those of their own outputs that nothing depends on."""
     wanted, found = {*outputs}, []
     for node in reversed(nodes):
         made = [name if name in wanted else "" for name in node.outputs]
@@ -164,7 +164,7 @@ def _check_operators(nodes: Iterable[_Node], file: str) -> None:
 def _without_normalisation(
     nodes: Sequence[_Node], constants: Mapping[str, Array], outputs: set[str]
 ) -> tuple[list[_Node], dict[str, Array]]:
-    """Batch normalisation as part of the convolution before it, where nothing else reads that, or as ChannelAffine."""
+    """Fold batch normalisation into the convolution before it, if nothing else reads that, else into ChannelAffine."""
     constants = dict(constants)
     readers: dict[str, int] = {}
     for node in nodes:
@@ -201,14 +201,14 @@ def _constant(convolution: _Node, constants: Mapping[str, Array]) -> bool:
 
 
 def _factors(node: _Node, constants: Mapping[str, Array]) -> tuple[Array, Array]:
-    """What batch normalisation multiplies each channel with, and adds then."""
+    """Factor and shift of each channel, equal to a batch normalisation."""
     weight, bias, mean, variance = (constants[name].astype(np.float64) for name in node.inputs[1:])
     scale = weight / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
     return scale, bias - mean * scale
 
 
 class _Names:
-    """Short names for values, and what is known of constants under theirs."""
+    """Short names of values, and the constants and weights among them."""
 
     def __init__(self, constants: Mapping[str, Array], file: str) -> None:
         self.file, self._constants = file, constants
@@ -217,13 +217,13 @@ class _Names:
         self.weights: dict[str, Array] = {}
 
     def value(self, name: str) -> str:
-        """A value that follows from the image, "" for none."""
+        """Short name of a value that depends on the image, "" for none."""
         if name in ("", IMAGE):
             return name
         return self._names.setdefault((name, False), f"v{len(self._names)}")
 
     def read(self, name: str, plain: bool) -> str:
-        """What a node reads; `plain`: as numbers, if it is a constant."""
+        """Short name of an input; `plain`: as numbers, if it is a constant."""
         if name not in self._constants:
             return self.value(name)
         if (name, plain) not in self._names:
@@ -273,7 +273,7 @@ def _numbered(nodes: Sequence[_Node], constants: Mapping[str, Array], model: onn
 
 
 def _written(node: _Node, file: str) -> dict[str, Any]:
-    """A node's attributes as numbers, strings, and lists of these."""
+    """Attributes of a node as numbers, strings, and lists of these. Raises ConfigError for others."""
     from onnx import TensorProto, numpy_helper
 
     found: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 Beyond DSR. A graph is kept as a program, the steps that lead from the image to the maps (backbones/translate.py reads
 it from an ONNX file), so that a bundle inspects without that file and without ONNX, on any device, and exports as the
 rest of the model does. Every backbone here takes images (B, 3, H, W), BGR in [0, 1], and returns a list of feature
-maps, the finest first; `channels` and `strides` tell of each.
+maps, the finest first; `channels` and `strides` hold a number for each.
 
 Axes: B images, C channels, H, W rows and columns of the image, h, w of feature maps.
 """
@@ -24,7 +24,7 @@ CELL = 16  # pixels along the side of a cell, from which on maps are of low reso
 
 
 class Step(NamedTuple):
-    """One operator: the names of the values it takes, "" for one left out, and of those it makes."""
+    """Operator with the names of its inputs, "" for one left out, and of its outputs."""
 
     operator: str
     inputs: tuple[str, ...]
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A network as steps from IMAGE to `maps`, the finest first.
+    """Network as steps from IMAGE to `maps`, the finest first.
 
     weights: the shape of each tensor of weights. constants: numbers, tuples of numbers, and small tensors as
     {"shape": [...], "values": [...], "kind": "float", "int" or "bool"}. mean, deviation: of each channel of an image in
@@ -54,7 +54,7 @@ class Program(NamedTuple):
     sha256: str = ""
 
     def to_json(self) -> str:
-        """The program as text, without its weights."""
+        """Write the program as text, without its weights."""
         return json.dumps(self._asdict(), ensure_ascii=False)
 
     @classmethod
@@ -77,7 +77,7 @@ def _hashable(value: Any) -> Any:
 
 
 class OnnxBackbone(nn.Module):
-    """A program at work; frozen. Weights are 0 until they are loaded.
+    """Module that runs a program; frozen. Weights are 0 until they are loaded.
 
     channels, strides: of each map, the finest first; size: (H, W) of the only images it takes, or None.
     """
@@ -101,7 +101,7 @@ class OnnxBackbone(nn.Module):
         self._done = _last_uses(program)
 
     def prepared(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W), BGR in [0, 1], as the network takes them."""
+        """Normalise images (B, 3, H, W), BGR in [0, 1], as the network takes them."""
         x = image if self.program.order == "bgr" else image.flip(1)
         if {*self.program.mean} == {0.0} and {*self.program.deviation} == {1.0}:
             return x
@@ -117,7 +117,7 @@ class OnnxBackbone(nn.Module):
         return [values[name] for name in self.program.maps]
 
     def perform(self, step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What one step makes of `values`, by name."""
+        """Outputs of one step on `values`, by name."""
         found = OPERATORS[step.operator]([self._value(name, values) for name in step.inputs], step.attributes)
         made = found if isinstance(found, list) else [found]
         return {name: value for name, value in zip(step.outputs, made, strict=False) if name}
@@ -131,7 +131,7 @@ class OnnxBackbone(nn.Module):
 
 
 def _last_uses(program: Program) -> list[list[str]]:
-    """The names that are not needed any more after each step, so that a large network does not keep all it computed."""
+    """Names of values that no later step needs, for each step: a large network must not keep all it computed."""
     kept, done = {*program.maps}, []
     for step in reversed(program.steps):
         used = {name for name in (*step.inputs, *step.outputs) if name} - kept
@@ -151,15 +151,15 @@ class BackboneFeatures(nn.Module):
         self.backbone = backbone
         strides = backbone.strides
         least = min(CELL, max(strides))
-        self.told = [number for number, stride in enumerate(strides) if stride >= least]
-        self.channels = sum(backbone.channels[number] for number in self.told)
+        self.used = [number for number, stride in enumerate(strides) if stride >= least]
+        self.channels = sum(backbone.channels[number] for number in self.used)
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Features (B, channels, h, w) of images (B, 3, H, W), BGR in [0, 1]."""
         found = self.backbone(image)
-        means = [nn.functional.avg_pool2d(found[number], 3, 1, 1, count_include_pad=False) for number in self.told]
-        strides = [self.backbone.strides[number] for number in self.told]
+        means = [nn.functional.avg_pool2d(found[number], 3, 1, 1, count_include_pad=False) for number in self.used]
+        strides = [self.backbone.strides[number] for number in self.used]
         size = means[0].shape[-2:]
         return torch.cat(
             [brought(cells, stride, strides[0], size) for cells, stride in zip(means, strides, strict=True)], dim=1
@@ -167,7 +167,7 @@ class BackboneFeatures(nn.Module):
 
 
 def brought(cells: Tensor, stride: int, to: int, size: Sequence[int]) -> Tensor:
-    """A map (B, C, h, w) of cells of `stride` pixels on a grid of `size` cells of `to` pixels, between cells linear.
+    """Resample a map (B, C, h, w) with cells of `stride` pixels to `size` cells of `to` pixels, bilinearly.
 
     Where the sides are not multiples of the stride, a map has a cell more at its end, which is cut, or lacks one, where
     the last is repeated.

@@ -25,7 +25,7 @@ TRANSPOSED = {1: nn.functional.conv_transpose1d, 2: nn.functional.conv_transpose
 
 
 def _pads(x: Tensor, attributes: Mapping[str, Any], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
-    """What is padded before and behind each of the last axes of x; below 0 it is cut."""
+    """Padding before and behind each of the last axes of x; negative numbers cut."""
     axes = len(kernel)
     strides, dilations = (attributes.get(name) or [1] * axes for name in ("strides", "dilations"))
     mode = attributes.get("auto_pad", "NOTSET")
@@ -42,7 +42,7 @@ def _pads(x: Tensor, attributes: Mapping[str, Any], kernel: Sequence[int]) -> tu
 
 
 def padded(x: Tensor, before: Sequence[int], behind: Sequence[int], mode: str = "constant", value: float = 0) -> Tensor:
-    """x with its last axes padded, as `nn.functional.pad` has the modes."""
+    """Pad the last axes of x; modes as in `nn.functional.pad`."""
     pads = [side for pair in zip(reversed(before), reversed(behind), strict=True) for side in pair]
     if not any(pads):
         return x
@@ -133,12 +133,12 @@ def _pad(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Tensor:
 
 
 def _channels(factor: Tensor, x: Tensor) -> Tensor:
-    """Factors (C,) as they lie beside x (B, C, ...)."""
+    """Reshape factors (C,) to broadcast with x (B, C, ...)."""
     return factor.reshape(-1, *(1 for _ in range(x.dim() - 2)))
 
 
 def _channel_affine(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Tensor:
-    """x times a factor and plus a shift of each channel."""
+    """ChannelAffine: x times a factor plus a shift for each channel."""
     x, scale, shift = inputs
     found: Tensor = x * _channels(scale, x) + _channels(shift, x)
     return found

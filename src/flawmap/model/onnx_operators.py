@@ -33,7 +33,7 @@ BOOLEAN = 9  # and of bool
 
 
 def elementwise(function: Callable[..., Any]) -> Operator:
-    """`function` of numbers or tensors, on values: element by element, one-element tuples stretched."""
+    """Apply `function`, of numbers or tensors, to values element by element; tuples of one element are stretched."""
 
     def apply(inputs: Inputs, attributes: Attributes) -> Any:
         tensors = [value for value in inputs if isinstance(value, Tensor)]
@@ -51,12 +51,12 @@ def elementwise(function: Callable[..., Any]) -> Operator:
 
 
 def _beside(value: Any, tensor: Tensor) -> Any:
-    """A tuple as a tensor beside another."""
+    """Convert a tuple to a tensor like another."""
     return torch.tensor(value, device=tensor.device, dtype=tensor.dtype) if isinstance(value, tuple) else value
 
 
 def _divided(x: Any, y: Any) -> Any:
-    """Of whole numbers, the quotient cut towards 0, as in ONNX."""
+    """Divide; whole numbers towards 0, as in ONNX."""
     if isinstance(x, Tensor) or isinstance(y, Tensor):
         whole = not any(isinstance(each, float) or (isinstance(each, Tensor) and each.is_floating_point())
                         for each in (x, y))  # fmt: skip
@@ -91,7 +91,7 @@ def _where(condition: Any, x: Any, y: Any) -> Any:
 
 
 def _folded(function: Callable[[Any, Any], Any]) -> Operator:
-    """An operator of any number of inputs."""
+    """Operator of any number of inputs."""
     both = elementwise(function)
     return lambda inputs, attributes: functools.reduce(lambda x, y: both([x, y], attributes), inputs)
 
@@ -125,7 +125,7 @@ def _size(inputs: Inputs, attributes: Attributes) -> Any:
 
 
 def _filled(inputs: Inputs, attributes: Attributes) -> Any:
-    """ConstantOfShape: of one axis or none."""
+    """ConstantOfShape, with one axis or none."""
     (shape,) = inputs
     if not isinstance(shape, tuple) or len(shape) > 1:
         raise UnsupportedError("a tensor of a shape that is computed from the image")
@@ -250,7 +250,7 @@ def _expanded(inputs: Inputs, attributes: Attributes) -> Any:
 
 
 def _reduced(function: Callable[[Tensor, tuple[int, ...], bool], Tensor]) -> Operator:
-    """A reduction along axes, all where none are named."""
+    """Reduction along axes, all where none are named."""
 
     def apply(inputs: Inputs, attributes: Attributes) -> Any:
         x, axes = inputs[0], _axes(inputs, attributes)
@@ -264,7 +264,7 @@ def _reduced(function: Callable[[Tensor, tuple[int, ...], bool], Tensor]) -> Ope
 
 
 def _product(inputs: Inputs, attributes: Attributes) -> Any:
-    """ReduceProd, of sizes alone."""
+    """ReduceProd, for sizes alone."""
     if isinstance(inputs[0], Tensor):
         raise UnsupportedError("a product of features")
     found = math.prod(inputs[0])
@@ -272,7 +272,7 @@ def _product(inputs: Inputs, attributes: Attributes) -> Any:
 
 
 def _on_tensors(function: Callable[[Tensor], Tensor], on_numbers: Callable[[Any], Any] | None = None) -> Operator:
-    """A function of one value."""
+    """Operator of one input."""
 
     def either(value: Any) -> Any:
         if isinstance(value, Tensor):
