@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "escape", "overkill")  # that results hold
 
 
 class Times(NamedTuple):
@@ -65,8 +66,15 @@ def cores() -> int:
 
 def machine(device: str = "cpu") -> str:
     """One phrase: processor or GPU, cores or threads, versions."""
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{_processor()}, {cores()} cores"
+    count = cores()
+    found = f"{_processor()}, {count} core{'s' * (count > 1)}"
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else found
     return f"{name}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+
+
+def processor(result: Mapping[str, Any]) -> str:
+    """The processor or GPU that a result was measured on, without versions."""
+    return str(result["machine"]).partition(",")[0]
 
 
 def _processor() -> str:
@@ -80,13 +88,13 @@ def _processor() -> str:
     return (names or [found])[0] + wide
 
 
-def commit() -> str:
-    """Short commit of this checkout, with a `+` when files of the package or the bench are changed."""
+def commit(folder: Path = HERE, paths: Sequence[str] = ("../src", "*.py")) -> str:
+    """Short commit of the checkout around `folder`, with a `+` when files in `paths`, relative to it, have changed."""
     try:
-        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
         changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", "../src", "*.py"],
-            cwd=HERE, capture_output=True, text=True,
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", *paths],
+            cwd=folder, capture_output=True, text=True,
         )  # fmt: skip
     except OSError:
         return "unknown"

@@ -30,7 +30,7 @@ from flawmap.deploy.inspector import Inspector
 from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import DisagreementError
 from flawmap.measure.threshold import Threshold
-from flawmap.model.familiarity import REMEMBERED
+from flawmap.model.familiarity import LOW
 from transcription import Transcription
 
 RUNTIMES = ("torch", "onnx", "openvino")
@@ -84,7 +84,7 @@ def random_bundle(recipe: str | Recipe, height: int = 0, width: int = 0, seed: i
         torch.manual_seed(seed)
         model = build(found.model, with_refinement=found.refine.steps > 0)
         if model.imagenet is not None and model.familiarity is not None and found.model.memory:
-            density = dict(model.familiarity.named_densities())[REMEMBERED]
+            density = dict(model.familiarity.named_densities())[LOW]
             density.remember(torch.randn(found.model.memory, len(density.mean)))
     general = load_general().state_dict()
     own = model.discrete.state_dict()

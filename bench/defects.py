@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import HERE, RESULTS, write_result
+from common import HERE, METRICS, RESULTS, write_result
 from flawmap.data.images import read_image
 from flawmap.data.layouts import Sample, read_layout
-from quality import METRICS, clock, timed
+from processes import clock, read_metrics, train_and_evaluate
 
 
 def pool(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
@@ -74,7 +72,6 @@ def trained_and_tested(
     write_split(work / "train.csv", train, "train")
     write_split(work / "test.csv", rest, "test")
     bundle, report, spent = work / "part.bundle", work / "evaluation", work / "seconds"
-    flawmap = [sys.executable, "-m", "flawmap"]
     how = ["--config", chosen.recipe, "--set", f"run.seed={seed}"]
     how += ["--set", f"detect.steps={chosen.steps}"] if chosen.steps else []
     how += list(settings)
@@ -82,13 +79,9 @@ def trained_and_tested(
     if defects:
         write_split(work / "defects.csv", defects, "train")
         learnt = ["--defects", str(work / "defects.csv")]
-    if not bundle.exists():
-        out = ["--out", str(bundle), "--resume"]
-        timed([*flawmap, "train", str(work / "train.csv"), *how, *learnt, *out], spent)
-    evaluate = [*flawmap, "evaluate", str(bundle), str(work / "test.csv"), "--out", str(report), "--overwrite"]
-    subprocess.run(evaluate, check=True)
-    metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
-    provenance = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["provenance"]
+    data = (work / "train.csv", work / "test.csv")
+    train_and_evaluate(*data, [*how, *learnt], bundle, report, spent)
+    metrics, provenance = read_metrics(bundle, report)
     return bundle, {
         "name": chosen.name,
         "recipe": chosen.recipe,

@@ -11,24 +11,19 @@ images and setting the threshold, over all attempts.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common import HERE, RESULTS, cores, write_result
+from common import HERE, METRICS, RESULTS, cores, write_result
 from flawmap.config import load_recipe
+from processes import clock, read_metrics, train_and_evaluate, went_on
 
 RECIPE_MINUTES = 15.0  # what `detect.steps` of a recipe is meant for, on two cores
-METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "escape", "overkill")
-HEARTBEAT = 10.0  # seconds between two notes of the time a training has taken
 
 
 def steps_for(recipe: str, minutes: float) -> int:
@@ -36,41 +31,14 @@ def steps_for(recipe: str, minutes: float) -> int:
     return max(1, round(load_recipe(recipe).detect.steps * minutes / RECIPE_MINUTES))
 
 
-def clock(file: Path) -> float:
-    """Seconds a training has taken so far."""
-    return float(file.read_text(encoding="ascii")) if file.exists() else 0.0
-
-
-def timed(command: list[str], file: Path) -> None:
-    """Run a command, adding the time it takes to what `file` holds. Raises SystemExit when it fails."""
-    before, started = clock(file), time.monotonic()
-    process = subprocess.Popen(command)
-    try:
-        while process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(HEARTBEAT)
-            file.write_text(f"{before + time.monotonic() - started:.1f}\n", encoding="ascii")
-    except BaseException:  # also Ctrl-C: the training writes what it has and ends
-        process.terminate()
-        process.wait()
-        raise
-    if process.returncode:
-        sys.exit(f"{' '.join(command)} ended with {process.returncode}; give the same command again to go on")
-
-
 def run(chosen: argparse.Namespace, name: str, minutes: float, seed: int, steps: int) -> dict[str, Any]:
     """Train, evaluate, and collect what a result file holds."""
     chosen.work.mkdir(parents=True, exist_ok=True)
     bundle, report, spent = (chosen.work / f"{name}{end}" for end in (".bundle", ".evaluation", ".seconds"))
-    flawmap = [sys.executable, "-m", "flawmap"]
     settings = [f"detect.steps={steps}", f"run.seed={seed}", *chosen.settings]
     how = ["--config", chosen.recipe, *(part for setting in settings for part in ("--set", setting))]
-    if not bundle.exists():
-        timed([*flawmap, "train", str(chosen.data), "--out", str(bundle), *how, "--resume"], spent)
-    evaluate = [*flawmap, "evaluate", str(bundle), str(chosen.data), "--out", str(report), "--overwrite"]
-    subprocess.run(evaluate, check=True)
-    metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
-    provenance = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["provenance"]
+    train_and_evaluate(chosen.data, chosen.data, how, bundle, report, spent)
+    metrics, provenance = read_metrics(bundle, report)
     result = {
         "name": chosen.name,
         "recipe": chosen.recipe,
@@ -79,7 +47,7 @@ def run(chosen: argparse.Namespace, name: str, minutes: float, seed: int, steps:
         "wanted_minutes": minutes,
         "steps": load_recipe(bundle / "recipe.toml").detect.steps,  # fewer than asked for where photos are few
         "minutes": round(clock(spent) / 60, 2),
-        "resumed": provenance["resumed"] and provenance["minutes"] < 0.9 * clock(spent) / 60,
+        "resumed": went_on(provenance, clock(spent) / 60),
         "peak_memory_mb": provenance["peak_memory_mb"],
         "trained_on": provenance["trained_on"],
         "trained_by": provenance["machine"],

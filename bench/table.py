@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from common import LOAD, commit, cores, machine, read_results
+from common import LOAD, commit, cores, machine, processor, read_results
 
 SEEDS = 3  # that the targets of 15 minutes ask for
 MINUTES = (5, 15, 30, 60, 120)
@@ -64,11 +64,6 @@ def latest(what: str) -> dict[str, Any] | None:
     """The newest result of a kind."""
     found = read_results(what)
     return found[-1] if found else None
-
-
-def processor(result: dict[str, Any]) -> str:
-    """The processor or GPU that a result was measured on, without versions."""
-    return str(result["machine"]).partition(",")[0]
 
 
 def by_processor(what: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from flawmap.bundle import Bundle, build, general_card, load_bundle, save_bundle
 from flawmap.config import load_recipe
 from flawmap.data.images import read_image, write_image
 from flawmap.data.surfaces import SURFACES
+from flawmap.measure.evaluate import NAMES
 from flawmap.measure.threshold import choose_threshold
 
 TINY = Path(__file__).with_name("tiny.toml")
@@ -165,13 +166,61 @@ def test_evaluate_writes_each_metric_with_its_interval_and_a_row_per_image(
     out = tmp_path / "measured"
     shown = succeed("evaluate", master, parts, "--out", out)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    for name in ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "f1_max", "escape", "overkill"):
+    for name in NAMES:
         low, value, high = (metrics[name][key] for key in ("low", "value", "high"))
         assert 0 <= low <= value <= high <= 1
         assert f"{value:.3f}" in shown or f"{value:.1%}" in shown
     with (out / "images.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 8
     assert (out / "report.html").stat().st_size > 1000
+
+
+def test_evaluate_tells_escape_where_good_photos_set_the_threshold_for_other_overkills(
+    master: Path, parts: Path, tmp_path: Path
+) -> None:
+    """The bundle's good photos score 0.100 to 0.129: 30 of them, of which 1, 2 and 5 % are less than two."""
+    out = tmp_path / "measured"
+    shown = succeed("evaluate", master, parts, "--out", out)
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert list(metrics["escape_at"]) == ["0.01", "0.02", "0.05"]
+    assert [at["threshold"] for at in metrics["escape_at"].values()] == pytest.approx([0.129] * 3)
+    assert [at["supported"] for at in metrics["escape_at"].values()] == [False, False, True]
+    with (out / "images.csv").open(encoding="utf-8", newline="") as file:
+        scores = [(line["label"], float(line["score"])) for line in csv.DictReader(file)]
+    rejected = sum(score > 0.129 for label, score in scores if label == "good")
+    escaped = sum(score <= 0.129 for label, score in scores if label == "defective")
+    five = metrics["escape_at"]["0.05"]
+    assert (five["escape"], five["overkill"]) == (escaped / 4, rejected / 4)
+    wanted = f"escape at 5 % asked          {25 * escaped:g} % ({25 * rejected:g} % of good rejected)"
+    assert wanted in shown.splitlines()
+    assert metrics["pixel_threshold"] == pytest.approx(0.227)  # the 28th of 30, for 10 %
+
+
+def test_evaluate_says_when_good_parts_are_unlike_the_photos(bundle: Path, parts: Path, tmp_path: Path) -> None:
+    note = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    out = tmp_path / "measured"
+    succeed("evaluate", bundle, parts, "--out", out)
+    with (out / "images.csv").open(encoding="utf-8", newline="") as file:
+        good = [float(line["score"]) for line in csv.DictReader(file) if line["label"] == "good"]
+    for scores, told in (([min(good) - 1e-4 - i / 1e4 for i in range(99)], True), ([*good] * 25, False)):
+        note["provenance"] |= {"held_out_scores": scores, "held_out_peaks": scores}
+        note["threshold"] |= {"score": max(scores), "overkill": 0.01, "supported": True}
+        (bundle / "bundle.json").write_text(json.dumps(note), encoding="utf-8")
+        shown = succeed("evaluate", bundle, parts, "--out", out, "--overwrite")
+        sentence = "4 of 4 good parts score above the threshold (1 % were promised): they are unlike"
+        assert (sentence in shown) is told
+        assert (sentence in (out / "report.html").read_text(encoding="utf-8")) is told
+        assert json.loads((out / "metrics.json").read_text(encoding="utf-8"))["good_parts"]["unlike"] is told
+
+
+def test_a_bundle_without_scores_of_good_photos_tells_neither(bundle: Path, parts: Path, tmp_path: Path) -> None:
+    note = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    del note["provenance"]["held_out_scores"]
+    (bundle / "bundle.json").write_text(json.dumps(note), encoding="utf-8")
+    shown = succeed("evaluate", bundle, parts, "--out", tmp_path / "measured")
+    assert "asked" not in shown
+    metrics = json.loads((tmp_path / "measured" / "metrics.json").read_text(encoding="utf-8"))
+    assert {"escape_at", "good_parts"} & set(metrics) == set()
 
 
 def test_evaluate_refuses_a_protocol_it_does_not_know(master: Path, parts: Path) -> None:

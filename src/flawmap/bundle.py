@@ -40,8 +40,8 @@ from flawmap.model.decoder import ObjectDecoder
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
 from flawmap.model.dsr import DSR, detection_channels
-from flawmap.model.familiarity import AROUND, MAP, SOFTNESS, Familiarity
-from flawmap.model.imagenet import CHANNELS, ImageNetFeatures
+from flawmap.model.familiarity import AROUND, HIGH, LOW, MAP, PRETRAINED, SOFTNESS, Familiarity
+from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.onnx_backbone import BackboneFeatures, OnnxBackbone, Program
 from flawmap.model.restriction import SubspaceRestriction
 
@@ -113,17 +113,18 @@ def build(settings: ModelSettings, with_refinement: bool, backbone: OnnxBackbone
         fold=fold,
         score_side=settings.score_side,
         score_pixels=settings.score_pixels,
-        familiarity=_familiarity(settings, CHANNELS if imagenet is None else imagenet.channels),
+        familiarity=_familiarity(settings, imagenet),
         imagenet=imagenet,
         restricts=settings.restriction == "learned",
         quantizes=settings.quantize,
         against_image=settings.compared_with == "image",
+        reduction=settings.reduction,
     )
 
 
 def _pretrained(settings: ModelSettings, backbone: OnnxBackbone | None) -> ImageNetFeatures | BackboneFeatures | None:
     """What gives the features that were learnt elsewhere."""
-    if "imagenet" not in settings.familiarity:
+    if not {*PRETRAINED} & {*settings.familiarity}:
         return None
     if not settings.backbone:
         return ImageNetFeatures()
@@ -131,12 +132,20 @@ def _pretrained(settings: ModelSettings, backbone: OnnxBackbone | None) -> Image
     return BackboneFeatures(backbone)
 
 
-def _familiarity(settings: ModelSettings, imagenet: int) -> Familiarity | None:
+def _familiarity(settings: ModelSettings, pretrained: ImageNetFeatures | BackboneFeatures | None) -> Familiarity | None:
     if not settings.familiarity:
         return None
     early = settings.discrete_width
-    channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width, "imagenet": imagenet}
-    return Familiarity({name: channels[name] for name in settings.familiarity}, settings.fusion, settings.guided)
+    channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width}
+    if pretrained is not None:
+        channels |= {LOW: pretrained.low_channels, HIGH: pretrained.high_channels}
+    return Familiarity(
+        {name: channels[name] for name in settings.familiarity},
+        settings.fusion,
+        settings.guided,
+        settings.neighbourhood,
+        settings.components,
+    )
 
 
 def _adds_up(settings: ModelSettings) -> bool:
@@ -250,7 +259,7 @@ def load_bundle(path: Path) -> Bundle:
 
 def _backbone(note: Mapping[str, Any], settings: ModelSettings, path: Path) -> OnnxBackbone | None:
     """The backbone of a bundle whose features are of one, its weights still to be filled in. Raises BundleError."""
-    if not (settings.backbone and "imagenet" in settings.familiarity):
+    if not (settings.backbone and {*PRETRAINED} & {*settings.familiarity}):
         return None
     try:
         if sha256(path / BACKBONE) != note.get("backbone_json_sha256"):

@@ -1112,13 +1112,13 @@ def _say_odd(listing: Listing, config: str, settings: list[str] | None, top: int
     from flawmap.devices import pick_device
     from flawmap.train.contamination import most, to_look_with
     from flawmap.train.run import look_before, own_backbone
-    from flawmap.train.sources import shaped
+    from flawmap.train.sources import sized
 
     good = sorted(sample.image for sample in listing.train_good)
     if len(good) < 2:
         raise DataError(f"{listing.name} holds {len(good)} good photos; two or more can be held against each other")
     recipe = load_recipe(config, settings)
-    recipe = recipe.model_copy(update={"image": shaped(recipe.image, good)})
+    recipe = sized(recipe, good)
     backbone = own_backbone(to_look_with(recipe))
     found = look_before(good, recipe, read_scope(recipe.image), None, pick_device(device), backbone).tolist()
     for index in most(found, top):

@@ -39,6 +39,12 @@ class ImageSettings(Section):
         description="`resize`: the whole image at the network's size, as in the paper. `tile`: the image is cut into "
         "overlapping tiles of that size, for parts that are large and defects that are small.",
     )
+    size: Literal["given", "auto"] | Annotated[int, Field(ge=64, le=2048)] = Field(
+        "given",
+        description="Resize: the shorter side of the network's input, in pixels. `auto`: the photos' own, between 256 "
+        "and 512; a number: at most so many. The other side follows by `aspect`, and `model.reduction` with both. "
+        "`given`: `height` and `width`, which win over a size wherever a recipe states them.",
+    )
     height: Side = Field(
         256, description="Rows of the network's input (of a tile), in pixels; a multiple of 16. Paper: 256."
     )
@@ -178,12 +184,37 @@ class ModelSettings(Section):
         "wherever they lie, since a thin crack fills no square. 0, as in the paper: a square.",
     )
 
-    familiarity: tuple[Literal["encoder", "local", "detection", "imagenet"], ...] = Field(
+    familiarity: tuple[Literal["encoder", "local", "detection", "imagenet", "imagenet_high"], ...] = Field(
         (),
         description="Further evidence of a defect, fused with detection's map: how unlike those of good photos the "
         "features are of the discrete model's `encoder`, of the same where brightness and contrast are levelled "
-        "(`local`), of `detection`, and of EfficientNet-Lite0, trained on the photos of ImageNet (`imagenet`). Fitted "
-        "after the training, in some minutes; the bundle keeps what serves. Paper: none.",
+        "(`local`), of `detection`, and of EfficientNet-Lite0, trained on the photos of ImageNet, in low resolution "
+        "(`imagenet`, 1/16 of the input) and in high resolution (`imagenet_high`, 1/8). Fitted after the training, in "
+        "some minutes; the bundle keeps what serves. Paper: none.",
+    )
+    neighbourhood: Literal[1, 3, 5, 7] = Field(
+        5,
+        description="With `imagenet`: cells along the side of the square that a feature of low resolution is the mean "
+        "over.",
+    )
+    components: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Principal components kept of pretrained features, of either resolution, before they are whitened; "
+        "0: all. Fewer take less time, and what varies least among good parts is noise.",
+    )
+    source_weights: Literal["selected", "squared"] = Field(
+        "selected",
+        description="How much each score source counts, by its AUROC on painted defects. `selected`: in proportion to "
+        "how far that is above chance, and sources that hardly find these defects or vary much among good photos are "
+        "left out. `squared`: by the square of that, pretrained features are never left out, and detection's own map, "
+        "which was trained on such defects, counts by half.",
+    )
+    reduction: Literal[1, 2, 3, 4] = Field(
+        1,
+        description="The discrete model, both reconstructions and detection see the image at 1/this of the network's "
+        "size; pretrained features see all of it. Set by `image.size` where that is given. Paper: 1.",
     )
     fusion: Literal["maximum", "log-mean-exp"] = Field(
         "maximum",
@@ -201,7 +232,7 @@ class ModelSettings(Section):
     backbone: str = Field(
         "",
         description="An ONNX file of a network of your own, whose feature maps take the place of EfficientNet-Lite0's "
-        "for `imagenet` among `familiarity` (docs/backbones.md). The bundle keeps the network, so inspecting needs "
+        "for `imagenet` and `imagenet_high` among `familiarity` (docs/backbones.md). The bundle keeps the network, so inspecting needs "
         "neither the file nor ONNX. Empty: EfficientNet-Lite0.",
     )
     backbone_mean: tuple[Share, ...] = Field(
@@ -228,9 +259,9 @@ class ModelSettings(Section):
         0,
         ge=0,
         le=20_000,
-        description="With `imagenet` among `familiarity`: how many places of good photos are kept, as unlike one "
-        "another as possible and of 704 numbers each, so that a new one is held against the most alike of them "
-        "(nearest neighbour) instead of against the mean of all. 0: against the mean.",
+        description="With `imagenet` or `imagenet_high` among `familiarity`: how many patches of good photos the "
+        "memory bank of each holds, chosen by k-center greedy (coreset), so that a new one is compared with the most "
+        "similar of them (nearest neighbour) instead of with the mean of all. 0: with the mean.",
     )
 
     @model_validator(mode="after")
@@ -401,6 +432,13 @@ class FewSettings(Section):
         0,
         ge=0,
         description="This section holds where fewer photos than this are trained on; 0: never, as in the paper.",
+    )
+    until: int = Field(
+        0,
+        ge=0,
+        description="Between `below` and this many photos `rate`, `steps` and how often a photo is varied change "
+        "smoothly to what holds for many, by the logarithm of their number, and `warm` holds; 0: all at once, at "
+        "`below`.",
     )
     warm: Literal["all", "drawing", "none"] = Field("all", description="`model.warm` then, where there is a prior.")
     rate: float = Field(2e-4, gt=0, description="`detect.rate` then.")

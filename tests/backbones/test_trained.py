@@ -29,13 +29,13 @@ from flawmap.deploy.artefact import open_session
 from flawmap.deploy.export import export
 from flawmap.errors import BundleError, ConfigError
 from flawmap.model.discrete import DiscreteModel
-from flawmap.model.onnx_backbone import BackboneFeatures, OnnxBackbone, Program, brought
+from flawmap.model.onnx_backbone import BackboneFeatures, OnnxBackbone, Program, resampled
 from flawmap.train.run import own_backbone
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 SETTINGS = [
     "image.width=96",
-    "model.familiarity=['encoder', 'imagenet']",
+    "model.familiarity=['encoder', 'imagenet', 'imagenet_high']",
     "model.memory=16",
     "model.norm=batch",
     "refine.steps=0",
@@ -97,7 +97,7 @@ def test_the_bundle_says_which_file_it_was_and_how_it_takes_pixels(place: Path) 
     assert known["sha256"] == bundle.recipe.model.backbone_sha256 and len(known["sha256"]) == 64
     assert bundle.recipe.model.backbone == "net.onnx" and bundle.recipe.model.backbone_order == "rgb"
     assert isinstance(bundle.model.imagenet, BackboneFeatures)
-    assert bundle.model.imagenet.channels == 24, "of low resolution alone"
+    assert bundle.model.imagenet.low_channels == 24 and bundle.model.imagenet.high_channels == 16 + 24
 
 
 def test_inspecting_needs_neither_the_file_nor_onnx(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +291,8 @@ def test_it_is_quantized_with_the_rest(place: Path, tmp_path: Path) -> None:
 
 # features on one grid
 
+WEIGHTS_BETWEEN = torch.tensor([[9.0, 3.0], [3.0, 1.0]]) / 16  # of the cells around a quarter of the first of them
+
 
 def net_of(strides: tuple[int, ...]) -> OnnxBackbone:
     channels = tuple(range(1, 1 + len(strides)))
@@ -298,14 +300,26 @@ def net_of(strides: tuple[int, ...]) -> OnnxBackbone:
 
 
 @pytest.mark.parametrize(
-    ("strides", "used", "channels"),
-    [((4, 8, 16, 32), [2, 3], 7), ((16, 16), [0, 1], 3), ((4, 8, 8), [1, 2], 5), ((14,), [0], 1), ((32,), [0], 1)],
+    ("strides", "low", "high"),
+    [
+        ((4, 8, 16, 32), [2, 3], [1, 2]),
+        ((16, 16), [0, 1], [0, 1]),
+        ((4, 8, 8), [1, 2], [1, 2]),
+        ((14,), [0], [0]),
+        ((4, 32), [1], [0]),
+        ((2, 32), [1], [1]),
+        ((2, 4, 32, 32), [2, 3], [1]),
+        ((4,), [0], [0]),
+    ],
 )
-def test_maps_of_low_resolution_are_used_else_the_coarsest(
-    strides: tuple[int, ...], used: list[int], channels: int
+def test_maps_of_each_resolution_are_used_else_the_coarsest_and_the_nearest(
+    strides: tuple[int, ...], low: list[int], high: list[int]
 ) -> None:
     features = BackboneFeatures(net_of(strides))
-    assert (features.used, features.channels) == (used, channels)
+    assert (features.low, features.high) == (low, high)
+    channels = features.backbone.channels
+    assert features.low_channels == sum(channels[number] for number in low)
+    assert features.high_channels == sum(channels[number] for number in high)
 
 
 @pytest.mark.parametrize(("height", "width"), [(272, 256), (176, 400), (128, 128)])
@@ -318,7 +332,7 @@ def test_maps_lie_over_one_another_also_where_half_a_side_is_odd(height: int, wi
         return (1000 * rows[:, None] + columns)[None, None]
 
     fine = where(16)
-    found = brought(where(32), 32, 16, fine.shape[-2:])
+    found = resampled(where(32), 32, 16, fine.shape[-2:])
     assert found.shape == fine.shape
     inner = (..., slice(2, -3), slice(2, -3))
     torch.testing.assert_close(found[inner], fine[inner])
@@ -326,7 +340,7 @@ def test_maps_lie_over_one_another_also_where_half_a_side_is_odd(height: int, wi
 
 def test_a_map_of_no_whole_factor_covers_the_same_image() -> None:
     cells = torch.arange(16.0).repeat(16, 1)[None, None]
-    found = brought(cells, 24, 16, (24, 24))
+    found = resampled(cells, 24, 16, (24, 24))
     assert (
         found.shape[-2:] == (24, 24) and float(found[0, 0, 0, -1]) == 15 and float(found.mean()) == pytest.approx(7.5)
     )
@@ -340,6 +354,9 @@ def test_features_are_means_over_neighbours_of_every_map_of_low_resolution(tmp_p
     file = written(Pyramid(), tmp_path / "net.onnx")
     backbone = read_backbone(ModelSettings(backbone=str(file)), (64, 96))
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(3))
-    found, maps = BackboneFeatures(backbone)(image), backbone(image)
-    assert found.shape == (1, 32, 4, 6)
-    torch.testing.assert_close(found[..., 1, 2], maps[1][..., 0:3, 1:4].mean((2, 3)))
+    features, maps = BackboneFeatures(backbone), backbone(image)
+    low, high = features(image), features.high_resolution(features.blocks(image))
+    assert low.shape == (1, 32, 4, 6) and high.shape == (1, 40, 8, 12)
+    torch.testing.assert_close(low[..., 1, 2], maps[1][..., 0:3, 1:4].mean((2, 3)))
+    assert torch.equal(high[:, :8], maps[0])
+    torch.testing.assert_close(high[:, 8:, 3, 3], (maps[1][..., 1:3, 1:3] * WEIGHTS_BETWEEN).sum((2, 3)))

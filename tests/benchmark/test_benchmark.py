@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from flawmap import cli
 from flawmap.benchmark import published
 from flawmap.benchmark.plan import Job, parse_seeds
-from flawmap.benchmark.tables import COLUMNS, Cell, markdown, summarise, table_csv, text_of
+from flawmap.benchmark.tables import ALL, ASKED, MEASURED, Cell, asked_known, markdown, summarise, table_csv, text_of
 from flawmap.bundle import save_general
 from flawmap.config import load_recipe
 from flawmap.data.categories import find_categories
@@ -98,10 +98,11 @@ def test_the_tables_hold_what_the_jobs_found(finished: tuple[Path, Result]) -> N
     assert float(rows["plates"]["image_auroc"]) == pytest.approx((found[0] + found[1]) / 2)
     assert float(rows["tubes"]["image_auroc_spread"]) == pytest.approx(abs(found[2] - found[3]) / 2**0.5)
     assert float(rows["mean"]["image_auroc"]) == pytest.approx(sum(found) / 4)
+    five = [job["metrics"]["escape_at"]["0.05"]["overkill"] for job in document["jobs"]]
+    assert float(rows["mean"]["overkill_at_0.05"]) == pytest.approx(sum(five) / 4)
     table = (out / "table.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:] == [
-        "plates", "tubes", "mean",
-    ]  # fmt: skip
+    first = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+    assert first == ["category", "---", "plates", "tubes", "mean"] * 2  # the second is of thresholds by good photos
     assert "over 2 seeds" in table
     assert [line.split()[0] for line in result.stdout.splitlines()[-4:-1]] == ["plates", "tubes", "mean"]
 
@@ -112,6 +113,7 @@ def test_the_page_is_whole_and_shows_the_extremes(finished: tuple[Path, Result])
     assert page.count("data:image/jpeg") == 2 * 3 * 2  # categories, parts, pictures
     for words in ("Defect found best", "Defect that scores lowest", "Good part that scores highest"):
         assert page.count(words) == 2
+    assert page.count("<th>category</th>") == 2
     assert "http" not in page.replace("http://www.w3.org", "")
     assert 'href="plates/seed0/evaluation/report.html"' in page
     assert (out / "plates" / "seed0" / "evaluation" / "report.html").exists()
@@ -251,7 +253,12 @@ def test_categories_are_found_below_a_folder_or_are_the_folder(two: Path, tmp_pa
 
 
 def result_of(auroc: float | None, minutes: float) -> dict[str, object]:
-    metrics = {name: {"value": auroc} for name in ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")}
+    metrics: dict[str, dict[str, object]] = {name: {"value": auroc} for name in MEASURED}
+    metrics["escape_at"] = {
+        "0.01": {"escape": 0.75, "overkill": 0.0, "threshold": 0.9, "supported": False},
+        "0.02": {"escape": 0.5, "overkill": 0.125, "threshold": 0.8, "supported": False},
+        "0.05": {"escape": None, "overkill": 0.25, "threshold": 0.7, "supported": True},
+    }
     return {
         "metrics": metrics,
         "escape_at_overkill": 0.5,
@@ -303,7 +310,25 @@ def test_what_is_missing_is_a_dash_and_counted(tmp_path: Path) -> None:
 
 def test_a_column_for_every_figure(tmp_path: Path) -> None:
     (row,) = summarise(jobs_of(tmp_path, {("a", 0): result_of(0.5, 1)}))
-    assert None not in [row.cells[name] for name in COLUMNS]
+    assert [name for name in ALL if row.cells[name] is None] == ["escape_at_0.05"]
+
+
+def test_escape_where_good_photos_set_the_threshold_has_a_table_of_its_own(tmp_path: Path) -> None:
+    rows = summarise(jobs_of(tmp_path, {("a", 0): result_of(0.5, 1)}))
+    head, _, line = markdown(rows, ASKED).splitlines()
+    assert head.startswith("| category | escape at 1 % asked | overkill at 1 % asked | escape at 2 % asked |")
+    assert line == "| a | 0.750 | 0.000 | 0.500 | 0.125 | – | 0.250 |"
+
+
+def test_results_of_an_earlier_flawmap_are_read(tmp_path: Path) -> None:
+    result = result_of(0.5, 1)
+    metrics = result["metrics"]
+    assert isinstance(metrics, dict)
+    del metrics["seg_f1"], metrics["escape_at"]
+    rows = summarise(jobs_of(tmp_path, {("a", 0): result}))
+    assert rows[0].cells["seg_f1"] is None
+    assert rows[0].cells["pixel_ap"] == Cell(0.5, None, 1)
+    assert not asked_known(rows)
 
 
 def test_seeds_are_read_each_once() -> None:

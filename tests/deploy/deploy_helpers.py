@@ -9,7 +9,7 @@ import torch
 from flawmap.bundle import build
 from flawmap.config import Recipe, load_recipe
 from flawmap.model.dsr import DSR
-from flawmap.model.familiarity import REMEMBERED, surroundings
+from flawmap.model.familiarity import LOW, surroundings
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 
@@ -27,5 +27,5 @@ def remembering(*kinds: str) -> tuple[Recipe, DSR]:
         model = build(recipe.model, with_refinement=False).eval()
         assert model.familiarity is not None and model.imagenet is not None
         around = surroundings(model.imagenet(torch.rand(64, 3, 64, 64)))
-        dict(model.familiarity.named_densities())[REMEMBERED].remember(around.permute(0, 2, 3, 1).flatten(0, 2))
+        dict(model.familiarity.named_densities())[LOW].remember(around.permute(0, 2, 3, 1).flatten(0, 2))
     return recipe, model

@@ -37,7 +37,7 @@ from flawmap.model.blocks import standardised
 from flawmap.model.codebook import Codebook
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import GeneralDecoder
-from flawmap.model.familiarity import REMEMBERED, levelled, surroundings
+from flawmap.model.familiarity import LOW, levelled, surroundings
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 AGREES = Agreement(8, 9e-5, 1e-6, 0.1, 1e-3, 1e-4, 3e-7)
@@ -63,7 +63,7 @@ def make_bundle(folder: Path, name: str, threshold: bool = True, settings: tuple
             around = surroundings(model.imagenet(torch.rand(3, 3, 64, 96)))
             cells = around.permute(0, 2, 3, 1).flatten(0, 2)
             for source, density in model.familiarity.named_densities():
-                if source == REMEMBERED:
+                if source == LOW:
                     density.mean.copy_(cells.mean(0))
                     density.whitening.copy_(torch.eye(cells.shape[1]) / cells.std(0).mean())
                     density.remember(cells)

@@ -17,7 +17,7 @@ from flawmap.data.images import read_mask, write_image
 from flawmap.data.layouts import read_layout
 from flawmap.data.surfaces import SURFACES, write_sample_parts
 
-PIXELS = ("pixel_auroc", "pixel_ap", "aupro")
+PIXELS = ("pixel_auroc", "pixel_ap", "seg_f1", "aupro")
 IMAGES = ("image_auroc", "image_ap", "f1_max", "escape", "overkill")
 BORDER = 4  # 16 pixels in 256, of 64
 

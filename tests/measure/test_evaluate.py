@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
-from flawmap.measure.evaluate import ImageResult, evaluate_results, write_evaluation
+from flawmap.measure.evaluate import ImageResult, at_overkill, evaluate_results, write_evaluation
 
-KEYS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "f1_max", "escape", "overkill")
+KEYS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "seg_f1", "aupro", "f1_max", "escape", "overkill")
 
 
 def row(number: int, defective: bool, score: float, *, threshold: float = 0.5, masked: bool = True) -> ImageResult:
@@ -23,7 +26,7 @@ def row(number: int, defective: bool, score: float, *, threshold: float = 0.5, m
         map_[mask] = 0.9
     kind = "scratch" if defective else "good"
     known = mask if masked or not defective else None
-    return ImageResult(f"{number}.png", kind, defective, score, threshold, map_, known)
+    return ImageResult(f"{number}.png", kind, defective, score, threshold, map_, known, pixel_threshold=0.5)
 
 
 def some_rows(threshold: float = 0.5) -> list[ImageResult]:
@@ -61,6 +64,64 @@ def test_a_defective_image_without_a_mask_counts_for_detection_alone() -> None:
     assert more.values["pixel_ap"].value == with_mask.values["pixel_ap"].value
 
 
+def small(map_: list[list[float]], mask: list[list[int]] | None, threshold: float = 0.5, **more: Any) -> ImageResult:
+    """An image of a few pixels, defective where its mask marks something or there is none."""
+    marked = None if mask is None else np.array(mask, bool)
+    defective = marked is None or bool(marked.any())
+    values = np.array(map_, np.float32)
+    return ImageResult("a.png", "spot", defective, 0.5, 0.5, values, marked, pixel_threshold=threshold, **more)
+
+
+def seg_f1(rows: list[ImageResult], protocol: str = "full") -> float | None:
+    found: float | None = evaluate_results(rows, protocol, resamples=20).to_json()["seg_f1"]["value"]
+    return found
+
+
+# At 0.5 the defective image has 1 pixel found, 1 missed (0.5 does not exceed 0.5) and 1 false, the good one 2 false.
+DEFECT = small([[0.9, 0.5, 0.6], [0.1, 0.2, 0.3]], [[1, 1, 0], [0, 0, 0]])
+GOOD = small([[0.8, 0.7, 0.1], [0.1, 0.1, 0.1]], [[0, 0, 0], [0, 0, 0]])
+
+
+def test_seg_f1_is_pixel_f1_over_all_images_at_the_given_threshold() -> None:
+    assert seg_f1([DEFECT, GOOD]) == pytest.approx(2 / (2 + 3 + 1))
+    assert seg_f1([DEFECT]) == pytest.approx(2 / (2 + 1 + 1)), "not the mean over images, nor the best threshold"
+    moved = [replace(row, pixel_threshold=0.4) for row in (DEFECT, GOOD)]
+    assert seg_f1(moved) == pytest.approx(4 / (4 + 3 + 0))
+    with pytest.raises(AssertionError, match="one threshold"):
+        seg_f1([moved[0], GOOD])
+
+
+def test_seg_f1_counts_what_lies_inside_alone() -> None:
+    inside = np.array([[1, 1, 0], [1, 1, 1]], bool)  # without the first's false pixel
+    assert seg_f1([replace(DEFECT, inside=inside), GOOD]) == pytest.approx(2 / (2 + 2 + 1))
+
+
+def test_seg_f1_is_exact_where_maps_have_more_values_than_bins() -> None:
+    rng = np.random.default_rng(0)
+    map_, mask = rng.random((300, 300), dtype=np.float32), rng.random((300, 300)) < 0.3
+    limit = 0.7123456
+    rows = [ImageResult("a.png", "spot", True, 0.5, 0.5, map_, mask, pixel_threshold=limit)]
+    wanted = f1_score(mask.ravel(), (map_ > np.float32(limit)).ravel())
+    assert seg_f1(rows) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_seg_f1_is_null_without_a_threshold_or_masks() -> None:
+    assert seg_f1([replace(DEFECT, pixel_threshold=math.nan), replace(GOOD, pixel_threshold=math.nan)]) is None
+    assert seg_f1([small([[0.9, 0.1]], None), GOOD]) is None
+    result = evaluate_results([DEFECT, GOOD], resamples=20).to_json()
+    assert result["pixel_threshold"] == 0.5
+    assert result["seg_f1"]["low"] is None, "one image with a defect is too few for an interval"
+
+
+def test_escape_and_overkill_at_another_threshold() -> None:
+    found = at_overkill(some_rows(), 0.05, 0.42, supported=False)  # a score of just that passes
+    assert found.to_json() == {
+        "escape": pytest.approx(0.3), "overkill": pytest.approx(0.3), "threshold": 0.42, "supported": False
+    }  # fmt: skip
+    good = [one for one in some_rows() if not one.defective]
+    assert at_overkill(good, 0.05, 0.42, supported=True).to_json()["escape"] is None
+
+
 def test_one_class_alone_gives_null_not_a_crash() -> None:
     good = [one for one in some_rows() if not one.defective]
     result = evaluate_results(good, resamples=10).to_json()
@@ -79,6 +140,8 @@ def test_protocol_authors_leaves_a_border_out() -> None:
     rows[0].map[:2] = 1.0  # false pixels in the border only
     assert evaluate_results(rows, "full", resamples=10).values["pixel_ap"].value < 0.9
     assert evaluate_results(rows, "authors", resamples=10).values["pixel_ap"].value == pytest.approx(1.0)
+    assert seg_f1(rows) == pytest.approx(200 / (200 + 128))
+    assert seg_f1(rows, "authors") == pytest.approx(1.0)
 
 
 def test_files_hold_a_row_an_image_and_valid_json(tmp_path: Path) -> None:

@@ -172,10 +172,10 @@ def test_a_training_starts_from_the_shipped_weights_and_what_does_not_serve_is_l
     assert model.imagenet is not None and model.familiarity is not None
     wanted = shipped().state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.imagenet.state_dict().items())
-    model.keep(["local", "imagenet"])
-    assert model.imagenet is not None and model.familiarity.sources == ("local", "imagenet")
-    model.keep(["local"])
-    assert model.imagenet is None and model.familiarity.sources == ("local",)
+    model.keep(["encoder", "imagenet_high"])
+    assert model.imagenet is not None and model.familiarity.sources == ("encoder", "imagenet_high")
+    model.keep(["encoder"])
+    assert model.imagenet is None and model.familiarity.sources == ("encoder",)
 
 
 @pytest.mark.parametrize(("height", "width"), [(272, 256), (176, 400), (128, 128)])

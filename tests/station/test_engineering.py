@@ -128,6 +128,15 @@ def test_a_report_of_a_lot_has_its_figures(http: httpx.Client, parts: list[dict[
     assert report["scores"]["highest"] == max(part["score"] for part in parts)
     assert sum(hour["pass"] + hour["reject"] + hour["doubt"] for hour in report["hours"]) == 12
     assert [(model["ref"], model["parts"]) for model in report["models"]] == [("part@1", 12)]
+    rejected = [part for part in parts if part["verdict"] == "reject"]
+    assert report["models"][0]["promise"] | {"sentence": ""} == {
+        "parts": 12,
+        "rejected": len(rejected),
+        "decided_good": sum(part["decision"] is not None and part["final"] == "pass" for part in rejected),
+        "promised": 0.5,
+        "verdict": "no sign",
+        "sentence": "",
+    }
     shown = {part["id"] for part in report["parts"]}
     assert shown == {part["id"] for part in parts if part["verdict"] == "reject"} | {part["id"] for part in overruled}
     assert report["chain"]["first_seq"] == parts[0]["seq"]

@@ -19,7 +19,7 @@ from flawmap.deploy.inspector import Inspector
 from flawmap.measure.evidence import NONE
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
-from flawmap.model.familiarity import STEEPNESS
+from flawmap.model.familiarity import LOW, STEEPNESS
 from flawmap.train import familiar
 from flawmap.train.detect import Sample
 from flawmap.train.run import train
@@ -157,7 +157,7 @@ def test_places_of_all_good_photos_are_remembered_and_left_out_with_their_group(
 
     usual = np.median([away(photo, NONE) for photo in photos[9:]]) if calibration == "held-out" else 0.0
     remembered = {photo for photo in photos if away(photo, NONE) < usual - 5}
-    assert 24 <= sum(map(len, fit.told.patches.values())) <= 24 + familiar.FOLDS
+    assert 24 <= sum(map(len, fit.told.patches[LOW].values())) <= 24 + familiar.FOLDS
     if calibration == "held-out":
         assert len(remembered) > 4 and remembered <= set(photos[:9]), "none of those that are held out"
         return
@@ -178,7 +178,7 @@ def test_of_tiles_places_are_remembered_too_and_of_many_cells_some(
         fit = fit_of(model_of(recipe), photos[:9], photos[9:], recipe)
         fit.fit()
         assert fit.told.remembered == 12 and fit.model.familiarity is not None
-        found.append(sum(map(len, fit.told.patches.values())))
+        found.append(sum(map(len, fit.told.patches[LOW].values())))
     tiles = 4  # of 96 pixels, by tiles of 64 that overlap by half
     assert found == [12 * tiles * 4, 12 * tiles], "all 2 by 2 places of a tile, or one"
 
@@ -196,7 +196,7 @@ def test_a_strip_of_the_photo_is_judged_by_places_that_are_remembered(
     model, fit = fitted_by_imagenet(recipe, photos)
     assert model.familiarity is not None and model.imagenet is not None
     whole = len(photos) * 4 * 4  # places that have surroundings
-    assert 0 < sum(map(len, fit.told.patches.values())) < whole
+    assert 0 < sum(map(len, fit.told.patches[LOW].values())) < whole
     for index in range(len(photos)):
         ((picture, inside),) = good_parts(photos, recipe).pictures(index)
         found = model.familiarity.evidence(torch.zeros(1, 2, 160, 160), {"imagenet": model.imagenet(picture)})[1][0, 0]

@@ -12,7 +12,7 @@ from typing import Any
 
 from flawmap.benchmark.plan import EVALUATION, Job
 from flawmap.benchmark.published import METRICS, Published
-from flawmap.benchmark.tables import COLUMNS, Row, label, text_of
+from flawmap.benchmark.tables import ASKED, COLUMNS, Row, asked_known, label, text_of
 from flawmap.measure.report import page_environment
 
 TITLES = {
@@ -61,8 +61,15 @@ def render_page(title: str, remark: str, jobs: Sequence[Job], rows: Sequence[Row
         .render(
             title=title,
             remark=remark,
-            heads=[words for words, _ in COLUMNS.values()],
-            rows=[(label(row), [text_of(name, row.cells[name]) for name in COLUMNS]) for row in rows],
+            tables=[
+                {
+                    "title": heading,
+                    "heads": [words for words, _ in columns.values()],
+                    "rows": [(label(row), [text_of(name, row.cells[name]) for name in columns]) for row in rows],
+                }
+                for heading, columns in (("Measured", COLUMNS), ("At thresholds set from good photos", ASKED))
+                if rows and (columns is COLUMNS or asked_known(rows))
+            ],
             metrics=list(METRICS.values()),
             published={
                 part: [

@@ -9,7 +9,17 @@ from flawmap import __version__
 from flawmap.benchmark import published
 from flawmap.benchmark.page import render_page
 from flawmap.benchmark.plan import Job
-from flawmap.benchmark.tables import Row, label, markdown, summarise, table_csv, table_json, text_of
+from flawmap.benchmark.tables import (
+    ASKED,
+    Row,
+    asked_known,
+    label,
+    markdown,
+    summarise,
+    table_csv,
+    table_json,
+    text_of,
+)
 from flawmap.data.layouts import Listing
 from flawmap.errors import DataError
 from flawmap.train.loop import write_atomically
@@ -30,6 +40,8 @@ def write_tables(
     seeds = sorted({job.seed for job in jobs})
     remark = remark_on(jobs, at_once)
     text = f"# {title}\n\n{remark}\n\n{markdown(rows)}"
+    if asked_known(rows):
+        text += f"\nAt thresholds set from each bundle's good photos:\n\n{markdown(rows, ASKED)}"
     if known:
         text += f"\nPublished, each by its own protocol and on its own machine:\n\n{published.markdown(known)}"
     try:

@@ -9,11 +9,12 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flawmap.benchmark.plan import Job
+from flawmap.measure.evaluate import OVERKILLS
 
 # name in results.json: what it is called in a table, decimals. Shares are fractions.
 COLUMNS = {
@@ -21,13 +22,21 @@ COLUMNS = {
     "image_ap": ("image AP", 3),
     "pixel_auroc": ("pixel AUROC", 3),
     "pixel_ap": ("pixel AP", 3),
+    "seg_f1": ("SegF1", 3),
     "aupro": ("AUPRO", 3),
     "escape_at_overkill": ("escape at 1 % overkill", 3),
     "ms_an_image": ("ms an image", 1),
     "minutes": ("min to train", 1),
     "peak_memory_mb": ("peak MB", 0),
 }
-MEASURED = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")  # those of an evaluation
+MEASURED = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "seg_f1", "aupro")  # those of an evaluation
+# A table of its own: at thresholds that each bundle's good photos set for an overkill.
+ASKED = {
+    f"{share}_at_{asked:g}": (f"{share} at {100 * asked:g} % asked", 3)
+    for asked in OVERKILLS
+    for share in ("escape", "overkill")
+}
+ALL = COLUMNS | ASKED
 MEAN = "mean"
 
 
@@ -42,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One category, or the mean of all: figures by the names in COLUMNS, None where nothing could be measured.
+    """One category, or the mean of all: figures by the names in ALL, None where nothing could be measured.
 
     failed: how many of its jobs have no result
     """
@@ -67,35 +76,43 @@ def summarise(jobs: Sequence[Job]) -> list[Row]:
             by_seed[job.seed] = figures(result)
     rows = []
     for category, by_seed in values.items():
-        cells = {name: _cell([found[name] for found in by_seed.values() if name in found]) for name in COLUMNS}
+        cells = {name: _cell([found[name] for found in by_seed.values() if name in found]) for name in ALL}
         rows.append(Row(category, cells, failed[category]))
     if len(rows) > 1:
-        rows.append(Row(MEAN, {name: _mean(name, values) for name in COLUMNS}, sum(failed.values())))
+        rows.append(Row(MEAN, {name: _mean(name, values) for name in ALL}, sum(failed.values())))
     return rows
 
 
 def figures(result: dict[str, Any]) -> dict[str, float]:
-    """The figures of one job by the names in COLUMNS; what could not be measured is left out."""
-    found = {name: result["metrics"][name]["value"] for name in MEASURED}
+    """The figures of one job by the names in ALL; what was not or could not be measured is left out."""
+    metrics = result["metrics"]
+    found = {name: metrics[name]["value"] for name in MEASURED if name in metrics}  # an earlier flawmap had fewer
     found |= {name: result[name] for name in COLUMNS if name not in MEASURED}
-    return {name: float(value) for name, value in found.items() if value is not None}
+    for asked, shares in metrics.get("escape_at", {}).items():
+        found |= {f"{share}_at_{asked}": shares[share] for share in ("escape", "overkill")}
+    return {name: float(value) for name, value in found.items() if name in ALL and value is not None}
 
 
 def text_of(name: str, cell: Cell | None) -> str:
     """A figure as a table shows it: `0.912 ± 0.004`, or a dash."""
     if cell is None:
         return "–"
-    decimals = COLUMNS[name][1]
+    decimals = ALL[name][1]
     spread = "" if cell.spread is None else f" ± {cell.spread:.{decimals}f}"
     return f"{cell.mean:.{decimals}f}{spread}"
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown."""
-    lines = [_line("category", *(words for words, _ in COLUMNS.values())), _line(*["---"] * (1 + len(COLUMNS)))]
+def markdown(rows: Sequence[Row], columns: Mapping[str, tuple[str, int]] = COLUMNS) -> str:
+    """The table as Markdown: of COLUMNS, or of ASKED."""
+    lines = [_line("category", *(words for words, _ in columns.values())), _line(*["---"] * (1 + len(columns)))]
     for row in rows:
-        lines.append(_line(label(row), *(text_of(name, row.cells[name]) for name in COLUMNS)))
+        lines.append(_line(label(row), *(text_of(name, row.cells[name]) for name in columns)))
     return "\n".join(lines) + "\n"
+
+
+def asked_known(rows: Sequence[Row]) -> bool:
+    """Whether anything is known at thresholds set from good photos, so that the table of ASKED has a figure."""
+    return any(row.cells[name] is not None for row in rows for name in ASKED)
 
 
 def label(row: Row) -> str:
@@ -107,10 +124,10 @@ def table_csv(rows: Sequence[Row]) -> str:
     """The table as csv, numbers in full: for each figure its mean, spread and number of seeds."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["category", *(f"{name}{end}" for name in COLUMNS for end in ("", "_spread", "_seeds")), "failed"])
+    writer.writerow(["category", *(f"{name}{end}" for name in ALL for end in ("", "_spread", "_seeds")), "failed"])
     for row in rows:
         cells: list[object] = []
-        for name in COLUMNS:
+        for name in ALL:
             cell = row.cells[name]
             cells += (
                 ["", "", 0] if cell is None else [cell.mean, "" if cell.spread is None else cell.spread, cell.seeds]

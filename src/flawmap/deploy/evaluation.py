@@ -18,7 +18,16 @@ from flawmap.data.spare import SpareFile
 from flawmap.deploy.batch import SHOWN, page_provenance, prepare_folder, report_image
 from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import BundleError, ConfigError, DataError, LayoutError
-from flawmap.measure.evaluate import Evaluation, ImageResult, evaluate_results, write_evaluation
+from flawmap.measure.evaluate import (
+    OVERKILLS,
+    AtOverkill,
+    Evaluation,
+    ImageResult,
+    at_overkill,
+    evaluate_results,
+    write_evaluation,
+)
+from flawmap.measure.exchangeability import GoodParts, compare_good
 from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.threshold import Threshold, choose_threshold, threshold_from_labelled
 
@@ -28,6 +37,7 @@ METRICS = {
     "image_ap": "image AP",
     "pixel_auroc": "pixel AUROC",
     "pixel_ap": "pixel AP",
+    "seg_f1": "SegF1 at the pixel threshold",
     "aupro": "AUPRO at 30 % FPR",
     "f1_max": "best F1",
     "escape": "escape (defects missed)",
@@ -49,9 +59,9 @@ def evaluate(
 
     `protocol`: `full`, the whole map against masks resized by nearest neighbour, or `authors`, the central 224x224.
     A defective image without a mask counts for detection and is left out of localization. Images that the bundle was
-    trained on as defective take no part (`Evaluation.learnt_from`). Raises ImageError for an
-    image or mask that cannot be used, LayoutError when there are no test images, DataError when `out` is not empty and
-    `overwrite` is not given.
+    trained on as defective take no part (`Evaluation.learnt_from`). SegF1 is taken at the bundle's pixel threshold.
+    Raises ImageError for an image or mask that cannot be used, LayoutError when there are no test images, DataError
+    when `out` is not empty and `overwrite` is not given.
     """
     check_protocol(protocol)
     samples = [sample for sample in listing.test if sample.defective is not None]
@@ -65,14 +75,20 @@ def evaluate(
     rows: list[ImageResult] = []
     shown: list[ReportImage] = []
     spare = SpareFile() if inspector.tiled else None
+    limit = math.nan if inspector.bundle.threshold is None else inspector.bundle.threshold.pixel
     for sample, found in _inspected(inspector, samples):
-        row = _row(sample, found, listing.root, protocol)
+        row = _row(sample, found, listing.root, protocol, limit)
         rows.append(row if spare is None else _spared(row, spare))
         if out is not None:
             shown.append(report_image(row.image, found, row.defective, row.kind))
         if len(shown) == 4 * SHOWN:  # what is not worth seeing among these is not among all
             shown = _worth_seeing(shown)
-    evaluation = replace(evaluate_results(rows, protocol), learnt_from=learnt)
+    evaluation = replace(
+        evaluate_results(rows, protocol),
+        learnt_from=learnt,
+        escape_at=escapes(inspector.bundle, rows),
+        good_parts=good_parts(inspector.bundle, rows),
+    )
     if out is not None:
         write_evaluation(out, evaluation, rows)
         text = render_report(
@@ -101,6 +117,26 @@ def not_learnt_from(bundle: Bundle, samples: Sequence[Sample]) -> tuple[list[Sam
     return kept, len(samples) - len(kept)
 
 
+def escapes(bundle: Bundle, rows: Sequence[ImageResult]) -> tuple[AtOverkill, ...]:
+    """Escape and overkill of inspected images where the bundle's good photos set the threshold for each of OVERKILLS.
+
+    Empty where the bundle knows no scores of good photos.
+    """
+    try:
+        limits = [threshold_at(bundle, asked) for asked in OVERKILLS]
+    except BundleError:
+        return ()
+    return tuple(at_overkill(rows, limit.overkill, limit.score, limit.supported) for limit in limits)
+
+
+def good_parts(bundle: Bundle, rows: Sequence[ImageResult]) -> GoodParts | None:
+    """Compare the good ones of inspected images with the bundle's good photos; None where either is not known."""
+    if bundle.threshold is None:
+        return None
+    photos = bundle.provenance.get("held_out_scores") or []
+    return compare_good([row.score for row in rows if not row.defective], photos, bundle.threshold)
+
+
 def check_protocol(protocol: str) -> None:
     """Raises ConfigError for a protocol that there is not."""
     if protocol not in PROTOCOLS:
@@ -118,7 +154,7 @@ def _worth_seeing(images: list[ReportImage]) -> list[ReportImage]:
 
 
 def table(evaluation: Evaluation) -> list[str]:
-    """The metrics as lines for a terminal: name, value, 95 % interval."""
+    """The metrics as lines for a terminal: name, value, 95 % interval; at other overkills; what a user must know."""
     values = evaluation.to_json()
     lines = []
     for name, words in METRICS.items():
@@ -127,6 +163,11 @@ def table(evaluation: Evaluation) -> list[str]:
         if value is not None and low is not None:
             figures += f"  [{low:.3f}, {high:.3f}]"
         lines.append(f"{words:<28} {figures}")
+    for one in evaluation.escape_at:
+        shares = ("-" if math.isnan(share) else f"{100 * share:.3g} %" for share in (one.escape, one.overkill))
+        lines.append(f"{f'escape at {100 * one.asked:g} % asked':<28} {' ('.join(shares)} of good rejected)")
+    if evaluation.good_parts is not None and evaluation.good_parts.unlike:
+        lines.append(evaluation.good_parts.sentence)
     return lines
 
 
@@ -204,7 +245,7 @@ def _spared(row: ImageResult, spare: SpareFile) -> ImageResult:
         ) from problem
 
 
-def _row(sample: Sample, found: Inspection, root: Path, protocol: str) -> ImageResult:
+def _row(sample: Sample, found: Inspection, root: Path, protocol: str, pixel_threshold: float) -> ImageResult:
     size = found.network_map.shape
     mask = None
     if sample.mask is not None:
@@ -224,4 +265,5 @@ def _row(sample: Sample, found: Inspection, root: Path, protocol: str) -> ImageR
         map=found.network_map,
         mask=mask,
         inside=found.inside,
+        pixel_threshold=pixel_threshold,
     )

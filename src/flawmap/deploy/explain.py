@@ -49,6 +49,7 @@ EVIDENCE = {
     "local": "unlike good photos: levelled",
     "detection": "unlike good photos: detection",
     "imagenet": "unlike good photos: ImageNet",
+    "imagenet_high": "the same, high resolution",
 }
 SUFFIXES = (".png", ".jpg", ".html")
 FAR = 1.0  # mean distances between two codes at random, at which a change is shown brightest
@@ -171,11 +172,14 @@ def _panels(
 ) -> tuple[list[Panel], tuple[int, int, int, int]]:
     """Panels up to the evidence, and (coarse codes changed, of how many, fine codes changed, of how many)."""
     model = inspector.bundle.model
+    stride = model.reduction
     panels = [
         Panel("what the network sees", to_uint8(seen)),
-        Panel("drawn as it is", _drawing(examined.general_image)),
-        Panel("drawn as a good part", _drawing(examined.object_image)),
+        Panel("drawn as it is", _repeated(_drawing(examined.general_image), stride)),
+        Panel("drawn as a good part", _repeated(_drawing(examined.object_image), stride)),
     ]
+    if inside is not None:
+        inside = inside[::stride, ::stride]
     counts: list[int] = []
     for grid, codebook, before, after in (
         ("coarse", model.discrete.coarse_codebook, examined.encoding.coarse_codes, examined.restricted.coarse_codes),
@@ -188,12 +192,18 @@ def _panels(
         panels.append(Panel(f"{grid} codes changed", colour_map(np.kron(shown, np.ones((side, side), np.float32)))))
     if model.familiarity is None:
         first = torch.softmax(examined.logits.float(), dim=1)[0, 1].cpu().numpy()
-        return [*panels, Panel("detection's map", _heat(first, inside))], (counts[0], counts[1], counts[2], counts[3])
+        panels.append(Panel("detection's map", _repeated(_heat(first, inside), stride)))
+        return panels, (counts[0], counts[1], counts[2], counts[3])
     above = model.familiarity.above(examined.logits, examined.features)
     for name, evidence in zip(("map", *model.familiarity.sources), above, strict=True):
         shown = (evidence[0] / (2 * DEVIATIONS) + 0.5).clamp(0, 1).cpu().numpy()
-        panels.append(Panel(EVIDENCE[name], _heat(shown, inside)))
+        panels.append(Panel(EVIDENCE[name], _repeated(_heat(shown, inside), stride)))
     return panels, (counts[0], counts[1], counts[2], counts[3])
+
+
+def _repeated(pixels: Pixels, times: int) -> Pixels:
+    """A picture (h, w, 3) with each pixel repeated along either side: (times h, times w, 3)."""
+    return np.repeat(np.repeat(pixels, times, axis=0), times, axis=1)
 
 
 def code_change(codebook: Codebook, before: Tensor, after: Tensor) -> Tensor:

@@ -23,9 +23,12 @@ import numpy as np
 
 from flawmap.errors import DataError
 from flawmap.measure import metrics
+from flawmap.measure.exchangeability import GoodParts
 from flawmap.measure.metrics import Bools, Floats, PixelCounts
 
-NAMES = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "f1_max", "escape", "overkill")
+NAMES = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "seg_f1", "aupro", "f1_max", "escape", "overkill")
+PIXEL_NAMES = ("pixel_auroc", "pixel_ap", "seg_f1", "aupro")
+OVERKILLS = (0.01, 0.02, 0.05)  # asked of the good photos' scores, at which escape is reported
 RESAMPLES = 1000
 AT_ONCE = 100  # resamples of pixel histograms in memory
 LEVEL = 0.95
@@ -38,7 +41,7 @@ class ImageResult:
 
     map: (h, w) in [0, 1]; mask: (h, w) bool, or None for a defective image without one, which counts for detection
     and is left out of localization; threshold: NaN when the bundle has none; inside: (h, w) bool, the pixels that
-    localization counts, None for all
+    localization counts, None for all; pixel_threshold: of the map, for SegF1; NaN when the bundle has none
     """
 
     image: str
@@ -49,6 +52,7 @@ class ImageResult:
     map: np.ndarray[Any, Any]
     mask: np.ndarray[Any, Any] | None
     inside: Bools | None = None
+    pixel_threshold: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,34 @@ class Value:
 
 
 @dataclass(frozen=True)
+class AtOverkill:
+    """Shares of the test parts at the threshold that a bundle's good photos set for another overkill.
+
+    asked: that overkill; escape: defective parts that pass, NaN without any; overkill: good parts that are rejected
+    supported: whether there are enough good photos to promise `asked`
+    """
+
+    asked: float
+    threshold: float
+    escape: float
+    overkill: float
+    supported: bool
+
+    def to_json(self) -> dict[str, float | bool | None]:
+        """As metrics.json holds it, under the key `asked`."""
+        shares = {name: Value(getattr(self, name)).to_json()["value"] for name in ("escape", "overkill")}
+        return shares | {"threshold": self.threshold, "supported": self.supported}
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All metrics of a test set.
 
     values: by the names in NAMES; kinds: image AUROC of each kind of defect against all good images
     without_mask: defective images that have none; empty_mask: whose mask marks no pixel, which count as all good pixels
     learnt_from: images left out, since the bundle learnt from them as real defects
+    pixel_threshold: what SegF1 was taken at; escape_at: at other overkills, empty where the bundle knows no scores of
+    good photos; good_parts: whether the good parts are like these photos, None where that is not known
     """
 
     values: dict[str, Value]
@@ -83,6 +109,9 @@ class Evaluation:
     counts_by_kind: dict[str, int] = field(default_factory=dict)
     empty_mask: int = 0
     learnt_from: int = 0
+    pixel_threshold: float = math.nan
+    escape_at: tuple[AtOverkill, ...] = ()
+    good_parts: GoodParts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What metrics.json holds."""
@@ -93,7 +122,12 @@ class Evaluation:
         result |= {"protocol": self.protocol, "good": self.good, "defective": self.defective}
         result |= {"without_mask": self.without_mask, "empty_mask": self.empty_mask}
         result |= {"learnt_from": self.learnt_from} if self.learnt_from else {}
-        result["threshold"] = Value(self.threshold).to_json()["value"]
+        for name in ("threshold", "pixel_threshold"):
+            result[name] = Value(getattr(self, name)).to_json()["value"]
+        if self.escape_at:
+            result["escape_at"] = {f"{one.asked:g}": one.to_json() for one in self.escape_at}
+        if self.good_parts is not None:
+            result["good_parts"] = self.good_parts.to_json()
         return result
 
 
@@ -109,9 +143,12 @@ def evaluate_results(
     assert np.isfinite(scores).all(), "a score is always a number"
     limits = np.array([row.threshold for row in rows], np.float64)
     known = len(rows) > 0 and bool(np.isfinite(limits).all())
+    pixel_limits = np.array([row.pixel_threshold for row in rows], np.float64)
+    pixel_limit = float(pixel_limits[0]) if len(rows) else math.nan
+    assert np.array_equal(pixel_limits, np.full(len(rows), pixel_limit), equal_nan=True), "one threshold for all images"
     rng = np.random.default_rng(seed)
     values = _detection(defective, scores, scores > limits if known else None, resamples, rng)
-    values |= _localization(rows, protocol, resamples, rng)
+    values |= _localization(rows, protocol, pixel_limit, resamples, rng)
     kinds, numbers = {}, {}
     for kind in sorted({row.kind for row in rows if row.defective}):
         chosen = np.array([not row.defective or row.kind == kind for row in rows])
@@ -127,7 +164,17 @@ def evaluate_results(
         threshold=float(limits[0]) if known else math.nan,
         counts_by_kind=numbers,
         empty_mask=sum(row.defective and row.mask is not None and not row.mask.any() for row in rows),
+        pixel_threshold=pixel_limit,
     )
+
+
+def at_overkill(rows: Sequence[ImageResult], asked: float, threshold: float, supported: bool) -> AtOverkill:
+    """Escape and overkill of inspected images at another threshold, which was set for the overkill `asked`."""
+    above = np.array([row.score > threshold for row in rows], np.bool_)
+    defective = np.array([row.defective for row in rows], np.bool_)
+    once = np.ones((1, len(rows)))
+    escape, overkill = metrics.share_of(~above, defective, once), metrics.share_of(above, ~defective, once)
+    return AtOverkill(asked, threshold, float(escape[0]), float(overkill[0]), supported)
 
 
 def authors_view(map_: np.ndarray[Any, Any], mask: Bools) -> tuple[np.ndarray[Any, Any], Bools]:
@@ -158,31 +205,34 @@ def _detection(
 
 
 def _localization(
-    rows: Sequence[ImageResult], protocol: str, resamples: int, rng: np.random.Generator
+    rows: Sequence[ImageResult], protocol: str, threshold: float, resamples: int, rng: np.random.Generator
 ) -> dict[str, Value]:
-    names = ("pixel_auroc", "pixel_ap", "aupro")
     views = [
         (*(authors_view(row.map, row.mask) if protocol == "authors" else (row.map, row.mask)), _view(row, protocol))
         for row in rows
         if row.mask is not None
     ]
     if not any(_marked(mask, inside) for _, mask, inside in views):
-        return {name: Value(math.nan) for name in names}
+        return {name: Value(math.nan) for name in PIXEL_NAMES}
     assert all(np.isfinite(map_).all() for map_, _, _ in views), "a map holds numbers"
     edges = metrics.bin_edges(*zip(*views, strict=True))
     counts = [PixelCounts(map_, mask, edges, inside) for map_, mask, inside in views]
     tables = [np.stack([getattr(count, name) for count in counts]) for name in ("positives", "negatives", "overlap")]
     regions = np.array([count.regions for count in counts], np.float64)
+    # without a threshold, NaN, nothing lies above it; the result is replaced below
+    confusion = np.stack([metrics.pixel_confusion(map_, mask, threshold, inside) for map_, mask, inside in views])
     defective = np.array([row.defective for row in rows if row.mask is not None], np.bool_)
-    found: dict[str, list[Floats]] = {name: [] for name in names}
+    found: dict[str, list[Floats]] = {name: [] for name in PIXEL_NAMES}
     for times in _blocks(_times(defective, resamples, rng)):
         # float32 halves the work; its sums are right to 1e-7
         positives, negatives, overlap = ((times.astype(np.float32) @ table).astype(np.float64) for table in tables)
         found["pixel_auroc"].append(metrics.auroc_of(positives, negatives))
         found["pixel_ap"].append(metrics.ap_of(positives, negatives))
+        found["seg_f1"].append(metrics.seg_f1_of(times @ confusion))
         found["aupro"].append(metrics.aupro_of(overlap, times @ regions, negatives))
     several = sum(_marked(mask, inside) for _, mask, inside in views) > 1
-    return {name: _value(np.concatenate(found[name]), several) for name in names}
+    values = {name: _value(np.concatenate(found[name]), several) for name in PIXEL_NAMES}
+    return values if math.isfinite(threshold) else values | {"seg_f1": Value(math.nan)}
 
 
 def _view(row: ImageResult, protocol: str) -> Bools | None:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from flawmap.measure.calibration import calibration
 from flawmap.model.familiarity import (
+    LOW,
     MAP,
-    REMEMBERED,
+    PRETRAINED,
     SHRINKAGE,
     SHRINKAGE_OF_MEMORY,
     STEEPNESS,
@@ -43,8 +44,8 @@ class GoodEvidence:
     groups: (P,) of each photo; largest: (P, K) evidence of each; peaks: (P,) largest value of the map that is shown
     usual: (K,) deviation of the evidence from place to place
     trust: (K,) how much each counts, as its deviations above good parts are multiplied by; without it all alike
-    patches: by group, ImageNet's features (N, C) of places that are remembered; empty without `model.memory`
-    remembered: how many photos these places are of
+    patches: of each source with a memory bank, by group, features (N, C); empty without `model.memory`
+    remembered: how many photos these patches are of
     """
 
     kinds: tuple[str, ...]
@@ -54,7 +55,7 @@ class GoodEvidence:
     peaks: Floats
     usual: Floats
     trust: Floats = field(default_factory=lambda: np.ones(0))
-    patches: dict[int, Tensor] = field(default_factory=dict)
+    patches: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     remembered: int = 0
     _fitted: dict[tuple[str, int, int, int], tuple[Tensor, Tensor, Tensor | None]] = field(
         default_factory=dict, init=False, repr=False
@@ -78,12 +79,13 @@ class GoodEvidence:
 
     def wear_gaussians(self, familiarity: Familiarity, left_out: int = NONE) -> None:
         """Set the Gaussians alone, and what they remember. In place."""
-        if left_out not in self.moments and left_out not in self.patches:
+        if left_out not in self.moments and not any(left_out in groups for groups in self.patches.values()):
             left_out = NONE  # a group of photos that none of these are of
         parts = [sums for group, sums in self.moments.items() if group != left_out] or list(self.moments.values())
-        kept = [cells for group, cells in self.patches.items() if group != left_out] or list(self.patches.values())
         for name, density in familiarity.named_densities():
-            count = sum(map(len, kept)) if name == REMEMBERED else 0
+            bank = self.patches.get(name, {})
+            kept = [cells for group, cells in bank.items() if group != left_out] or list(bank.values())
+            count = sum(map(len, kept))
             known = name, left_out, sum(sums[name].count for sums in parts), count  # both are only ever added to
             if known not in self._fitted:
                 patches = torch.cat(kept) if count else None
@@ -128,13 +130,14 @@ class GoodEvidence:
         }
         return replace(
             self, kinds=tuple(kinds), moments=moments, largest=self.largest[:, chosen], usual=self.usual[chosen],
-            trust=self.trust[chosen], patches=self.patches if REMEMBERED in kinds else {},
+            trust=self.trust[chosen], patches={name: bank for name, bank in self.patches.items() if name in kinds},
         )  # fmt: skip
 
     def joined(self, other: GoodEvidence) -> GoodEvidence:
         """With the photos of `other`, which has the same kinds, as further groups."""
         assert self.kinds == other.kinds, "evidence of the same kinds"
-        first = 1 + max((*self.moments, *self.patches, *self.groups.tolist()))
+        known = {group for bank in self.patches.values() for group in bank}
+        first = 1 + max((*self.moments, *known, *self.groups.tolist()))
         numbers = {group: first + number for number, group in enumerate(sorted(other.moments))}
         return replace(
             self,
@@ -142,7 +145,10 @@ class GoodEvidence:
             groups=np.concatenate([self.groups, [numbers[group] for group in other.groups.tolist()]]).astype(np.int64),
             largest=np.concatenate([self.largest, other.largest]),
             peaks=np.concatenate([self.peaks, other.peaks]),
-            patches=self.patches | {numbers[group]: cells for group, cells in other.patches.items()},
+            patches={
+                name: bank | {numbers[group]: cells for group, cells in other.patches.get(name, {}).items()}
+                for name, bank in self.patches.items()
+            },
             remembered=self.remembered + other.remembered,
         )
 
@@ -162,10 +168,11 @@ class GoodEvidence:
             stored[f"means.{name}"] = torch.stack([part.mean() for part in parts]).float()
             down, across = torch.tril_indices(len(parts[0].mean()), len(parts[0].mean()))  # the rest mirrors it
             stored[f"covariances.{name}"] = torch.stack([part.covariance()[down, across] for part in parts]).float()
+        for name, bank in self.patches.items():
+            stored[_bank("patches", name)] = torch.cat(list(bank.values())).half()
+            owners = [float(group) for group, cells in bank.items() for _ in cells]
+            stored[_bank("patches.groups", name)] = torch.tensor(owners)
         if self.patches:
-            stored["patches"] = torch.cat(list(self.patches.values())).half()
-            stored["patches.groups"] = torch.tensor([group for group, cells in self.patches.items() for _ in cells])
-            stored["patches.groups"] = stored["patches.groups"].float()
             stored["patches.photos"] = torch.tensor([float(self.remembered)])
         return {name: tensor.contiguous() for name, tensor in stored.items()}
 
@@ -189,14 +196,21 @@ class GoodEvidence:
         trust = tensors["trust"].double().numpy() if "trust" in tensors else np.ones(len(kinds))
         if trust.shape != (len(kinds),):
             raise ValueError("trust in other kinds")
-        patches, remembered = {}, 0
-        if "patches" in tensors:
-            remembered = int(tensors["patches.photos"])
-            owners, cells = tensors["patches.groups"].long(), tensors["patches"].float()
-            if len(owners) != len(cells):
-                raise ValueError("patches without their groups")
-            patches = {group: cells[owners == group] for group in dict.fromkeys(owners.tolist())}
+        patches: dict[str, dict[int, Tensor]] = {}
+        for name in PRETRAINED:
+            if _bank("patches", name) in tensors:
+                owners = tensors[_bank("patches.groups", name)].long()
+                cells = tensors[_bank("patches", name)].float()
+                if len(owners) != len(cells):
+                    raise ValueError("patches without their groups")
+                patches[name] = {group: cells[owners == group] for group in dict.fromkeys(owners.tolist())}
+        remembered = int(tensors["patches.photos"]) if patches else 0
         return cls(tuple(kinds), moments, groups, largest, peaks, usual, trust, patches, remembered)
+
+
+def _bank(tensor: str, source: str) -> str:
+    """Name of a stored tensor of the memory bank of `source`; that of low resolution was once the only one."""
+    return tensor if source == LOW else f"{tensor}.{source}"
 
 
 def _square(stored: Tensor, channels: int) -> Tensor:

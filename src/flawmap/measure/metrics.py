@@ -1,12 +1,13 @@
 """Metrics of detection and localization, from counts at each score.
 
 Detection: AUROC, average precision, best F1, escape and overkill. Localization: pixel AUROC and AP, and AUPRO, the
-area under per-region overlap against false-positive rate up to 30 %, divided by 0.3 (Bergmann et al. 2021).
+area under per-region overlap against false-positive rate up to 30 %, divided by 0.3 (Bergmann et al. 2021), and SegF1,
+pixel F1 over all images at one threshold that is given (MVTec AD 2: Heckler-Kram et al. 2025).
 
-Detection is exact. Pixel metrics of hundreds of maps come from histograms, an image at a time, so that memory stays
-bounded and a bootstrap only adds up rows. The bins are quantiles of the defective and of the good pixels: no bin holds
-more than a few thousandths of either, however narrow or crowded near 0 and 1 the maps are, so that the result is
-within 1e-3 of the exact one. With fewer distinct values than bins it is exact.
+Detection and SegF1 are exact. The other pixel metrics of hundreds of maps come from histograms, an image at a time, so
+that memory stays bounded and a bootstrap only adds up rows. The bins are quantiles of the defective and of the good
+pixels: no bin holds more than a few thousandths of either, however narrow or crowded near 0 and 1 the maps are, so that
+the result is within 1e-3 of the exact one. With fewer distinct values than bins it is exact.
 
 Axes: N images, R resamples, T distinct scores or bins, highest first.
 """
@@ -101,6 +102,30 @@ def f1_of(positives: Floats, negatives: Floats) -> Floats:
     found, called = positives.cumsum(1), positives.cumsum(1) + negatives.cumsum(1)
     best = (2 * found / np.maximum(called + total[:, None], 1e-12)).max(1, initial=0.0)
     return np.where((total > 0) & (negatives.sum(1) > 0), best, np.nan)
+
+
+def pixel_confusion(
+    map_: np.ndarray[Any, Any], mask: Bools, threshold: float, inside: Bools | None = None
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Count one image's pixels at a threshold: true positives, false positives, false negatives (3,).
+
+    Positive is where the map (h, w) exceeds `threshold`, as regions are. Pixels not `inside` do not count.
+    """
+    above = map_ > threshold
+    if inside is not None:
+        above, mask = above & inside, mask & inside
+    found, called, marked = (np.count_nonzero(part) for part in (above & mask, above, mask))
+    return np.array([found, called - found, marked - found], np.int64)
+
+
+def seg_f1_of(confusion: Floats) -> Floats:
+    """SegF1 from pixels summed over images, true positives, false positives, false negatives (R, 3) -> (R,).
+
+    2 TP / (2 TP + FP + FN); NaN where no pixel is defective.
+    """
+    found, false, missed = confusion.T
+    with np.errstate(invalid="ignore"):
+        return np.where(found + missed > 0, 2 * found / (2 * found + false + missed), np.nan)
 
 
 def bin_edges(

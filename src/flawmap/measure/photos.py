@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flawmap.data.images import Mask, resize_image
 from flawmap.model.discrete import DiscreteModel
@@ -155,15 +155,19 @@ class Drift:
 
 
 @torch.no_grad()
-def take(pictures: Iterable[Picture], discrete: DiscreteModel, device: torch.device) -> Raw:
-    """What is taken of one photo: `pictures` is the photo as the network sees it, or some tiles of it."""
+def take(pictures: Iterable[Picture], discrete: DiscreteModel, device: torch.device, reduction: int = 1) -> Raw:
+    """What is taken of one photo: `pictures` is the photo as the network sees it, or some tiles of it.
+
+    `reduction`: of a picture's sides, at which `discrete` sees it (`model.reduction`).
+    """
     plain, coarse, fine = [], np.zeros(discrete.coarse_codebook.size), np.zeros(discrete.fine_codebook.size)
     first: Floats32 | None = None
     for picture, inside in pictures:
         pixels = np.ascontiguousarray(picture[0].permute(1, 2, 0).numpy())
         plain.append(_plain(pixels, inside))
         first = _counted(pixels, inside) if first is None else first
-        found = discrete.encode(picture.to(device, memory_format=torch.channels_last))
+        seen = picture.to(device, memory_format=torch.channels_last)
+        found = discrete.encode(nn.functional.avg_pool2d(seen, reduction) if reduction > 1 else seen)
         for counts, indices in ((coarse, found.coarse_indices), (fine, found.fine_indices)):
             counts += np.bincount(_counting(indices, inside), minlength=len(counts))
     assert first is not None, "a photo has pixels that count"

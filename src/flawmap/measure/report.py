@@ -23,6 +23,7 @@ LABELS = {
     "image_ap": ("Image AP", "average precision over parts"),
     "pixel_auroc": ("Pixel AUROC", "chance that a defective pixel is brighter in the map"),
     "pixel_ap": ("Pixel AP", "average precision over pixels"),
+    "seg_f1": ("SegF1", "pixel F1 of all parts at the pixel threshold that good photos set"),
     "aupro": ("AUPRO", "overlap with defect regions, up to 30 % false pixels"),
     "f1_max": ("Best F1", "at the best threshold for these images"),
     "escape": ("Escape", "defective parts that pass"),
@@ -98,6 +99,8 @@ def render_report(
             figures=_figures(evaluation),
             evaluation=evaluation,
             remarks=_remarks(evaluation),
+            warning=_warning(evaluation),
+            asked=_asked(evaluation),
             kinds=_kinds(evaluation),
             histogram=histogram(scores, threshold) if scores else None,
             width=WIDTH,
@@ -196,6 +199,27 @@ def _remarks(evaluation: Evaluation | None) -> list[str]:
     if any(value.low == value.high == 1 for value in (*evaluation.values.values(), *evaluation.kinds.values())):
         remarks.append("An interval of one value, 1, only says that these parts were told apart without fault.")
     return remarks
+
+
+def _warning(evaluation: Evaluation | None) -> str:
+    """What makes the threshold worth nothing here; empty where nothing is known to."""
+    return "" if evaluation is None or evaluation.good_parts is None else evaluation.good_parts.sentence
+
+
+def _asked(evaluation: Evaluation | None) -> list[tuple[str, str, str, str, str]]:
+    """A row an overkill asked for: it, escape, overkill, threshold, whether there are photos enough to promise it."""
+    if evaluation is None:
+        return []
+    return [
+        (
+            f"{100 * one.asked:g} %",
+            _words(Value(one.escape), share=True)[0],
+            _words(Value(one.overkill), share=True)[0],
+            short(one.threshold),
+            "promised" if one.supported else "not promised",
+        )
+        for one in evaluation.escape_at
+    ]
 
 
 def _kinds(evaluation: Evaluation | None) -> list[tuple[str, int, str, str]]:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flawmap.model.blocks import standardised
+from flawmap.model.blocks import enlarged, standardised
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, Encoding
-from flawmap.model.familiarity import PHOTO, Familiarity, levelled
+from flawmap.model.familiarity import HIGH, LOW, PHOTO, PRETRAINED, Familiarity, levelled
 from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.onnx_backbone import BackboneFeatures
 from flawmap.model.restriction import SubspaceRestriction
@@ -29,10 +29,12 @@ SCORE_SIDE = 21  # pixels along the side of the square that a score is a mean ov
 class ScoreRule(NamedTuple):
     """What of a map is its score: the largest mean over a square of odd `side`, or, if `pixels` is not 0, the mean of
     so many of its largest pixels, wherever they lie: a thin crack fills no square. These are averaged by their
-    log-odds, as probabilities that are all nearly 1 would tell little."""
+    log-odds, as probabilities that are all nearly 1 would tell little. `stride`: of the map, whose pixels are each
+    repeated so often along either side (`DSR.reduction`)."""
 
     side: int = SCORE_SIDE
     pixels: int = 0
+    stride: int = 1
 
 
 AUTHORS = ScoreRule()
@@ -73,7 +75,8 @@ class Examined(NamedTuple):
     """What a DSR computes of images on the way to their map.
 
     Drawings (B, 3, H, W), detection's logits (B, 2, H, W), and features (B, C, h, w) by the names of
-    `familiarity.Source`; where the map is guided the images too, as PHOTO.
+    `familiarity.Source`; where the map is guided the images too, as PHOTO. H and W are those of the image over
+    `DSR.reduction`.
     """
 
     encoding: Encoding
@@ -95,7 +98,8 @@ class DSR(nn.Module):
     With `standardise` all it sees is shifted and scaled so that the last picture has mean 0 and deviation 1: a scratch
     on a dark part then looks like one on a bright part. With `familiarity` the maps are of several kinds of
     evidence, of which detection's own is one, and with `imagenet` features of another network among them; there is no
-    refinement then.
+    refinement then. All but these features see the image at 1/`reduction` of its size, so that high resolution costs no
+    more than the pretrained network; what comes out has the image's size all the same.
 
     Ablations: without `restricts` codes are drawn as they are; without `quantizes` features are not made codes; with
     `against_image` detection and refinement compare the object-specific drawing with the image, not a drawing of it.
@@ -121,6 +125,7 @@ class DSR(nn.Module):
         restricts: bool = True,
         quantizes: bool = True,
         against_image: bool = False,
+        reduction: int = 1,
     ) -> None:
         super().__init__()
         assert familiarity is None or refinement is None, "a fused map is not refined"
@@ -137,11 +142,12 @@ class DSR(nn.Module):
         self.familiarity = familiarity
         self.imagenet = imagenet
         self.restricts, self.quantizes, self.against_image = restricts, quantizes, against_image
+        self.reduction = reduction
 
     @property
     def score_rule(self) -> ScoreRule:
         """How a score is taken from a map; with familiarity and squares, what it is taken from is their means."""
-        return ScoreRule(self._square if self.familiarity is None else 1, self._pixels)
+        return ScoreRule(self._square if self.familiarity is None else 1, self._pixels, self.reduction)
 
     @property
     def map_side(self) -> int:
@@ -152,7 +158,7 @@ class DSR(nn.Module):
         """Leave out all evidence but detection's map and these sources of familiarity. In place."""
         assert self.familiarity is not None, "there is evidence to leave out"
         self.familiarity.keep(sources)
-        if "imagenet" not in sources:
+        if not {*PRETRAINED} & {*sources}:
             self.imagenet = None
 
     def encode(self, image: Tensor) -> Encoding:
@@ -228,8 +234,14 @@ class DSR(nn.Module):
         logits: Tensor = self.refinement(torch.cat([object_image, general_image, first_map], dim=1))
         return logits
 
+    def reduced(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) as all but pretrained features see them: (B, 3, H / reduction, W / reduction)."""
+        return nn.functional.avg_pool2d(image, self.reduction) if self.reduction > 1 else image
+
     def examine(self, image: Tensor) -> Examined:
         """All that is computed of images (B, 3, H, W) before their map."""
+        pretrained = self.pretrained(image)
+        image = self.reduced(image)
         encoder = self.discrete.fine_encoder
         early = encoder.early(image)
         encoding = self.discrete.encode_shared(encoder.late(early), self.quantizes)
@@ -239,14 +251,25 @@ class DSR(nn.Module):
         logits, inner = self.judge_with_features(
             self.compared(object_image, general_image, image), object_image.shape[-2:]
         )
-        features = {"encoder": early, "detection": inner}
+        features = {"encoder": early, "detection": inner, **pretrained}
         if self.familiarity is not None and "local" in self.familiarity.sources:
             features["local"] = encoder.early(levelled(image))
         if self.familiarity is not None and self.familiarity.guided:
             features[PHOTO] = image
-        if self.imagenet is not None:
-            features["imagenet"] = self.imagenet(image)
         return Examined(encoding, restricted, object_image, general_image, logits, features)
+
+    def pretrained(self, image: Tensor) -> dict[str, Tensor]:
+        """Pretrained features (B, C, h, w) of images (B, 3, H, W), by source: those of `familiarity` alone."""
+        if self.imagenet is None:
+            return {}
+        assert self.familiarity is not None, "pretrained features are scored"
+        blocks, sources = self.imagenet.blocks(image), self.familiarity.sources
+        found = {}
+        if LOW in sources:
+            found[LOW] = self.imagenet.low_resolution(blocks)
+        if HIGH in sources:
+            found[HIGH] = self.imagenet.high_resolution(blocks)
+        return found
 
     def forward(self, image: Tensor) -> DSRResult:
         """Inspect images (B, 3, H, W)."""
@@ -255,10 +278,15 @@ class DSR(nn.Module):
             first_map = torch.softmax(logits.float(), dim=1)  # (B, 2, H, W)
             detection_map = final_map = first_map[:, 1]
             if self.refinement is not None:
-                other = image if self.against_image else general_image
+                other = self.reduced(image) if self.against_image else general_image
                 final_map = torch.softmax(self.refine(object_image, other, first_map).float(), dim=1)[:, 1]
         else:
             final_map, detection_map = self.familiarity(logits, features, self._square)
+        if self.reduction > 1:
+            size = image.shape[-2:]
+            final_map = enlarged(final_map.unsqueeze(1), size)[:, 0]
+            detection_map = nn.functional.interpolate(detection_map.unsqueeze(1), size=size)[:, 0]  # each repeated
+            object_image, general_image = enlarged(object_image, size), enlarged(general_image, size)
         return DSRResult(
             map=final_map,
             detection_map=detection_map,
@@ -282,6 +310,7 @@ def image_score(maps: Tensor, rule: ScoreRule = AUTHORS) -> Tensor:
 
     Squares at stride 1, zeros beyond the border counted (authors). Of a map with fewer pixels than are averaged, all.
     """
+    maps = maps[:, :: rule.stride, :: rule.stride]
     if rule.pixels:
         pixels = maps.flatten(1)
         largest = pixels.topk(min(rule.pixels, pixels.shape[1]), dim=1, sorted=False).values

@@ -30,13 +30,14 @@ from torch import Tensor, nn
 from flawmap.model.blocks import enlarged
 from flawmap.model.guided import guided
 
-Source = Literal["encoder", "local", "detection", "imagenet"]
+Source = Literal["encoder", "local", "detection", "imagenet", "imagenet_high"]
 Fusion = Literal["maximum", "log-mean-exp"]
 MAP = "map"  # detection's own map, among the evidence
 PHOTO = "photo"  # among the features where maps are guided: the image itself
-REMEMBERED = "imagenet"  # features of which places of good photos may be kept
+LOW, HIGH = "imagenet", "imagenet_high"  # pretrained features of low and of high resolution (imagenet.py)
+PRETRAINED = (LOW, HIGH)  # features of which patches of good photos may be kept in a memory bank
 CELL = 4  # pixels along the side of a cell of the encoder's early features
-AROUND = 5  # cells along the side of the square that ImageNet's features are a mean over
+AROUND = 5  # cells along the side of the square that ImageNet's features are a mean over, where nothing else is said
 FEWEST_CELLS = 5  # along a side, of which the outermost can be spared
 WINDOW = 41  # pixels along the side of the square in which brightness and contrast are levelled
 DIMMEST = 0.02  # added to the deviation in a window, of 1, before dividing by it: noise is not blown up
@@ -51,6 +52,8 @@ KNOTS = 10  # of each kind of evidence, between which its deviations above good 
 class Density(nn.Module):
     """A Gaussian of features (B, C, h, w) of good parts; until it is fitted, of mean 0 and variance 1.
 
+    `components`: how many principal components of the features are kept, D of C; 0 keeps all.
+
     With a `memory` (N, C) of features of good parts, whitened, what counts is the distance from the nearest of these
     instead of that from the mean (nearest neighbours; Roth et al. 2022), in the Gaussian's deviations as before.
     """
@@ -59,15 +62,26 @@ class Density(nn.Module):
     whitening: Tensor
     memory: Tensor | None
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, components: int = 0) -> None:
         super().__init__()
+        self.components = min(components, channels) or channels
         self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("whitening", torch.eye(channels))
+        self.register_buffer("whitening", torch.eye(channels, self.components))
         self.register_buffer("memory", None)
 
     @torch.no_grad()
     def fit(self, mean: Tensor, covariance: Tensor, shrinkage: float = SHRINKAGE) -> None:
-        """Take mean (C,) and covariance (C, C), float64, shrunken towards a multiple of the identity."""
+        """Take mean (C,) and covariance (C, C), float64, shrunken towards a multiple of the identity.
+
+        With fewer `components` than channels, only the directions in which good parts vary most are kept (PCA).
+        """
+        if self.components < len(mean):
+            variances, directions = torch.linalg.eigh(covariance)  # ascending
+            variances, directions = variances[-self.components :], directions[:, -self.components :]
+            ridge = shrinkage * variances.mean().clamp_min(1e-6)
+            self.mean.copy_(mean)
+            self.whitening.copy_(directions * (variances.clamp_min(0) + ridge).rsqrt())
+            return
         ridge = shrinkage * covariance.diagonal().mean().clamp_min(1e-6)
         factor = torch.linalg.cholesky(covariance + ridge * torch.eye(len(mean), dtype=covariance.dtype))
         identity = torch.eye(len(mean), dtype=covariance.dtype)
@@ -107,17 +121,29 @@ class Familiarity(nn.Module):
     `knots` and `heights` (kinds, KNOTS) hold, for the map and then each source, ascending evidence and how many
     deviations above good parts that counts as, linear between and beyond; `shares` how much of each is in the map that
     is shown. Until they are set, evidence counts as it is, and all kinds alike. `guided`: half of the map that is shown
-    takes its outlines from the image (guided.py), which is then among the features, by the name of PHOTO.
+    takes its outlines from the image (guided.py), which is then among the features, by the name of PHOTO. `around`:
+    cells along the side of the square that features of low resolution are a mean over; `components`: principal
+    components that are kept of these, 0 for all.
     """
 
     knots: Tensor
     heights: Tensor
     shares: Tensor
 
-    def __init__(self, sources: Mapping[Source, int], fusion: Fusion = "maximum", guided: bool = False) -> None:
+    def __init__(
+        self,
+        sources: Mapping[Source, int],
+        fusion: Fusion = "maximum",
+        guided: bool = False,
+        around: int = AROUND,
+        components: int = 0,
+    ) -> None:
         super().__init__()
         self.fusion, self.guided = fusion, guided
-        self.densities = nn.ModuleDict({name: Density(channels) for name, channels in sources.items()})
+        self.around = {LOW: around, HIGH: min(around, 3)}
+        self.densities = nn.ModuleDict(
+            {name: Density(channels, components if name in PRETRAINED else 0) for name, channels in sources.items()}
+        )
         unset = torch.arange(KNOTS, dtype=torch.float32).repeat(1 + len(sources), 1)
         self.register_buffer("knots", unset)
         self.register_buffer("heights", unset.clone())
@@ -134,19 +160,26 @@ class Familiarity(nn.Module):
             assert isinstance(density, Density)
             yield name, density
 
+    def components_of(self, name: str) -> int:
+        """Principal components that are kept of a source's features."""
+        density = self.densities[name]
+        assert isinstance(density, Density)
+        return density.components
+
     def evidence(self, logits: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
         """Evidence of the map (B, 1, H, W), then of each source (B, 1, H/4, W/4), not yet set against good parts.
 
         `logits` (B, 2, H, W) are detection's, `features` (B, C, h, w) each source's. A source's is a mean over 3 by 3
-        cells of (H/4, W/4), of "imagenet" that of the mean of its features over AROUND by AROUND of its cells; that of
-        the outermost cells is their neighbours'.
+        cells of (H/4, W/4), of pretrained features that of their mean over `around` by `around` cells; that of the
+        outermost cells is their neighbours'.
         """
         logits = logits.float()
         found = [(logits[:, 1:] - logits[:, :1]).clamp(-12, 12)]
         size = [side // CELL for side in logits.shape[-2:]]
         for name, density in self.named_densities():
-            if name == "imagenet":
-                found.append(enlarged(_of_surroundings(density, features[name]), torch.Size(size)))
+            if name in PRETRAINED:
+                distance = _of_surroundings(density, features[name], self.around[name])
+                found.append(enlarged(distance, torch.Size(size)))
                 continue
             distance = density(features[name])
             if list(distance.shape[-2:]) != size:
@@ -240,25 +273,25 @@ class Familiarity(nn.Module):
             self.shares[0] = 1
 
 
-def _of_surroundings(density: Density, features: Tensor) -> Tensor:
+def _of_surroundings(density: Density, features: Tensor, around: int) -> Tensor:
     """Evidence of each cell by the mean of its surroundings: (B, C, h, w) -> (B, 1, h, w).
 
     A mean of features less what is usual, before its length is taken: what lies off in the same way over several cells
     adds up, and what merely varies cancels out. The outermost cells are as their neighbours.
     """
-    distance = density(surroundings(features))
+    distance = density(surroundings(features, around))
     cut = (features.shape[-1] - distance.shape[-1]) // 2
     return nn.functional.pad(distance, (cut, cut, cut, cut), mode="replicate") if cut else distance
 
 
-def surroundings(features: Tensor) -> Tensor:
-    """Mean of features (B, C, h, w) over AROUND by AROUND cells, of those that lie within: (B, C, h', w').
+def surroundings(features: Tensor, around: int = AROUND) -> Tensor:
+    """Mean of features (B, C, h, w) over `around` by `around` cells, of those that lie within: (B, C, h', w').
 
-    The outermost cells are left out; h' = h - 2 - (AROUND - 1) and so w', on small grids more.
+    The outermost cells are left out; h' = h - 2 - (around - 1) and so w', on small grids more.
     """
     inner = within_border(features).float()
     height, width = inner.shape[-2:]
-    side = min(AROUND, height - 1 + height % 2, width - 1 + width % 2)  # odd, so that it has a middle
+    side = min(around, height - 1 + height % 2, width - 1 + width % 2)  # odd, so that it has a middle
     return nn.functional.avg_pool2d(inner, side, stride=1) if side > 1 else inner
 
 

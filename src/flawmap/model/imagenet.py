@@ -14,6 +14,7 @@ Axes: B images, C channels, H, W rows and columns of the image, h, w of features
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,9 +41,11 @@ LITE0 = (
     Blocks(4, 5, 2, 6, 192),
     Blocks(1, 3, 1, 6, 320),
 )
-TOLD = (3, 4, 5, 6)  # rows of blocks whose outputs are the features
-CELL = 16  # pixels along the side of a cell of them
+TOLD = (3, 4, 5, 6)  # rows of blocks whose outputs are the features of low resolution
+FINE = (2, 3, 4, 5)  # rows of blocks whose outputs are the features of high resolution
+CELL, FINE_CELL = 16, 8  # pixels along the side of a cell of them
 CHANNELS = sum(LITE0[number].channels for number in TOLD)
+FINE_CHANNELS = sum(LITE0[number].channels for number in FINE)
 MEAN, DEVIATION = 127 / 255, 128 / 255  # of pixels in [0, 1]
 
 
@@ -85,7 +88,7 @@ class Block(nn.Module):
 class ImageNetFeatures(nn.Module):
     """EfficientNet-Lite0 without its classifier; frozen."""
 
-    channels = CHANNELS
+    low_channels, high_channels = CHANNELS, FINE_CHANNELS
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,21 +116,52 @@ class ImageNetFeatures(nn.Module):
             found.append(x)
         return found
 
+    def low_resolution(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Features (B, CHANNELS, H/16, W/16) of what `blocks` returns."""
+        return low_resolution(blocks)
+
+    def high_resolution(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Features (B, FINE_CHANNELS, H/8, W/8) of what `blocks` returns."""
+        return high_resolution(blocks)
+
     def forward(self, image: Tensor) -> Tensor:
-        """Features (B, CHANNELS, H/16, W/16) of images (B, 3, H, W), BGR in [0, 1].
-
-        Those of four rows of blocks, each a mean over 3 by 3 of its cells, brought to the grid of the first.
-        """
-        found = self.blocks(image)
-        means = [nn.functional.avg_pool2d(found[number], 3, 1, 1, count_include_pad=False) for number in TOLD]
-        height, width = means[0].shape[-2:]
-        return torch.cat(
-            [mean if mean.shape[-2:] == (height, width) else _doubled(mean)[..., :height, :width] for mean in means],
-            dim=1,
-        )
+        """Features of low resolution (B, CHANNELS, H/16, W/16) of images (B, 3, H, W), BGR in [0, 1]."""
+        return low_resolution(self.blocks(image))
 
 
-def _doubled(cells: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, C, 2 h, 2 w)."""
-    size = 2 * cells.shape[-2], 2 * cells.shape[-1]
+def low_resolution(blocks: Sequence[Tensor]) -> Tensor:
+    """Features (B, CHANNELS, H/16, W/16) of what rows of blocks put out (`ImageNetFeatures.blocks`).
+
+    Those of four rows, each a mean over 3 by 3 of its cells, brought to the grid of the first.
+    """
+    means = [nn.functional.avg_pool2d(blocks[number], 3, 1, 1, count_include_pad=False) for number in TOLD]
+    height, width = means[0].shape[-2:]
+    return torch.cat(
+        [mean if mean.shape[-2:] == (height, width) else _times(mean, 2)[..., :height, :width] for mean in means],
+        dim=1,
+    )
+
+
+def high_resolution(blocks: Sequence[Tensor]) -> Tensor:
+    """Features (B, FINE_CHANNELS, H/8, W/8) of what rows of blocks put out, brought to the grid of the first.
+
+    No means over several cells of a row: they outline what is small, where those of low resolution name what is odd.
+    """
+    height, width = blocks[FINE[0]].shape[-2:]
+    return torch.cat(
+        [_times(blocks[number], 2 ** _halvings(number))[..., :height, :width] for number in FINE],
+        dim=1,
+    )
+
+
+def _halvings(row: int) -> int:
+    """How often the grid of a row of blocks is halved after the first of FINE."""
+    return sum(LITE0[number].stride == 2 for number in range(FINE[0] + 1, row + 1))
+
+
+def _times(cells: Tensor, times: int) -> Tensor:
+    """(B, C, h, w) -> (B, C, times h, times w)."""
+    if times == 1:
+        return cells
+    size = times * cells.shape[-2], times * cells.shape[-1]
     return nn.functional.interpolate(cells, size=size, mode="bilinear", align_corners=False)

@@ -11,6 +11,7 @@ Axes: B images, C channels, H, W rows and columns of the image, h, w of feature 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from flawmap.model.onnx_operators import OPERATORS
 
 IMAGE = "image"
-CELL = 16  # pixels along the side of a cell, from which on maps are of low resolution
+LOW, HIGH = 16, 8  # strides, in pixels, of maps of low and of high resolution
 
 
 class Step(NamedTuple):
@@ -141,32 +142,54 @@ def _last_uses(program: Program) -> list[list[str]]:
 
 
 class BackboneFeatures(nn.Module):
-    """Features of a backbone on one grid: its maps with cells of CELL pixels or more, else its coarsest ones.
+    """Features of a backbone in two resolutions, each on one grid, as ImageNetFeatures has them (imagenet.py).
 
-    As ImageNetFeatures makes them (imagenet.py): each a mean over 3 by 3 of its cells, on the grid of the first.
+    Low resolution: its maps of stride LOW or more, else its coarsest ones, each a mean over 3 by 3 of its cells. High
+    resolution: its maps of strides HIGH to LOW, else those of the stride nearest to HIGH, as they are. Maps are brought
+    to the grid of the finest among them. low_channels, high_channels: of these features.
     """
 
     def __init__(self, backbone: OnnxBackbone) -> None:
         super().__init__()
         self.backbone = backbone
         strides = backbone.strides
-        least = min(CELL, max(strides))
-        self.used = [number for number, stride in enumerate(strides) if stride >= least]
-        self.channels = sum(backbone.channels[number] for number in self.used)
+        least = min(LOW, max(strides))
+        nearest = min(strides, key=lambda stride: (abs(math.log2(stride / HIGH)), -stride))
+        first, last = (HIGH, LOW) if any(HIGH <= stride <= LOW for stride in strides) else (nearest, nearest)
+        self.low = [number for number, stride in enumerate(strides) if stride >= least]
+        self.high = [number for number, stride in enumerate(strides) if first <= stride <= last]
+        self.low_channels, self.high_channels = (
+            sum(backbone.channels[number] for number in used) for used in (self.low, self.high)
+        )
         self.requires_grad_(False)
 
+    def blocks(self, image: Tensor) -> list[Tensor]:
+        """Maps (B, C, h, w) of images (B, 3, H, W), BGR in [0, 1], the finest first."""
+        maps: list[Tensor] = self.backbone(image)
+        return maps
+
+    def low_resolution(self, maps: Sequence[Tensor]) -> Tensor:
+        """Features (B, low_channels, h, w) of what `blocks` returns."""
+        means = [nn.functional.avg_pool2d(maps[number], 3, 1, 1, count_include_pad=False) for number in self.low]
+        return self._on_one_grid(means, self.low)
+
+    def high_resolution(self, maps: Sequence[Tensor]) -> Tensor:
+        """Features (B, high_channels, h, w) of what `blocks` returns."""
+        return self._on_one_grid([maps[number] for number in self.high], self.high)
+
     def forward(self, image: Tensor) -> Tensor:
-        """Features (B, channels, h, w) of images (B, 3, H, W), BGR in [0, 1]."""
-        found = self.backbone(image)
-        means = [nn.functional.avg_pool2d(found[number], 3, 1, 1, count_include_pad=False) for number in self.used]
-        strides = [self.backbone.strides[number] for number in self.used]
-        size = means[0].shape[-2:]
+        """Features of low resolution of images (B, 3, H, W), BGR in [0, 1]."""
+        return self.low_resolution(self.blocks(image))
+
+    def _on_one_grid(self, maps: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+        strides = [self.backbone.strides[number] for number in numbers]
+        size = maps[0].shape[-2:]
         return torch.cat(
-            [brought(cells, stride, strides[0], size) for cells, stride in zip(means, strides, strict=True)], dim=1
+            [resampled(cells, stride, strides[0], size) for cells, stride in zip(maps, strides, strict=True)], dim=1
         )
 
 
-def brought(cells: Tensor, stride: int, to: int, size: Sequence[int]) -> Tensor:
+def resampled(cells: Tensor, stride: int, to: int, size: Sequence[int]) -> Tensor:
     """Resample a map (B, C, h, w) with cells of `stride` pixels to `size` cells of `to` pixels, bilinearly.
 
     Where the sides are not multiples of the stride, a map has a cell more at its end, which is cut, or lacks one, where

@@ -235,4 +235,5 @@ def _figures(inspector: Inspector, pixels: Stored) -> list[float] | None:
         return None
     device = next(bundle.model.parameters()).device if inspector.runtime.name == "torch" else torch.device("cpu")
     pictures = pictures_in(pixels, "image", bundle.recipe.image, inspector.scope, TILES)
-    return [float(value) for value in bundle.photos.measure(take(pictures, bundle.model.discrete, device))]
+    raw = take(pictures, bundle.model.discrete, device, bundle.model.reduction)
+    return [float(value) for value in bundle.photos.measure(raw)]

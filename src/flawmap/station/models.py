@@ -291,6 +291,16 @@ def used(record: Record) -> list[str]:
     return found
 
 
+def last_switch(record: Record) -> str | None:
+    """When the model in use came into use; None before there was one."""
+    with record.reading() as connection:
+        chosen = sa.select(records.c.time, records.c.body).where(records.c.kind == "model")
+        for row in connection.execute(chosen.order_by(records.c.seq.desc())):
+            if json.loads(row.body)["action"] != "add":
+                return str(row.time)
+    return None
+
+
 def ref_of(folder: str) -> str | None:
     """The ref of a bundle by the name of its folder; None for no name of one."""
     match = FOLDER.fullmatch(folder)

@@ -17,7 +17,9 @@ from fastapi import APIRouter
 from fastapi import Query as Parameter
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from flawmap.errors import StationError
 from flawmap.station.models import change_of
+from flawmap.station.promise import Rejected, promise_of
 from flawmap.station.record import head, now, records, stamp
 from flawmap.station.results import Query, recorded_time
 from flawmap.station.routes import Words
@@ -43,6 +45,7 @@ class _Sums:
     durations: list[float] = field(default_factory=list)
     hours: dict[str, Counter[str]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rejected: dict[str, Rejected] = field(default_factory=dict)
     shown: list[dict[str, Any]] = field(default_factory=list)
     noted: int = 0  # parts worth showing, also those beyond SHOWN
     first: int | None = None
@@ -62,6 +65,7 @@ class _Sums:
             {**part["model"], "threshold": part["threshold"], "parts": 0, "first": part["time"], "last": ""},
         )
         model["parts"], model["last"] = model["parts"] + 1, part["time"]
+        self.rejected.setdefault(part["model"]["ref"], Rejected()).add(part)
         self.first, self.last = self.first or part["seq"], part["seq"]
         if part["verdict"] != "pass" or overruled:
             self.noted += 1
@@ -128,7 +132,7 @@ def report(
                 {"from": f"{hour}:00:00.000000Z", **{name: found[name] for name in ("pass", "reject", "doubt")}}
                 for hour, found in sorted(sums.hours.items())
             ],
-            "models": list(sums.models.values()),
+            "models": [model | {"promise": _promise(station, ref, sums)} for ref, model in sums.models.items()],
             "began_with": began_with,
             "changes": changed,
             "parts": sums.shown,
@@ -136,6 +140,14 @@ def report(
             "chain": {"first_seq": sums.first, "last_seq": sums.last, "head_seq": last.seq, "head": last.hash},
         }
     )
+
+
+def _promise(station: Station, ref: str, sums: _Sums) -> dict[str, Any]:
+    try:
+        version = station.models.find(ref)
+    except StationError:  # it is gone from the folder
+        version = None
+    return promise_of(sums.rejected[ref], version)
 
 
 def _changes(

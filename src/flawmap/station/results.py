@@ -195,6 +195,15 @@ class Results:
             where = sa.and_(query.where(), _of_model(connection, query.model))
             return connection.execute(sa.select(sa.func.count()).select_from(records).where(where)).scalar() or 0
 
+    def decided_rejects(self, query: Query) -> dict[str | None, int]:
+        """How many rejected parts have each last decision, None those without one."""
+        with self.record.reading() as connection:
+            rejected = _passed_by(records.c.verdict) == "reject"
+            where = sa.and_(query.where(), rejected, _of_model(connection, query.model))
+            said = sa.select(LAST_DECISION.label("said")).select_from(records).where(where).subquery()
+            chosen = sa.select(said.c.said, sa.func.count()).group_by(said.c.said)
+            return {row[0]: row[1] for row in connection.execute(chosen)}
+
     def last_time(self) -> str | None:
         """When the last part was recorded."""
         with self.record.reading() as connection:

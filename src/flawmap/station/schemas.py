@@ -162,6 +162,7 @@ class StationState(_Exact):
     silent_s: float | None
     silent: bool
     drift: dict[str, Any]
+    promise: dict[str, Any]
     limits: dict[str, float]
     doubt: float
     training: str | None

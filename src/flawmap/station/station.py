@@ -32,6 +32,7 @@ from flawmap.station.inspecting import Outcome
 from flawmap.station.live import Hub
 from flawmap.station.metrics import Metrics
 from flawmap.station.models import NONE_USED, Models, Version, change_of
+from flawmap.station.promise import UNKNOWN, promise_now
 from flawmap.station.record import Entry, Record, Row, now, reason, stamp, url_of
 from flawmap.station.results import Query, Results, decision_of
 from flawmap.station.settings import ShiftSettings, StationSettings
@@ -78,6 +79,7 @@ class Station:
         self.results = Results(self.record, self.pictures)
         self.hub = Hub()
         self.drift = DriftWatch(settings.drift.parts)
+        self.promise: dict[str, Any] = UNKNOWN
         self.pool = Pool(settings.workers, settings.queue, self.drift.add)
         self.models = Models(models, self.record, self.pool)
         self.models.told = self._tell_model
@@ -276,6 +278,7 @@ class Station:
             "silent_s": None if silent is None else round(silent, 1),
             "silent": silent is None or silent > self.settings.shift.silent_s,
             "drift": self.drift.last(),
+            "promise": self.promise,
             "limits": {
                 "bytes": limits.bytes,
                 "pixels": limits.pixels,
@@ -321,6 +324,7 @@ class Station:
                 if (current := self.models.current) is not None:
                     self.drift.watch(current.ref, current.path)
                     self.drift.look()
+                    self.promise = promise_now(self.results, current, stamp(shift_start(self.settings.shift)))
                 self.hub.publish("station", self.state())
                 if time.monotonic() - thinned > self.settings.keep.every_s:
                     thinned = time.monotonic()

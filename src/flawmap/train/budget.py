@@ -16,7 +16,7 @@ from flawmap.config import FewSettings, Recipe
 from flawmap.data.real import RealDefects
 from flawmap.errors import CheckpointError, ConfigError, TrainingError, first_line
 from flawmap.model.dsr import DSR
-from flawmap.model.familiarity import REMEMBERED
+from flawmap.model.familiarity import PRETRAINED
 from flawmap.train.detect import Images, train_detection
 from flawmap.train.familiar import PAINTED, PHOTOS, REMEMBERED_PHOTOS
 from flawmap.train.loop import Machine, write_atomically
@@ -103,7 +103,7 @@ def plan_steps(
     telling = REMEMBERED_PHOTOS if recipe.clean.contamination else PHOTOS
     twice = recipe.clean.contamination and recipe.threshold.calibration == "cross-fitted"
     known = (1.5 if parts.whole is not None else 3) * min(photos, telling) + 1.5 * PAINTED
-    if recipe.model.memory and REMEMBERED in recipe.model.familiarity:
+    if recipe.model.memory and {*PRETRAINED} & {*recipe.model.familiarity}:
         known += 0.5 * max(min(photos, REMEMBERED_PHOTOS) - telling, 0)
     known *= 2 if twice else 1
     after_s = look_s * (known if recipe.model.familiarity else photos)

@@ -26,7 +26,7 @@ from flawmap.data.scope import Scope
 from flawmap.errors import CheckpointError, TrainingError, first_line
 from flawmap.measure.evidence import GoodEvidence
 from flawmap.model.dsr import DSR
-from flawmap.model.familiarity import REMEMBERED, levelled
+from flawmap.model.familiarity import LOW, levelled
 from flawmap.train.familiar import (
     FOLDS,
     REMEMBERED_PHOTOS,
@@ -43,7 +43,7 @@ from flawmap.train.sources import FOLDERS, GoodParts
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
-LEARNT_ELSEWHERE = ("encoder", "local", REMEMBERED)
+LEARNT_ELSEWHERE = ("encoder", "local", LOW)
 PLACES = 2000  # that are remembered of good photos, for this
 SET_ASIDE = "set_aside.json"
 QUARTILES = 1.349  # deviations of a normal distribution between its quartiles
@@ -54,12 +54,9 @@ class _Features(Looks):
 
     def look(self, pictures: Tensor) -> Look:
         early = self.model.discrete.fine_encoder.early
-        assert self.model.imagenet is not None, "the model has these features"
-        features = {
-            "encoder": early(pictures),
-            "local": early(levelled(pictures)),
-            REMEMBERED: self.model.imagenet(pictures),
-        }
+        pretrained = self.model.pretrained(pictures)
+        pictures = self.model.reduced(pictures)
+        features = {"encoder": early(pictures), "local": early(levelled(pictures)), **pretrained}
         return Look(pictures.new_zeros(len(pictures), 2, *pictures.shape[-2:]), features)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,16 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from flawmap.bundle import round_weights
-from flawmap.config import Recipe
+from flawmap.config import AnomalySettings, Recipe
 from flawmap.data.images import Mask
 from flawmap.measure.evidence import NONE, GoodEvidence, Numbers
 from flawmap.measure.evidence import Floats as Floats64
 from flawmap.measure.metrics import image_ap, image_auroc
-from flawmap.model.anomalies import rank_tables
+from flawmap.model.anomalies import RankTables, rank_tables
+from flawmap.model.blocks import enlarged
 from flawmap.model.dsr import DSR, Examined, image_score
 from flawmap.model.familiarity import (
     MAP,
-    REMEMBERED,
+    PRETRAINED,
     Density,
     Familiarity,
     Moments,
@@ -49,6 +50,7 @@ Chosen = TypeVar("Chosen")
 FOLDS = 8
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
 REMEMBERED_PHOTOS = 1024  # good photos of which places are remembered, at most about
+OWN = 0.5  # weight of detection's map beside sources that were not trained on painted defects
 LEAST = 0.01  # that a kind counts as, next to the best
 CELLS = 400_000  # among which those of a group are chosen, at most about
 DIRECTIONS = 64  # in which it is told how unlike such places are
@@ -95,20 +97,16 @@ class Looks:
                 self._room -= size
             yield seen, inside
 
-    def surroundings(self, place: Place, limit: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """What ImageNet's features tell of surroundings (1, C, h, w) in each picture of a photo, and the cells that
-        count; `limit` as of `GoodParts.pictures`."""
+    def pretrained(self, place: Place, limit: int = 0) -> Iterator[tuple[dict[str, Tensor], Mask | None]]:
+        """Pretrained features (1, C, h, w) of each picture of a photo by source, and what of it counts; `limit` as of
+        `GoodParts.pictures`."""
         parts, index = place
         if place in self._kept:
-            pictures = [(seen.features[REMEMBERED], inside) for seen, inside in self.at(place)]
-        else:
-            network = self.model.imagenet
-            assert network is not None, "the model has these features"
-            seen_anew = parts.pictures(index, limit)
-            pictures = [(network(_laid_out(picture, self.device)), inside) for picture, inside in seen_anew]
-        for features, inside in pictures:
-            around, cells = surroundings(features), _cells(inside, features)
-            yield around, None if cells is None else _told_by(cells, around.shape[-2:])
+            for seen, inside in self.at(place):
+                yield {name: seen.features[name] for name in PRETRAINED if name in seen.features}, inside
+            return
+        for picture, inside in parts.pictures(index, limit):
+            yield self.model.pretrained(_laid_out(picture, self.device)), inside
 
     def score(self, place: Place) -> tuple[float, float]:
         """As `GoodParts.score`, by what familiarity is set to now."""
@@ -117,10 +115,12 @@ class Looks:
             return parts.score(self.model, index, self.device)
         ((seen, inside),) = self.at(place)
         shown, fused = _of(self.model)(seen.logits, seen.features, self.model.map_side)
+        stride = self.model.reduction
+        shown = enlarged(shown[:, None], torch.Size([stride * side for side in shown.shape[-2:]]))[:, 0]
         if inside is not None:
             counts = torch.from_numpy(inside).to(shown.device)
-            shown, fused = shown * counts, fused * counts
-        return float(image_score(fused, self.model.score_rule)), float(shown.max())
+            shown, fused = shown * counts, fused * counts[::stride, ::stride]
+        return float(image_score(fused, self.model.score_rule._replace(stride=1))), float(shown.max())
 
 
 class CrossFit:
@@ -160,7 +160,7 @@ class CrossFit:
             )
         learnt = [(trained, index) for index in numbers]
         self.places = [*learnt, *told] if cross else told
-        self._memory = recipe.model.memory if REMEMBERED in self.kinds else 0
+        self._memory = recipe.model.memory if {*PRETRAINED} & {*self.kinds} else 0
         known = {*self.places}
         more = evenly([(trained, index) for index in range(len(trained))], REMEMBERED_PHOTOS) if self._memory else []
         more = [] if cross and photos else more
@@ -193,7 +193,7 @@ class CrossFit:
         if self.model.familiarity is not None:
             self.told = self.told.only((MAP, *self.model.familiarity.sources))
             if found_by:
-                self.told.trust[:] = trust([found_by[name] for name in self.told.kinds])
+                self.told.trust[:] = self._weights(found_by, self.told.kinds)
             self.leave_out(NONE)
         return found_by
 
@@ -260,10 +260,10 @@ class CrossFit:
             if start < len(turns):
                 good += [self._largest_of(number, *part) for number, part in zip(numbers, parts, strict=True)]
             pictures = torch.cat([picture for picture, _ in parts])
-            sample = with_defects(self.model, pictures, settings, generator, self.device, tables)
-            for image, mask, (_, inside), number in zip(
-                sample.image, sample.mask.cpu().numpy(), parts, numbers, strict=True
-            ):
+            images, masks = self._painted(pictures, settings, generator, tables)
+            for image, mask, (_, inside), number in zip(images, masks.numpy(), parts, numbers, strict=True):
+                if inside is not None:
+                    inside = inside[:: self.model.reduction, :: self.model.reduction]
                 if (mask if inside is None else mask & inside).sum() >= SEEN:
                     self.leave_out(int(self.told.groups[number]))
                     examined = self.model.examine(_laid_out(image[None], self.device))
@@ -278,15 +278,39 @@ class CrossFit:
         largest = np.array([*good, *painted])  # (pictures, kinds of evidence)
         found_by = {name: image_auroc(defective, values) for name, values in zip(self.kinds, largest.T, strict=True)}
         steady = dict(zip(self.kinds, self.told.largest.std(axis=0) <= UNSTEADY, strict=True))
-        kept = [name for name in familiarity.sources if steady[name] and found_by[name] >= USEFUL]
+        always = PRETRAINED if recipe.model.source_weights == "squared" else ()
+        kept = [name for name in familiarity.sources if name in always or (steady[name] and found_by[name] >= USEFUL)]
         self.model.keep(kept)
         if kept:
             chosen = [self.kinds.index(name) for name in (MAP, *kept)]
-            counts = trust([found_by[name] for name in (MAP, *kept)])
-            familiarity.share(REMEMBERED in kept or _together_outlines_better(outlines, chosen, counts))
+            counts = self._weights(found_by, (MAP, *kept))
+            familiarity.share(bool({*PRETRAINED} & {*kept}) or _together_outlines_better(outlines, chosen, counts))
         else:
             self.model.familiarity = None
         return found_by
+
+    def _painted(
+        self, pictures: Tensor, settings: AnomalySettings, generator: torch.Generator, tables: RankTables | None
+    ) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, W) with painted defects, and their masks (B, h, w) on the CPU, at the size that detection
+        sees. What high resolution shows beside a defect stays as it is."""
+        reduced = self.model.reduced(pictures)
+        sample = with_defects(self.model, reduced, settings, generator, self.device, tables)
+        images = sample.image.cpu()
+        if self.model.reduction > 1:
+            change = nn.functional.interpolate(images - reduced, size=pictures.shape[-2:], mode="bilinear")
+            images = (pictures + change).clamp(0, 1)
+        return images, sample.mask.cpu()
+
+    def _weights(self, found_by: Mapping[str, float], kinds: Sequence[str]) -> Floats64:
+        """How much each kind counts, (kinds,), by `model.source_weights`."""
+        counts = trust([found_by[name] for name in kinds])
+        if self.recipe.model.source_weights == "selected":
+            return counts
+        counts = counts**2
+        counts[list(kinds).index(MAP)] *= OWN
+        weights: Floats64 = np.maximum(counts / counts.max(), LEAST)
+        return weights
 
     def _largest_of(self, number: int, picture: Tensor, inside: Mask | None) -> list[float]:
         """The largest of each evidence in a picture (1, 3, H, W) of photo `number`."""
@@ -300,46 +324,77 @@ class CrossFit:
 
 def add_moments(told: GoodEvidence, photos: Sequence[tuple[Place, int]], looks: Looks) -> None:
     """Add the moments of the features of photos, each with its group, to `told`."""
-    channels = {name: len(density.mean) for name, density in _of(looks.model).named_densities()}
+    familiarity = _of(looks.model)
+    channels = {name: len(density.mean) for name, density in familiarity.named_densities()}
     for place, group in photos:
         sums = told.moments.setdefault(group, {name: Moments(count) for name, count in channels.items()})
         for (_, features), inside in looks.at(place, TILES):
             for name, found in sums.items():
                 cells, inner = _cells(inside, features[name]), within_border(features[name]).float()
                 if cells is not None:
-                    cells = _surrounding(cells, features[name]) if name == REMEMBERED else within_border(cells)
+                    around = familiarity.around.get(name, 1)
+                    pooled = name in PRETRAINED
+                    cells = _surrounding(cells, features[name], around) if pooled else within_border(cells)
                 found.add(inner, cells)
 
 
 def remember(
     told: GoodEvidence, known: GoodEvidence, photos: Sequence[tuple[Place, int]], count: int, looks: Looks
 ) -> None:
-    """Add to `told` about `count` places of photos, each with its group: as unlike as possible within a group.
+    """Add to the memory banks of `told` about `count` patches of photos, each with its group: as unlike as possible
+    within a group (coreset).
 
-    How unlike they are is told by the Gaussian of all that is `known`, in DIRECTIONS at random.
+    How unlike they are is measured by the Gaussian of all that is `known`, in DIRECTIONS at random.
     """
-    usual = Moments.of([sums[REMEMBERED] for sums in known.moments.values()])
-    channels = len(usual.total)
-    density = Density(channels).to(looks.device)
-    density.fit(usual.mean(), usual.covariance())
-    drawn = torch.randn(channels, min(DIRECTIONS, channels), generator=seeded(0, 42))
-    directions = torch.linalg.qr(drawn)[0].to(looks.device)
+    banks = {name: _Bank(name, known, looks) for name in _of(looks.model).sources if name in PRETRAINED}
     groups: dict[int, list[Place]] = {}
     for place, group in photos:
         groups.setdefault(group, []).append(place)
     for group, places in groups.items():
-        points: list[Tensor] = []
-        cells: list[Tensor] = []  # in half precision, as they are stored: there may be hundreds of thousands
         room = CELLS // len(places) // (1 if places[0][0].whole is not None else TILES)  # of each picture
         for place in places:
-            for around, inside in looks.surroundings(place, TILES):
-                found = (around[0].flatten(1) if inside is None else around[0][:, inside]).t()
-                found = found[:: max(-(-len(found) // max(room, 1)), 1)]
-                points.append(density.white(found) @ directions)
-                cells.append(found.half().cpu())
-        chosen = core_set(torch.cat(points), math.ceil(count * len(places) / len(photos)))
-        told.patches[group] = torch.cat(cells)[chosen.cpu()].float()
+            for features, inside in looks.pretrained(place, TILES):
+                for name, bank in banks.items():
+                    bank.add(features[name], inside, room)
+        for name, bank in banks.items():
+            chosen = bank.choose(math.ceil(count * len(places) / len(photos)))
+            told.patches.setdefault(name, {})[group] = chosen
     told.remembered += len(photos)
+
+
+class _Bank:
+    """Candidates for the memory bank of a source, of one group of photos."""
+
+    def __init__(self, name: str, known: GoodEvidence, looks: Looks) -> None:
+        self.around = _of(looks.model).around[name]
+        usual = Moments.of([sums[name] for sums in known.moments.values()])
+        channels = len(usual.total)
+        self.density = Density(channels, _of(looks.model).components_of(name)).to(looks.device)
+        self.density.fit(usual.mean(), usual.covariance())
+        kept = self.density.components
+        drawn = torch.randn(kept, min(DIRECTIONS, kept), generator=seeded(0, 42))
+        self.directions = torch.linalg.qr(drawn)[0].to(looks.device)
+        self.points: list[Tensor] = []
+        self.cells: list[Tensor] = []  # in half precision, as they are stored: there may be hundreds of thousands
+
+    def add(self, features: Tensor, inside: Mask | None, room: int) -> None:
+        """Up to about `room` cells of a picture's features (1, C, h, w), of those that count."""
+        around = surroundings(features, self.around)
+        counting = _cells(inside, features)
+        if counting is None:
+            found = around[0].flatten(1).t()
+        else:
+            found = around[0][:, _told_by(counting, around.shape[-2:])].t()
+        found = found[:: max(-(-len(found) // max(room, 1)), 1)]
+        self.points.append(self.density.white(found) @ self.directions)
+        self.cells.append(found.half().cpu())
+
+    def choose(self, count: int) -> Tensor:
+        """`count` of the cells (count, C), as unlike as possible; the candidates are then forgotten."""
+        chosen = core_set(torch.cat(self.points), count)
+        cells = torch.cat(self.cells)[chosen.cpu()].float()
+        self.points, self.cells = [], []
+        return cells
 
 
 def evenly(places: Sequence[Chosen], count: int) -> Sequence[Chosen]:
@@ -429,9 +484,9 @@ def _laid_out(pictures: Tensor, device: torch.device) -> Tensor:
     return pictures.to(device, memory_format=torch.channels_last)
 
 
-def _surrounding(cells: Tensor, features: Tensor) -> Tensor:
+def _surrounding(cells: Tensor, features: Tensor, around: int) -> Tensor:
     """Of the cells of `within_border` of `features` (1, C, h, w), those whose mean is evidence of `cells` (h, w)."""
-    size = surroundings(features[:, :1]).shape[-2:]
+    size = surroundings(features[:, :1], around).shape[-2:]
     side = within_border(features).shape[-1] - size[-1] + 1
     told = nn.functional.pad(_told_by(cells, size)[None, None].float(), (side - 1,) * 4)
     return nn.functional.max_pool2d(told, side, 1)[0, 0] > 0

@@ -95,7 +95,7 @@ def renew(
     looks = Looks(model, place)
     add_moments(added, list(zip(photos, groups.tolist(), strict=True)), looks)
     if old.patches:  # as many of each photo as there are of the old
-        share = sum(map(len, old.patches.values())) / old.remembered
+        share = max(sum(map(len, bank.values())) for bank in old.patches.values()) / old.remembered
         remember(added, old, list(zip(photos, groups.tolist(), strict=True)), math.ceil(share * len(parts)), looks)
     told = old.joined(added)
     first = len(old.groups)

@@ -30,6 +30,7 @@ from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
+from flawmap.model.familiarity import PRETRAINED
 from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.onnx_backbone import OnnxBackbone
 from flawmap.train.budget import Plan, plan_steps, planned
@@ -38,7 +39,7 @@ from flawmap.train.detect import train_detection
 from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole_folders
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
-from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, shaped
+from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, reduced, sized
 
 RECIPE, DEFECTS = "recipe.toml", "defects.json"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
@@ -62,6 +63,10 @@ _FREE = (
     "backbone_deviation",
     "backbone_order",
     "backbone_sha256",
+    "neighbourhood",
+    "components",
+    "source_weights",
+    "reduction",
     *_ABLATIONS,
 )
 SIZES = {
@@ -75,9 +80,9 @@ def own_backbone(recipe: Recipe) -> OnnxBackbone | None:
     """The backbone that a recipe names, None where it names none. Raises ConfigError, as `read_backbone` does too."""
     if not recipe.model.backbone:
         return None
-    if "imagenet" not in recipe.model.familiarity:
+    if not {*PRETRAINED} & {*recipe.model.familiarity}:
         raise ConfigError(
-            "model.backbone takes the place of EfficientNet-Lite0, which model.familiarity does not name; add "
+            "model.backbone takes the place of EfficientNet-Lite0, whose features model.familiarity does not name; add "
             '"imagenet" to it, or leave out model.backbone'
         )
     return read_backbone(recipe.model, (recipe.image.height, recipe.image.width))
@@ -113,25 +118,36 @@ def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> t
     return [path for path in ordered if path not in chosen], sorted(chosen)
 
 
-def are_few(recipe: Recipe, count: int) -> bool:
-    """Whether `recipe.few` holds for so many photos to train on."""
-    return count < recipe.few.below
+def few_share(recipe: Recipe, count: int) -> float:
+    """How far `recipe.few` holds for so many photos, in [0, 1]: 1 below `few.below`, 0 from `few.until` on."""
+    few = recipe.few
+    if count < few.below or few.until <= few.below:
+        return float(count < few.below)
+    return max(math.log(few.until / count) / math.log(few.until / few.below), 0.0)
 
 
 def for_few(recipe: Recipe, count: int) -> Recipe:
-    """The recipe for so many photos to train on: with `recipe.few`'s rate, steps and prior when they are few."""
-    if not are_few(recipe, count):
+    """The recipe for so many photos to train on: with `recipe.few`'s rate, steps and prior as far as they are few."""
+    share = few_share(recipe, count)
+    if not share:
         return recipe
     model = recipe.model.model_copy(update={"warm": recipe.few.warm}) if recipe.model.prior else recipe.model
-    detect = recipe.detect.model_copy(update={"rate": recipe.few.rate})
-    return with_steps(recipe.model_copy(update={"model": model, "detect": detect}), recipe.detect.steps, few=True)
+    rate = recipe.few.rate if share == 1 else recipe.few.rate**share * recipe.detect.rate ** (1 - share)
+    detect = recipe.detect.model_copy(update={"rate": rate})
+    return with_steps(recipe.model_copy(update={"model": model, "detect": detect}), recipe.detect.steps, share)
 
 
-def with_steps(recipe: Recipe, steps: int, few: bool) -> Recipe:
-    """The recipe with so many steps of detection, where photos are few no more than `recipe.few.steps`."""
-    most = recipe.few.steps if few else 0
-    detect = recipe.detect.model_copy(update={"steps": min(steps, most or steps)})
-    return recipe.model_copy(update={"detect": detect})
+def with_steps(recipe: Recipe, steps: int, few: float) -> Recipe:
+    """The recipe with so many steps of detection, as far as photos are few (`few_share`) no more than `few.steps`."""
+    most = min(steps, recipe.few.steps or steps)
+    chosen = most if few == 1 else round(most**few * steps ** (1 - few))
+    return recipe.model_copy(update={"detect": recipe.detect.model_copy(update={"steps": chosen})})
+
+
+def _few_until(recipe: Recipe) -> str:
+    """The setting below which photos are few, and its value."""
+    name = "until" if recipe.few.until > recipe.few.below else "below"
+    return f"few.{name} = {getattr(recipe.few, name)}"
 
 
 def _say_plan(plan: Plan, recipe: Recipe) -> None:
@@ -205,7 +221,7 @@ def train(
         raise TrainingError(f"{minutes:g} minutes cannot be planned; give a number, as --minutes 15")
     good = sorted(sample.image for sample in listing.train_good)
     hold_out(good, recipe.threshold, recipe.run.seed)  # too few photos are refused before any is read
-    recipe = recipe.model_copy(update={"image": shaped(recipe.image, good)})
+    recipe = sized(recipe, good)
     backbone = own_backbone(recipe)
     if backbone is not None:
         recipe = recipe.model_copy(update={"model": noted(recipe.model, backbone)})
@@ -215,7 +231,8 @@ def train(
     folder = out.with_name(out.name + ".run")
     samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
     learnt = hashes(samples)
-    real = RealDefects(samples, recipe.image, scope) if defects is not None else None
+    small = reduced(recipe.image, recipe.model.reduction)
+    real = RealDefects(samples, small, scope) if defects is not None else None
     _refuse_unfinished(folder, resume)
     machine = Machine(recipe.run)
     started = time.monotonic()
@@ -223,11 +240,12 @@ def train(
     kept = [path for path in good if path not in aside]
     train_paths, held_out_paths = hold_out(kept, recipe.threshold, recipe.run.seed)
     recipe = for_few(recipe, len(train_paths))
+    learning = recipe.model_copy(update={"image": small})
     fresh = not folder.exists()
     resumed = _take_up(folder, recipe, learnt, _names(aside, good))
     with _removed_unless_begun(folder, fresh):
         plan = planned(folder, minutes, resumed)
-        images = good_images(train_paths, recipe, scope, folder, quiet)
+        images = good_images(train_paths, learning, scope, folder, quiet)
         held_out = GoodParts(held_out_paths, recipe, scope)
 
         with initial_weights(recipe.run.seed):
@@ -237,34 +255,36 @@ def train(
         model.train()
         if recipe.model.decoder == "frozen":
             model.object_decoder.requires_grad_(False)
-        varied = are_few(recipe, len(images))
-        source = Varied(images, recipe.few) if varied else images
+        varied = few_share(recipe, len(images))
+        source = Varied(images, recipe.few, varied) if varied else images
         variation = recipe.few if varied else MILD
         if plan is None and minutes is not None:
             plan = plan_steps(
-                minutes, time.monotonic() - started, model, source, held_out, recipe, machine, folder,
+                minutes, time.monotonic() - started, model, source, held_out, learning, machine, folder,
                 photos=len(good), real=real, variation=variation,
             )  # fmt: skip
     if plan is not None:
-        recipe = with_steps(recipe, plan.steps, varied)
+        recipe, learning = (with_steps(each, plan.steps, varied) for each in (recipe, learning))
         if not quiet:
             _say_plan(plan, recipe)
     if varied and not quiet:
         Console(stderr=True).print(
-            f"{len(images)} photos are few (under few.below = {recipe.few.below}): they are varied, and learnt from at "
+            f"{len(images)} photos are few (under {_few_until(recipe)}): they are varied, and learnt from at "
             f"the rate {recipe.detect.rate:g} for {recipe.detect.steps} steps (few.rate, few.steps)",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-    train_detection(model, source, recipe, machine, folder, resume=resume, quiet=quiet, real=real, variation=variation)
+    train_detection(
+        model, source, learning, machine, folder, resume=resume, quiet=quiet, real=real, variation=variation
+    )
     if recipe.refine.steps > 0:
         model.requires_grad_(False)
         assert model.refinement is not None
         model.refinement.requires_grad_(True)
-        train_refinement(model, images, recipe, machine, folder, resume=resume, quiet=quiet)
+        train_refinement(model, images, learning, machine, folder, resume=resume, quiet=quiet)
     model.eval().requires_grad_(False)
     round_weights(model)  # the threshold belongs to the weights as they are stored
     evidence: dict[str, float] = {}
-    known = GoodParts(train_paths, recipe, scope, images)
+    known = GoodParts(train_paths, recipe, scope, images if recipe.model.reduction == 1 else None)
     fitting: CrossFit | None = None
     if model.familiarity is not None:
         fitting, evidence, aside = _fitted(model, known, held_out, aside, recipe, machine.device)
@@ -293,7 +313,7 @@ def train(
         "data": listing.name,
         "layout": listing.layout,
         "trained_on": len(images),
-        "varied": varied,
+        "varied": varied > 0,
         "held_out": len(held_out),
         "calibration": method,
         "held_out_folders": folders,
@@ -418,7 +438,9 @@ def learn_photos(model: DSR, known: Sequence[GoodParts], device: torch.device) -
     """What good photos are like, of up to PHOTOS of them: those trained on and those held out, evenly."""
     places = [(parts, index) for parts in known for index in range(len(parts))]
     places = places[:: -(-len(places) // PHOTOS)]
-    return learn([take(parts.pictures(index, TILES), model.discrete, device) for parts, index in places])
+    return learn(
+        [take(parts.pictures(index, TILES), model.discrete, device, model.reduction) for parts, index in places]
+    )
 
 
 def peak_memory_mb() -> int:

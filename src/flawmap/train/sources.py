@@ -28,6 +28,8 @@ from flawmap.model.dsr import DSR
 GB = 10**9
 SHAPES_READ = 32  # photos that settle the shape of the network's input
 LONGEST = 4  # times the shorter side
+SMALLEST, LARGEST = 256, 512  # pixels along the shorter side of the network's input, where it follows the photos
+REDUCED = 224  # pixels along the shorter side of what is left of an image that is reduced, at least
 FOLDERS = 8  # from this many on, a folder of good photos is taken to be a part, a day or a batch of its own
 
 
@@ -50,33 +52,77 @@ def good_images(
     return tiles
 
 
-def shaped(settings: ImageSettings, paths: Sequence[Path]) -> ImageSettings:
+def sized(recipe: Recipe, paths: Sequence[Path]) -> Recipe:
+    """`recipe` with height, width and `model.reduction` settled from the photos at `paths`, by `image.size` and
+    `image.aspect`.
+
+    A stated `height` or `width` wins over `image.size`. Raises ImageError for a broken photo.
+    """
+    settings = recipe.image
+    stated = {"height", "width"} & settings.model_fields_set
+    if settings.size == "given" or stated or settings.policy == "tile" or not paths:
+        return recipe.model_copy(update={"image": shaped(settings, paths)})
+    own = own_side(paths)
+    most = LARGEST if settings.size == "auto" else settings.size
+    short = min(most, max(own, SMALLEST))
+    reduction = max(short // REDUCED, 1) if "reduction" not in recipe.model.model_fields_set else recipe.model.reduction
+    step = 16 * reduction
+    short = max(round(short / step), 1) * step
+    square = settings.model_copy(update={"height": short, "width": short})
+    return recipe.model_copy(
+        update={
+            "image": shaped(square, paths, step),
+            "model": recipe.model.model_copy(update={"reduction": reduction}),
+        }
+    )
+
+
+def own_side(paths: Sequence[Path]) -> int:
+    """Median of the shorter sides, in pixels, of up to 32 of the photos at `paths`. Raises ImageError for a broken
+    one."""
+    return int(statistics.median(min(read_pixels(path).shape[:2]) for path in _some(paths)))
+
+
+def reduced(settings: ImageSettings, reduction: int) -> ImageSettings:
+    """`settings` as the discrete model, reconstructions and detection see an image: 1/`reduction` of its sides."""
+    return settings.model_copy(update={"height": settings.height // reduction, "width": settings.width // reduction})
+
+
+def _some(paths: Sequence[Path]) -> Sequence[Path]:
+    return paths[:: -(-len(paths) // SHAPES_READ)]
+
+
+def shaped(settings: ImageSettings, paths: Sequence[Path], step: int = 16) -> ImageSettings:
     """`settings` with height and width settled: with aspect = photos, by the median shape of up to 32 of `paths`.
 
-    The sides are multiples of 16, as every network here needs. Raises ImageError for a broken file.
+    The sides are multiples of `step`; every network here needs 16. Raises ImageError for a broken file.
     """
     if settings.aspect == "fixed" or not paths:
         return settings
-    shapes = [read_pixels(path).shape for path in paths[:: -(-len(paths) // SHAPES_READ)]]
+    shapes = [read_pixels(path).shape for path in _some(paths)]
     ratio = statistics.median(shape[0] / shape[1] for shape in shapes)
     short = min(settings.height, settings.width)
-    long = 16 * round(short * min(max(ratio, 1 / ratio), LONGEST) / 16)
+    long = step * round(short * min(max(ratio, 1 / ratio), LONGEST) / step)
     height, width = (long, short) if ratio > 1 else (short, long)
     return settings.model_copy(update={"height": height, "width": width, "aspect": "fixed"})
 
 
 class Varied:
-    """Another source's images, varied as `settings` say (data/variation.py)."""
+    """Another source's images, a `share` of them varied as `settings` say (data/variation.py)."""
 
-    def __init__(self, source: GoodImages | GoodTiles, settings: FewSettings) -> None:
-        self.source, self.settings = source, settings
+    def __init__(self, source: GoodImages | GoodTiles, settings: FewSettings, share: float = 1.0) -> None:
+        self.source, self.settings, self.share = source, settings, share
 
     def draw(
         self, count: int, generator: torch.Generator, *, rotate: float, degrees: float, border: str, crop: int
     ) -> Tensor:
         """As `source` draws them, (count, 3, H, W), and varied then."""
         drawn = self.source.draw(count, generator, rotate=rotate, degrees=degrees, border=border, crop=crop)
-        return vary(drawn, generator, self.settings)
+        varied = vary(drawn, generator, self.settings)
+        if self.share == 1:
+            return varied
+        chosen = torch.rand(count, generator=generator) < self.share
+        return torch.where(chosen[:, None, None, None], varied, drawn)
 
 
 class GoodParts:

@@ -4,6 +4,7 @@ import { ApiError, get, remove } from "./api.js";
 import { button, el, hush, refill, say, tell } from "./dom.js";
 import { live } from "./live.js";
 import { login } from "./login.js";
+import { promiseWords } from "./promise.js";
 import { report } from "./report.js";
 import { review } from "./review.js";
 import { emit, LAST, may, on, store, takeChange, takePart } from "./store.js";
@@ -86,13 +87,15 @@ function view() {
 function notices() {
   if (!store.session) return [];
   if (!store.online) return [["lost", t("lost")]];
-  const { ready, why, why_code: code, silent, silent_s: seconds, drift } = store.station ?? { ready: true };
+  const { ready, why, why_code: code, silent, silent_s: seconds, drift, promise } = store.station ?? { ready: true };
   const found = [];
   if (!ready) found.push(["lost", t("notReady", { why: words(code, {}, why) })]);
   if (ready && silent)
     found.push(["silent", seconds === null ? t("silentEver") : t("silent", { time: span(seconds) })]);
   if (drift?.verdict === "drifted") found.push(["drift", t("drifted"), t("driftDetail", { parts: drift.parts })]);
   if (drift?.verdict === "on the way") found.push(["drift", t("drifting"), t("driftDetail", { parts: drift.parts })]);
+  const told = promiseWords(promise);
+  if (told) found.push(["promise", ...told]);
   return found;
 }
 

@@ -3,6 +3,7 @@
 import { pictureOf } from "./api.js";
 import { el, svg, symbol } from "./dom.js";
 import { decisionLine, scale } from "./parts.js";
+import { promiseWords } from "./promise.js";
 import { clock, day, hour, nameOf, number, percent, score, t } from "./strings.js";
 import { whoOf } from "./words.js";
 
@@ -27,6 +28,7 @@ export function sheet(report, kind) {
     hours(report.hours),
     el("h2", {}, t("modelsUsed")),
     models(report.models),
+    report.models.map(promiseOf),
     changes(report),
     el("h2", {}, t("partsShown")),
     report.truncated && el("p", { class: "soft" }, t("truncated", { n: report.parts.length })),
@@ -144,6 +146,11 @@ const models = (rows) =>
       ),
     ),
   );
+
+function promiseOf({ ref, promise }) {
+  const said = promiseWords(promise);
+  return said && el("p", { class: "promise" }, el("b", {}, `${ref}: ${said[0]}.`), " ", said[1]);
+}
 
 const ACTIONS = { use: "actionUse", "roll back": "actionBack", add: "actionAdd", began: "actionBegan" };
 

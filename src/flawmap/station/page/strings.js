@@ -37,6 +37,16 @@ const STRINGS = {
     "Check light, lens and position. Compared: the last {parts} parts.",
     "Licht, Objektiv und Lage prüfen. Verglichen: die letzten {parts} Teile.",
   ],
+  promiseBroken: ["More good parts are rejected than expected", "Mehr gute Teile fallen aus als erwartet"],
+  promiseBrokenDetail: [
+    "{good} of {parts} parts were rejected and then decided good, {promised} at most were expected: they are unlike those trained on. Add photos of their kind, or check light and position.",
+    "{good} von {parts} Teilen fielen aus und wurden dann für gut befunden, erwartet waren höchstens {promised}: Sie sehen anders aus als die angelernten. Fotos solcher Teile hinzufügen, oder Licht und Lage prüfen.",
+  ],
+  mostlyRejected: ["Most parts are rejected", "Die meisten Teile fallen aus"],
+  mostlyRejectedDetail: [
+    "{rejected} of {parts}. Decide some of them in Review: if they are good, they are unlike those trained on.",
+    "{rejected} von {parts}. Einige davon unter Prüfen entscheiden: Sind sie gut, sehen sie anders aus als die angelernten.",
+  ],
 
   // Login
   logIn: ["Log in", "Anmelden"],
