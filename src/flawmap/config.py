@@ -232,8 +232,8 @@ class ModelSettings(Section):
     backbone: str = Field(
         "",
         description="An ONNX file of a network of your own, whose feature maps take the place of EfficientNet-Lite0's "
-        "for `imagenet` and `imagenet_high` among `familiarity` (docs/backbones.md). The bundle keeps the network, so inspecting needs "
-        "neither the file nor ONNX. Empty: EfficientNet-Lite0.",
+        "for `imagenet` and `imagenet_high` among `familiarity` (docs/backbones.md). The bundle keeps the network, so "
+        "inspecting needs neither the file nor ONNX. Empty: EfficientNet-Lite0.",
     )
     backbone_mean: tuple[Share, ...] = Field(
         (),
