@@ -151,6 +151,8 @@ def pretrain_command(
     recipe = load_recipe(config, settings)
     if general is not None and not recipe.pretrain.prior:
         raise ConfigError("--general is of use for a prior alone; this recipe trains a discrete model")
+    if recipe.model.backbone:
+        raise ConfigError("what is trained here is for any backbone; leave out model.backbone")
     start = recipe.model.prior if recipe.pretrain.prior else ""
     if start and general is not None:
         raise ConfigError("the prior that model.prior names brings its own discrete model; leave out --general")
@@ -1108,8 +1110,8 @@ def _say_odd(listing: Listing, config: str, settings: list[str] | None, top: int
     from flawmap.config import load_recipe
     from flawmap.data.scope import read_scope
     from flawmap.devices import pick_device
-    from flawmap.train.contamination import most
-    from flawmap.train.run import look_before
+    from flawmap.train.contamination import most, to_look_with
+    from flawmap.train.run import look_before, own_backbone
     from flawmap.train.sources import sized
 
     good = sorted(sample.image for sample in listing.train_good)
@@ -1117,7 +1119,8 @@ def _say_odd(listing: Listing, config: str, settings: list[str] | None, top: int
         raise DataError(f"{listing.name} holds {len(good)} good photos; two or more can be held against each other")
     recipe = load_recipe(config, settings)
     recipe = sized(recipe, good)
-    found = look_before(good, recipe, read_scope(recipe.image), None, pick_device(device)).tolist()
+    backbone = own_backbone(to_look_with(recipe))
+    found = look_before(good, recipe, read_scope(recipe.image), None, pick_device(device), backbone).tolist()
     for index in most(found, top):
         _say(f"{found[index]:7.1f}  {good[index]}")
     _say("deviations from the other photos; what shows a defect, move away before training")

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from flawmap.backbones.read import described, noted, read_backbone, summary
 from flawmap.bundle import Bundle, build, load_general, load_imagenet, load_prior, round_weights, save_bundle, sha256
-from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
+from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe, recipe_from_text
 from flawmap.data.layouts import Listing, Sample
 from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import Scope, read_scope
@@ -29,6 +30,9 @@ from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
+from flawmap.model.familiarity import PRETRAINED
+from flawmap.model.imagenet import ImageNetFeatures
+from flawmap.model.onnx_backbone import OnnxBackbone
 from flawmap.train.budget import Plan, plan_steps, planned
 from flawmap.train.contamination import Floats, allowed, divided, keep_in, kept_in, most, oddness, to_look_with
 from flawmap.train.detect import train_detection
@@ -54,6 +58,11 @@ _FREE = (
     "familiarity",
     "fusion",
     "memory",
+    "backbone",
+    "backbone_mean",
+    "backbone_deviation",
+    "backbone_order",
+    "backbone_sha256",
     "neighbourhood",
     "components",
     "source_weights",
@@ -65,6 +74,18 @@ SIZES = {
     "drawing": _DRAWING,
     "none": _DISCRETE,
 }
+
+
+def own_backbone(recipe: Recipe) -> OnnxBackbone | None:
+    """The backbone that a recipe names, None where it names none. Raises ConfigError, as `read_backbone` does too."""
+    if not recipe.model.backbone:
+        return None
+    if not {*PRETRAINED} & {*recipe.model.familiarity}:
+        raise ConfigError(
+            "model.backbone takes the place of EfficientNet-Lite0, whose features model.familiarity does not name; add "
+            '"imagenet" to it, or leave out model.backbone'
+        )
+    return read_backbone(recipe.model, (recipe.image.height, recipe.image.width))
 
 
 def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> tuple[list[Path], list[Path]]:
@@ -166,7 +187,7 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
             f"the general discrete model has other sizes than the recipe ({sizes}); give one of these with --general, "
             "or change them"
         ) from problem
-    if model.imagenet is not None:
+    if isinstance(model.imagenet, ImageNetFeatures):  # a backbone of the user's own has its weights
         load_imagenet(model.imagenet)
     warm = settings.prior and settings.warm != "none"
     if settings.decoder == "frozen" or (settings.decoder == "general" and not warm):
@@ -201,6 +222,11 @@ def train(
     good = sorted(sample.image for sample in listing.train_good)
     hold_out(good, recipe.threshold, recipe.run.seed)  # too few photos are refused before any is read
     recipe = sized(recipe, good)
+    backbone = own_backbone(recipe)
+    if backbone is not None:
+        recipe = recipe.model_copy(update={"model": noted(recipe.model, backbone)})
+        if not quiet:
+            Console(stderr=True).print(summary(recipe.model.backbone, backbone), highlight=False, soft_wrap=True)
     scope = read_scope(recipe.image)
     folder = out.with_name(out.name + ".run")
     samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
@@ -210,7 +236,7 @@ def train(
     _refuse_unfinished(folder, resume)
     machine = Machine(recipe.run)
     started = time.monotonic()
-    aside = _set_aside(good, recipe, scope, folder, general, machine.device, quiet)
+    aside = _set_aside(good, recipe, scope, folder, general, machine.device, quiet, backbone)
     kept = [path for path in good if path not in aside]
     train_paths, held_out_paths = hold_out(kept, recipe.threshold, recipe.run.seed)
     recipe = for_few(recipe, len(train_paths))
@@ -223,7 +249,7 @@ def train(
         held_out = GoodParts(held_out_paths, recipe, scope)
 
         with initial_weights(recipe.run.seed):
-            model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
+            model = build(recipe.model, with_refinement=recipe.refine.steps > 0, backbone=backbone)
         start_weights(model, recipe.model, general)
         model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.train()
@@ -291,6 +317,7 @@ def train(
         "held_out": len(held_out),
         "calibration": method,
         "held_out_folders": folders,
+        "backbone": None if backbone is None else described(recipe.model.backbone, backbone),
         "seed": recipe.run.seed,
         "machine": machine.describe(),
         "minutes_asked": None if plan is None else plan.minutes,
@@ -324,7 +351,12 @@ def train(
 
 
 def look_before(
-    good: Sequence[Path], recipe: Recipe, scope: Scope, general: DiscreteModel | None, device: torch.device
+    good: Sequence[Path],
+    recipe: Recipe,
+    scope: Scope,
+    general: DiscreteModel | None,
+    device: torch.device,
+    backbone: OnnxBackbone | None = None,
 ) -> Floats:
     """How unlike the others each photo is by features that learnt nothing of the part: (P,), as of `oddness`.
 
@@ -332,7 +364,7 @@ def look_before(
     """
     looking = to_look_with(recipe)
     with initial_weights(recipe.run.seed):
-        model = build(looking.model, with_refinement=False)
+        model = build(looking.model, with_refinement=False, backbone=backbone)
     start_weights(model, looking.model, general)
     model.to(device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return oddness(model.eval(), good, looking, scope, device)
@@ -346,6 +378,7 @@ def _set_aside(
     general: DiscreteModel | None,
     device: torch.device,
     quiet: bool,
+    backbone: OnnxBackbone | None,
 ) -> list[Path]:
     """The photos that are not to be learnt from, as an unfinished training in `folder` noted or by their oddness."""
     contamination = recipe.clean.contamination
@@ -356,7 +389,7 @@ def _set_aside(
         return noted
     if (folder / RECIPE).exists():
         raise TrainingError(f"{folder} was started without clean.contamination; resume without it")
-    found = look_before(good, recipe, scope, general, device)
+    found = look_before(good, recipe, scope, general, device, backbone)
     aside = [good[index] for index in most(found.tolist(), allowed(contamination, len(good)))]
     if not quiet:
         Console(stderr=True).print(
@@ -449,6 +482,8 @@ def _take_up(folder: Path, recipe: Recipe, learnt: Sequence[tuple[str, str]], as
     """
     note, defects = folder / RECIPE, folder / DEFECTS
     known = json.dumps(learnt)
+    if note.exists():
+        _same_backbone(note, recipe.model, folder)
     if note.exists() and note.read_text(encoding="utf-8") != dump_recipe(recipe):
         raise TrainingError(f"{note} differs from the recipe given; resume with the settings it was started with")
     if note.exists() and (defects.read_text(encoding="utf-8") if defects.exists() else "[]") != known:
@@ -463,3 +498,16 @@ def _take_up(folder: Path, recipe: Recipe, learnt: Sequence[tuple[str, str]], as
     except OSError as problem:
         raise TrainingError(f"cannot write to {folder}: {problem.strerror}") from problem
     return any(folder.glob("*.safetensors"))
+
+
+def _same_backbone(note: Path, settings: ModelSettings, folder: Path) -> None:
+    """Raises TrainingError when the training in `folder` began with the same file of a backbone, which changed."""
+    try:
+        begun = recipe_from_text(note.read_text(encoding="utf-8"), str(note)).model
+    except (ConfigError, OSError, UnicodeDecodeError):
+        return  # what differs is told by what follows
+    if begun.backbone == settings.backbone and begun.backbone_sha256 != settings.backbone_sha256:
+        raise TrainingError(
+            f"{settings.backbone} changed since {folder} was started with it; put back the file it was, or delete "
+            f"{folder} to start anew"
+        )
