@@ -145,6 +145,7 @@ def _familiarity(settings: ModelSettings, pretrained: ImageNetFeatures | Backbon
         settings.guided,
         settings.neighbourhood,
         settings.components,
+        bounded=settings.source_weights == "cubed",
     )
 
 

@@ -204,11 +204,11 @@ class ModelSettings(Section):
         description="Principal components kept of pretrained features, of either resolution, before they are whitened; "
         "0: all. Fewer take less time, and what varies least among good parts is noise.",
     )
-    source_weights: Literal["selected", "squared"] = Field(
+    source_weights: Literal["selected", "cubed"] = Field(
         "selected",
         description="How much each score source counts, by its AUROC on painted defects. `selected`: in proportion to "
         "how far that is above chance, and sources that hardly find these defects or vary much among good photos are "
-        "left out. `squared`: by the square of that, pretrained features are never left out, and detection's own map, "
+        "left out. `cubed`: by the third power of that, pretrained features are never left out, and detection's own map, "
         "which was trained on such defects, counts by half.",
     )
     reduction: Literal[1, 2, 3, 4] = Field(

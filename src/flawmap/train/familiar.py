@@ -55,7 +55,7 @@ LEAST = 0.01  # that a kind counts as, next to the best
 CELLS = 400_000  # among which those of a group are chosen, at most about
 DIRECTIONS = 64  # in which it is told how unlike such places are
 TILES = 8  # of each photo, where photos are cut into tiles
-PAINTED = 192  # pictures with painted defects that sources are tried on, half as many by `squared` weights
+PAINTED = 192  # pictures with painted defects that sources are tried on, half as many by `cubed` weights
 ADVANTAGE = 1.05  # of detection in outlining painted defects
 SEEN = 100  # pixels of a painted defect that must be seen
 USEFUL = 0.6  # AUROC on painted defects that a source must come to
@@ -250,7 +250,7 @@ class CrossFit:
         settings = recipe.anomalies.model_copy(update={"empty": 0.0})
         generator = seeded(recipe.run.seed, 40)
         tables = rank_tables(self.model.discrete) if settings.ranks == "table" else None
-        count = PAINTED // 2 if recipe.model.source_weights == "squared" else PAINTED
+        count = PAINTED // 2 if recipe.model.source_weights == "cubed" else PAINTED
         turns = range(0, len(self.places), -(-len(self.places) // count))
         good: list[list[float]] = []
         painted: list[list[float]] = []
@@ -279,7 +279,7 @@ class CrossFit:
         largest = np.array([*good, *painted])  # (pictures, kinds of evidence)
         found_by = {name: image_auroc(defective, values) for name, values in zip(self.kinds, largest.T, strict=True)}
         steady = dict(zip(self.kinds, self.told.largest.std(axis=0) <= UNSTEADY, strict=True))
-        always = PRETRAINED if recipe.model.source_weights == "squared" else ()
+        always = PRETRAINED if recipe.model.source_weights == "cubed" else ()
         kept = [name for name in familiarity.sources if name in always or (steady[name] and found_by[name] >= USEFUL)]
         self.model.keep(kept)
         if kept:
@@ -308,7 +308,7 @@ class CrossFit:
         counts = trust([found_by[name] for name in kinds])
         if self.recipe.model.source_weights == "selected":
             return counts
-        counts = counts**2
+        counts = counts**3
         counts[list(kinds).index(MAP)] *= OWN
         weights: Floats64 = np.maximum(counts / counts.max(), LEAST)
         return weights
