@@ -30,7 +30,8 @@ from flawmap.deploy.inspector import Inspector
 from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import DisagreementError
 from flawmap.measure.threshold import Threshold
-from flawmap.model.familiarity import LOW
+from flawmap.model.familiarity import PRETRAINED
+from flawmap.train.sources import sized
 from transcription import Transcription
 
 RUNTIMES = ("torch", "onnx", "openvino")
@@ -74,6 +75,11 @@ def draw_files(folder: Path, count: int, height: int, width: int, seed: int = 0)
     return files
 
 
+def sized_for(recipe: str, photos: Sequence[Path]) -> Recipe:
+    """A recipe at the size that a training on these photos gives it."""
+    return sized(load_recipe(recipe), photos)
+
+
 def random_bundle(recipe: str | Recipe, height: int = 0, width: int = 0, seed: int = 0) -> Bundle:
     """An untrained bundle of a recipe's sizes, with the shipped general model where it fits: right for time."""
     found = load_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -84,8 +90,9 @@ def random_bundle(recipe: str | Recipe, height: int = 0, width: int = 0, seed: i
         torch.manual_seed(seed)
         model = build(found.model, with_refinement=found.refine.steps > 0)
         if model.imagenet is not None and model.familiarity is not None and found.model.memory:
-            density = dict(model.familiarity.named_densities())[LOW]
-            density.remember(torch.randn(found.model.memory, len(density.mean)))
+            for name, density in model.familiarity.named_densities():
+                if name in PRETRAINED:
+                    density.remember(torch.randn(found.model.memory, len(density.mean)))
     general = load_general().state_dict()
     own = model.discrete.state_dict()
     if all(own[name].shape == tensor.shape for name, tensor in general.items()):

@@ -208,7 +208,7 @@ class ModelSettings(Section):
         "selected",
         description="How much each score source counts, by its AUROC on painted defects. `selected`: in proportion to "
         "how far that is above chance, and sources that hardly find these defects or vary much among good photos are "
-        "left out. `cubed`: by the third power of that, pretrained features are never left out, and detection's own map, "
+        "left out. `cubed`: by its third power, pretrained features are never left out, and detection's own map, "
         "which was trained on such defects, counts by half.",
     )
     reduction: Literal[1, 2, 3, 4] = Field(
