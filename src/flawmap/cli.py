@@ -25,6 +25,7 @@ from flawmap.errors import BundleError, ConfigError, DataError, FlawmapError
 if TYPE_CHECKING:
     from flawmap.config import Recipe
     from flawmap.data.layouts import Listing
+    from flawmap.measure.near_duplicates import Without
     from flawmap.measure.threshold import Threshold
     from flawmap.station.record import Record
 
@@ -448,6 +449,21 @@ def evaluate_command(
     ] = "full",
     layout: Layout = "auto",
     category: Category = None,
+    without: Annotated[
+        bool,
+        typer.Option(
+            "--without-near-duplicates",
+            help="Score each photo as if the training photos near it, as --near says, were not known.",
+        ),
+    ] = False,
+    near: Annotated[
+        str,
+        typer.Option(
+            "--near",
+            metavar="RULE",
+            help="`folder`; `number:200`, in the file name; `features:0.01`, of all distances.",
+        ),
+    ] = "",
     overwrite: Overwrite = False,
     device: Device = "auto",
     runtime: Runtime_ = "torch",
@@ -455,20 +471,42 @@ def evaluate_command(
 ) -> None:
     """Measure detection and localization on labelled images.
 
-    Each figure comes with its 95 % interval.
+    Each figure comes with its 95 % interval. With --without-near-duplicates, for each test photo the memory bank,
+    Gaussians and calibration leave out the training photos near it; networks and threshold stay as trained. Without
+    --near these are those of the same folder where there are several, else those with the most similar features.
     """
-    from flawmap.deploy.evaluation import evaluate, table
+    from flawmap.deploy.evaluation import check_protocol, evaluate, files_without, prepare_beside, table
     from flawmap.deploy.inspector import load
+    from flawmap.measure.near_duplicates import parse_near, usual_rule
 
+    if near and not without:
+        raise ConfigError(f"--near {near} says which training photos are left out; add --without-near-duplicates")
+    if without and runtime != "torch":
+        raise ConfigError("--without-near-duplicates is computed by PyTorch alone; leave out --runtime")
+    rules = parse_near(near) if near else []
+    check_protocol(protocol)
     listing = _listing(data, layout, category)
     inspector = load(bundle, device, runtime=runtime, precision=precision, say=_remark)
-    evaluation = evaluate(inspector, listing, out, protocol=protocol, overwrite=overwrite)
-    for line in table(evaluation):
-        _say(line)
-    if evaluation.learnt_from:
-        _say(f"{evaluation.learnt_from} images were learnt from as real defects, and are left out")
-    if out is not None:
-        _say(f"wrote {out / 'metrics.json'}, images.csv and report.html")
+    ways: list[Without | None] = [None]
+    if without:
+        from flawmap.train.leave_out import LeaveOut
+
+        good = [sample.image for sample in listing.train_good]
+        test = [sample.image for sample in listing.test if sample.defective is not None]
+        rules = rules or [usual_rule(test, good)]
+        if out is not None:
+            prepare_beside(out, [name for rule in rules for name in files_without(rule)], overwrite)
+        leave_out = LeaveOut(inspector.bundle, bundle, good)
+        ways = [leave_out.without(rule, test) for rule in rules]
+    for way in ways:
+        evaluation = evaluate(inspector, listing, out, protocol=protocol, overwrite=overwrite, without=way)
+        for line in table(evaluation):
+            _say(line)
+        if evaluation.learnt_from:
+            _say(f"{evaluation.learnt_from} images were learnt from as real defects, and are left out")
+        if out is not None:
+            first, *more = ("metrics.json", "images.csv", "report.html") if way is None else files_without(way.near)
+            _say(f"wrote {out / first}, {' and '.join(more)}")
 
 
 @_command("check", "nothing was written")

@@ -374,6 +374,14 @@ class Moments:
             together.squares = together.squares + part.squares
         return together
 
+    def without(self, parts: Sequence[Moments]) -> Moments:
+        """Those of what is left when `parts`, which were added before, are taken away."""
+        rest = Moments.of([self])
+        for part in parts:
+            rest.count -= part.count
+            rest.total, rest.squares = rest.total - part.total, rest.squares - part.squares
+        return rest
+
     @classmethod
     def from_mean(cls, count: int, mean: Tensor, covariance: Tensor) -> Moments:
         """Those of `count` cells of this mean (C,) and covariance (C, C), float64."""

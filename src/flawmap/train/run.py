@@ -6,7 +6,6 @@ import copy
 import datetime
 import json
 import math
-import os
 import resource
 import shutil
 import sys
@@ -39,7 +38,7 @@ from flawmap.train.detect import train_detection
 from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole_folders
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
-from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, reduced, sized
+from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, names_of, reduced, sized
 
 RECIPE, DEFECTS = "recipe.toml", "defects.json"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
@@ -242,7 +241,7 @@ def train(
     recipe = for_few(recipe, len(train_paths))
     learning = recipe.model_copy(update={"image": small})
     fresh = not folder.exists()
-    resumed = _take_up(folder, recipe, learnt, _names(aside, good))
+    resumed = _take_up(folder, recipe, learnt, names_of(aside, good))
     with _removed_unless_begun(folder, fresh):
         plan = planned(folder, minutes, resumed)
         images = good_images(train_paths, learning, scope, folder, quiet)
@@ -328,8 +327,8 @@ def train(
         "evidence": {name: round(value, 3) for name, value in evidence.items()},
         "held_out_scores": scores,
         "held_out_peaks": peaks,
-        "good_photos": _names(told, good),
-        "set_aside": _names(aside, good),
+        "good_photos": names_of(told, good),
+        "set_aside": names_of(aside, good),
         "set_aside_scores": aside_scores,
         "set_aside_sha256": [sha256(path) for path in aside],
         "set_aside_share": len(aside) / len(good),
@@ -384,7 +383,7 @@ def _set_aside(
     contamination = recipe.clean.contamination
     if not contamination:
         return []
-    noted = kept_in(folder, dict(zip(_names(good, good), good, strict=True)))
+    noted = kept_in(folder, dict(zip(names_of(good, good), good, strict=True)))
     if noted is not None:
         return noted
     if (folder / RECIPE).exists():
@@ -426,12 +425,6 @@ def _fitted(
     known, held_out = (GoodParts(paths, recipe, known.scope) for paths in (anew.trained, anew.held_out))
     fitting = CrossFit(model, known, held_out, recipe, device, photos)
     return fitting, fitting.fit(), anew.aside
-
-
-def _names(photos: Sequence[Path], good: Sequence[Path]) -> list[str]:
-    """Photos as paths from the folder that holds all good ones."""
-    root = Path(os.path.commonpath([path.parent.absolute() for path in good]))
-    return [path.absolute().relative_to(root).as_posix() for path in photos]
 
 
 def learn_photos(model: DSR, known: Sequence[GoodParts], device: torch.device) -> GoodPhotos:
