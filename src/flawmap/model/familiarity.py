@@ -47,7 +47,7 @@ COMPONENTS_FLOOR = 1e-3  # the same of principal components: below it runtimes d
 SHRINKAGE = 1e-3  # of the mean variance, added to every variance
 SHRINKAGE_OF_MEMORY = 0.1  # the same where the distance from the nearest counts
 STEEPNESS = 0.5  # of the map, per deviation above good parts
-LEAST = -2.0  # deviations that a source counts as in the map at least, where that is bounded
+LEAST = -3.0  # deviations that a source counts as in the map at least, where that is bounded
 SOFTNESS = 2.0  # deviations, by which exponentials of evidence grow e times: the larger, the nearer to the mean of all
 KNOTS = 10  # of each kind of evidence, between which its deviations above good parts are linear
 
