@@ -242,6 +242,7 @@ def train_command(
     bundle = train(
         listing, recipe, out,
         general=model, resume=resume, overwrite=overwrite, quiet=quiet, defects=bad, minutes=minutes,
+        say=_say,
     )  # fmt: skip
     facts = bundle.provenance
     _say(f"trained in {facts['minutes']} min, peak memory {facts['peak_memory_mb']} MB")

@@ -39,11 +39,19 @@ class ImageSettings(Section):
         description="`resize`: the whole image at the network's size, as in the paper. `tile`: the image is cut into "
         "overlapping tiles of that size, for parts that are large and defects that are small.",
     )
-    size: Literal["given", "auto"] | Annotated[int, Field(ge=64, le=2048)] = Field(
+    size: Literal["given", "auto", "measured"] | Annotated[int, Field(ge=64, le=2048)] = Field(
         "given",
         description="Resize: the shorter side of the network's input, in pixels. `auto`: the photos' own, between 256 "
-        "and 512; a number: at most so many. The other side follows by `aspect`, and `model.reduction` with both. "
-        "`given`: `height` and `width`, which win over a size wherever a recipe states them.",
+        "and 512; `measured`: the smallest of some between these at which pretrained features tell spots and lines "
+        "drawn into the photos about as well as at the best; a number: the photos' own, at most so many. The other "
+        "side follows by `aspect`, and `model.reduction` with both. `given`: `height` and `width`, which win over a "
+        "size wherever a recipe states them.",
+    )
+    budget_gflop: float = Field(
+        0.0,
+        ge=0,
+        description="With `size`: no larger than inspects an image with so many GFLOP, 10⁹ multiplications and "
+        "additions of convolutions and matrix products; 0: whatever it takes.",
     )
     height: Side = Field(
         256, description="Rows of the network's input (of a tile), in pixels; a multiple of 16. Paper: 256."
@@ -622,6 +630,11 @@ class ThresholdSettings(Section):
         "scores, and promises nothing.",
     )
     overkill: float = Field(0.01, gt=0, lt=1, description="Share of good parts one accepts to reject.")
+    smallest_found: bool = Field(
+        True,
+        description="After `flawmap train`: how small a spot of 20 % contrast is found in 9 of 10 at this threshold, "
+        "drawn into at most 12 good photos that had a say in it; it takes about 20 seconds at most.",
+    )
 
 
 class RunSettings(Section):

@@ -25,6 +25,7 @@ from flawmap.data.images import (
     overlay,
     read_image,
     read_mask,
+    read_shape,
     resize_image,
     resize_map,
     resize_mask,
@@ -122,7 +123,7 @@ def test_tiff_compressions_are_read(compression: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_every_exif_orientation_is_turned_upright(form: str, orientation: int) -> None:
+def test_every_exif_orientation_is_turned_upright(form: str, orientation: int, tmp_path: Path) -> None:
     stored = smooth(16, 24)
     upright = {
         1: stored,
@@ -137,9 +138,12 @@ def test_every_exif_orientation_is_turned_upright(form: str, orientation: int) -
     exif = Pillow.Exif()
     exif[0x0112] = orientation
     options = {"quality": 98, "subsampling": 0} if form == "JPEG" else EXACT[form]
-    image = decode_image(saved(pillow(stored), form, exif=exif, **options), "x")
+    data = saved(pillow(stored), form, exif=exif, **options)
+    image = decode_image(data, "x")
     assert image.shape == upright.shape
     assert np.abs(image - scaled(upright)).max() < 0.05
+    (tmp_path / "turned").write_bytes(data)
+    assert read_shape(tmp_path / "turned") == upright.shape[:2]
 
 
 @pytest.mark.parametrize("orientation", [3, 6])

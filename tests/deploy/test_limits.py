@@ -12,8 +12,9 @@ from scipy import ndimage
 
 from flawmap.config import ImageSettings
 from flawmap.data.images import write_image
+from flawmap.data.marks import opacity
 from flawmap.data.scope import Scope
-from flawmap.deploy.limits import Trial, check_photos, lines, opacity, run_trials, summarise, write_limits
+from flawmap.deploy.limits import Trial, check_photos, lines, run_trials, summarise, write_limits
 from flawmap.errors import BundleError, ConfigError, DataError
 from flawmap.measure.scores import find_regions
 

@@ -92,6 +92,18 @@ def header_of(data: bytes, name: str) -> Header:
         raise _damaged(name, problem) from problem
 
 
+def read_shape(path: str | Path) -> tuple[int, int]:
+    """Rows and columns of the image that `read_image` gives; of most files nothing is decoded. Raises ImageError."""
+    data = _bytes_of(Path(path))
+    turn, _ = _check_header(data, str(path))
+    header = header_of(data, str(path))
+    if header.kind == "TIFF":  # turned by its decoder
+        height, width = _decoded(data, str(path)).shape[:2]
+        return height, width
+    turned = turn in _TURNS and _TURNS[turn][0] % 2 == 1
+    return (header.width, header.height) if turned else (header.height, header.width)
+
+
 def to_float(pixels: Stored) -> Image:
     """uint8, uint16 or float32 in [0, 1] -> float32 in [0, 1], a copy unless it is that already."""
     if pixels.dtype.kind == "f":

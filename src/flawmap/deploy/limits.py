@@ -18,20 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from flawmap.data.images import Image, Mask, Stored, as_stored, fill_polygon, read_pixels, to_float
+from flawmap.data.images import Image, Stored, as_stored, fill_polygon, read_pixels, to_float
+from flawmap.data.marks import SHAPES, direction, placed, window_of
 from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import BundleError, ConfigError, DataError, ImageError
 from flawmap.measure.detectability import CONFIDENCE, Curve, fit
 from flawmap.measure.report import page_environment
 from flawmap.measure.scores import Region
 
-SHAPES = ("spot", "line")
 SIZES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)  # pixels of the image file
 CONTRASTS = (0.05, 0.1, 0.2, 0.4)  # shares of the range from black to white
-LINE_WIDTH = 2.0  # pixels across a line; its size is its length
 TOUCH = 2  # pixels between a defect and a region that still belong together
 RESAMPLES = 100  # of the photos, for what their trials have in common
-TRIES = 50  # places looked at for one where the whole defect counts
 
 
 @dataclass(frozen=True)
@@ -58,18 +56,6 @@ class Limit:
     curve: Curve | None
 
 
-def opacity(height: int, width: int, x: float, y: float, size: float, shape: str, angle: float) -> Image:
-    """How much of each pixel (H, W) a defect covers, in [0, 1]: its edge runs over one pixel."""
-    rows, columns = np.mgrid[:height, :width].astype(np.float32) + 0.5
-    across, down = columns - x, rows - y
-    if shape == "spot":
-        return np.asarray(np.clip(size / 2 - np.hypot(across, down) + 0.5, 0, 1), np.float32)
-    along = np.abs(across * math.cos(angle) + down * math.sin(angle))
-    beside = np.abs(-across * math.sin(angle) + down * math.cos(angle))
-    ends = np.clip(size / 2 - along + 0.5, 0, 1) * np.clip(LINE_WIDTH / 2 - beside + 0.5, 0, 1)
-    return np.asarray(ends, np.float32)
-
-
 def run_trials(
     inspector: Inspector,
     paths: Sequence[Path],
@@ -79,9 +65,10 @@ def run_trials(
     shape: str = "spot",
     seed: int = 0,
     say: Callable[[str], object] = lambda line: None,
+    prepare: Callable[[int], object] = lambda number: None,
 ) -> Iterator[Trial]:
     """A trial of each size and contrast on each good photo. Photos that are rejected as they are take no part, and
-    that is said.
+    that is said. `prepare` is called with a photo's number before it is inspected.
 
     Raises BundleError without a threshold, ConfigError for an unknown shape or a size no photo has room for, ImageError
     for a broken file, DataError when no photo passes.
@@ -100,6 +87,7 @@ def run_trials(
             raise ConfigError(
                 f"{path}: a defect of {max(sizes):g} pixels has no room in {width}x{height}; give smaller sizes"
             )
+        prepare(number)
         if _inspected(inspector, stored, path).defective:
             rejected += 1
             continue
@@ -107,11 +95,14 @@ def run_trials(
         for contrast in contrasts:
             for size in sizes:
                 angle = rng.uniform(0, math.pi)
-                x, y, cover = _placed(height, width, size, shape, angle, inside, rng)
-                sign = _direction(image, cover, contrast, rng.uniform())
-                changed = as_stored(image + sign * contrast * cover[:, :, None], stored)
+                x, y, cover = placed(height, width, size, shape, angle, inside, rng)
+                window = window_of(height, width, x, y, size)
+                here, part = image[window], cover[window]
+                sign = direction(here, part, contrast, rng.uniform())
+                changed = np.array(stored)
+                changed[window] = as_stored(here + sign * contrast * part[:, :, None], stored)
                 found = _inspected(inspector, changed, path)
-                hit = bool(found.defective) and any(_touches(region, cover) for region in found.regions)
+                hit = bool(found.defective) and _touched(found.regions, cover)
                 yield Trial(str(path), shape, size, contrast, x, y, hit, found.score)
     if rejected == len(paths):
         raise DataError("none of the photos passes as it is; give good photos, or raise the threshold")
@@ -192,35 +183,6 @@ def lines(limits: Sequence[Limit]) -> list[str]:
     return shown
 
 
-def _placed(
-    height: int, width: int, size: float, shape: str, angle: float, inside: Mask | None, rng: np.random.Generator
-) -> tuple[float, float, Image]:
-    """(x, y, opacity) of a defect at a random place where all of it counts, or nearly, if no such place is found."""
-    margin = size / 2 + 1
-    best: tuple[float, float, float, Image] | None = None
-    for _ in range(TRIES):
-        x, y = rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)
-        cover = opacity(height, width, x, y, size, shape, angle)
-        share = 1.0 if inside is None else float(cover[inside].sum() / cover.sum())
-        if best is None or share > best[0]:
-            best = (share, x, y, cover)
-        if share == 1:
-            break
-    assert best is not None
-    if best[0] < 0.5:
-        raise ConfigError(f"a defect of {size:g} pixels finds no room in what counts of the photo; give smaller sizes")
-    return best[1:]
-
-
-def _direction(image: Image, cover: Image, contrast: float, draw: float) -> float:
-    """-1 for darker, 1 for brighter: by chance where the surface leaves room for both, else where there is more."""
-    level = float((image.mean(2) * cover).sum() / cover.sum())
-    darker, brighter = level >= contrast, 1 - level >= contrast
-    if darker == brighter:
-        return (-1.0 if draw < 0.5 else 1.0) if darker else (-1.0 if level > 0.5 else 1.0)
-    return -1.0 if darker else 1.0
-
-
 def _inspected(inspector: Inspector, image: Stored, path: Path) -> Inspection:
     try:
         return inspector.inspect(image)
@@ -228,12 +190,17 @@ def _inspected(inspector: Inspector, image: Stored, path: Path) -> Inspection:
         raise ImageError(f"{path}: {problem}") from problem
 
 
-def _touches(region: Region, cover: Image) -> bool:
+def _touched(regions: Sequence[Region], cover: Image) -> bool:
     """Whether the outline of a region holds a pixel of the defect, or comes within TOUCH pixels of one."""
     from scipy import ndimage
 
-    filled = fill_polygon(np.array(region.polygon), *cover.shape)
-    return bool((ndimage.binary_dilation(cover > 0.25, iterations=TOUCH) & filled).any())
+    rows, columns = np.nonzero(cover > 0.25)
+    if not len(rows):
+        return False
+    sides = zip((rows, columns), cover.shape, strict=True)
+    window = tuple(slice(max(at.min() - TOUCH, 0), min(at.max() + TOUCH + 1, length)) for at, length in sides)
+    near = ndimage.binary_dilation(cover[window] > 0.25, iterations=TOUCH)
+    return any(bool((near & fill_polygon(np.array(region.polygon), *cover.shape)[window]).any()) for region in regions)
 
 
 def _record(limit: Limit) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -38,7 +38,8 @@ from flawmap.train.detect import train_detection
 from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole_folders
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
-from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, names_of, reduced, sized
+from flawmap.train.size import size_line
+from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, names_of, photo_size, reduced, sized
 
 RECIPE, DEFECTS = "recipe.toml", "defects.json"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
@@ -149,6 +150,24 @@ def _few_until(recipe: Recipe) -> str:
     return f"few.{name} = {getattr(recipe.few, name)}"
 
 
+def _noted_size(folder: Path, recipe: Recipe) -> Recipe | None:
+    """`recipe` at the size that an unfinished training in `folder` had measured; None where there is none to take up.
+
+    What it was measured by may differ in the last digit from one machine to the next; the size must not.
+    """
+    if recipe.image.size != "measured" or not (folder / RECIPE).exists():
+        return None
+    try:
+        noted = recipe_from_text((folder / RECIPE).read_text(encoding="utf-8"))
+    except (ConfigError, OSError, UnicodeDecodeError):
+        return None
+    settled = {"height", "width", "aspect"}
+    if noted.image.model_dump(exclude=settled) != recipe.image.model_dump(exclude=settled):
+        return None
+    model = recipe.model.model_copy(update={"reduction": noted.model.reduction})
+    return recipe.model_copy(update={"image": noted.image, "model": model})
+
+
 def _say_plan(plan: Plan, recipe: Recipe) -> None:
     steps = recipe.detect.steps
     enough = f", of which {steps} are enough for so few photos" if steps < plan.steps else ""
@@ -204,15 +223,17 @@ def train(
     quiet: bool = False,
     defects: Listing | None = None,
     minutes: float | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Bundle:
     """Train on the good training images of `listing` and write the bundle to the folder `out`.
 
     `general` is the discrete model; None takes the one shipped with flawmap. Of `defects` the defective images are
     learnt from too, with their masks where they have some (data/real.py). `minutes`: as many steps as fit into so many
-    on this machine, told by trying some, instead of `recipe.detect.steps`; the bundle's recipe has their number. Until
-    the bundle is whole, checkpoints and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an
-    uninterrupted run gives. Raises TrainingError when there are too few images or minutes or a run is in the way,
-    ImageError for a broken file, BundleError when `out` exists and `overwrite` is not given.
+    on this machine, told by trying some, instead of `recipe.detect.steps`; the bundle's recipe has their number. `say`
+    is given, a line each, at which size photos are inspected and what it was chosen by. Until the bundle is whole,
+    checkpoints and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an uninterrupted run
+    gives. Raises TrainingError when there are too few images or minutes or a run is in the way, ImageError for a broken
+    file, BundleError when `out` exists and `overwrite` is not given.
     """
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
@@ -220,21 +241,23 @@ def train(
         raise TrainingError(f"{minutes:g} minutes cannot be planned; give a number, as --minutes 15")
     good = sorted(sample.image for sample in listing.train_good)
     hold_out(good, recipe.threshold, recipe.run.seed)  # too few photos are refused before any is read
-    recipe = sized(recipe, good)
+    folder = out.with_name(out.name + ".run")
+    _refuse_unfinished(folder, resume)
+    machine = Machine(recipe.run)
+    started = time.monotonic()
+    asked, recipe = recipe, _noted_size(folder, recipe) or sized(recipe, good, say)
+    photo = photo_size(good)
+    say(size_line(asked, recipe, photo))
     backbone = own_backbone(recipe)
     if backbone is not None:
         recipe = recipe.model_copy(update={"model": noted(recipe.model, backbone)})
         if not quiet:
             Console(stderr=True).print(summary(recipe.model.backbone, backbone), highlight=False, soft_wrap=True)
     scope = read_scope(recipe.image)
-    folder = out.with_name(out.name + ".run")
     samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
     learnt = hashes(samples)
     small = reduced(recipe.image, recipe.model.reduction)
     real = RealDefects(samples, small, scope) if defects is not None else None
-    _refuse_unfinished(folder, resume)
-    machine = Machine(recipe.run)
-    started = time.monotonic()
     aside = _set_aside(good, recipe, scope, folder, general, machine.device, quiet, backbone)
     kept = [path for path in good if path not in aside]
     train_paths, held_out_paths = hold_out(kept, recipe.threshold, recipe.run.seed)
@@ -311,6 +334,8 @@ def train(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": listing.name,
         "layout": listing.layout,
+        "photo_size": [*photo],
+        "inspected_at": [recipe.image.height, recipe.image.width],
         "trained_on": len(images),
         "varied": varied > 0,
         "held_out": len(held_out),

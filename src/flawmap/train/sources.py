@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,20 +16,24 @@ from torch import Tensor
 
 from flawmap.config import FewSettings, ImageSettings, Recipe
 from flawmap.data.dataset import GoodImages
-from flawmap.data.images import Mask, read_pixels
+from flawmap.data.images import Mask, read_pixels, read_shape
 from flawmap.data.large import GoodTiles
 from flawmap.data.pictures import pictures_of
-from flawmap.data.scope import Scope
+from flawmap.data.scope import Scope, read_scope
 from flawmap.data.tiles import at_scale
 from flawmap.data.variation import vary
+from flawmap.devices import pick_device
+from flawmap.errors import ConfigError
 from flawmap.measure.found import Array, Found, look
 from flawmap.measure.tiled import inspect_tiles
 from flawmap.model.dsr import DSR
+from flawmap.train.size import choose_size, gflop
 
 GB = 10**9
 SHAPES_READ = 32  # photos that settle the shape of the network's input
 LONGEST = 4  # times the shorter side
 SMALLEST, LARGEST = 256, 512  # pixels along the shorter side of the network's input, where it follows the photos
+TRIED = (320, 384, 512)  # between them, where a size is measured, besides the photos' own
 REDUCED = 224  # pixels along the shorter side of what is left of an image that is reduced, at least
 FOLDERS = 8  # from this many on, a folder of good photos is taken to be a part, a day or a batch of its own
 
@@ -53,35 +57,85 @@ def good_images(
     return tiles
 
 
-def sized(recipe: Recipe, paths: Sequence[Path]) -> Recipe:
-    """`recipe` with height, width and `model.reduction` settled from the photos at `paths`, by `image.size` and
-    `image.aspect`.
+def sized(recipe: Recipe, paths: Sequence[Path], say: Callable[[str], object] = lambda line: None) -> Recipe:
+    """`recipe` with height, width and `model.reduction` settled from the photos at `paths`, by `image.size`,
+    `image.aspect` and `image.budget_gflop`.
 
-    A stated `height` or `width` wins over `image.size`. Raises ImageError for a broken photo.
+    `say` is told what a measurement of sizes found. A stated `height` or `width` wins over `image.size`. Raises
+    ImageError for a broken photo, ConfigError where the budget is too small for any size.
     """
     settings = recipe.image
+    shapes = _shapes(paths)
+    if not follows_photos(settings) or not shapes:
+        return recipe.model_copy(update={"image": _shaped(settings, shapes)})
+    own = int(statistics.median(map(min, shapes)))
+    most = settings.size if isinstance(settings.size, int) else LARGEST
+    largest = min(most, max(own, SMALLEST))
+    if settings.size != "measured":
+        return _affordable(recipe, shapes, [largest, *range((largest - 1) // 16 * 16, SMALLEST - 1, -16)])
+    tried = sorted({side for side in (*TRIED, own) if SMALLEST <= side <= largest} | {SMALLEST})
+    afforded = _affordable(recipe, shapes, tried[::-1])
+    candidates = [each for each in (_at(recipe, shapes, side) for side in tried) if _short(each) <= _short(afforded)]
+    found = choose_size(
+        paths,
+        [each.image for each in candidates],
+        read_scope(settings),
+        model=recipe.model,
+        seed=recipe.run.seed,
+        device=pick_device(recipe.run.device),
+    )
+    if found.aurocs:
+        told = ", ".join(f"{auroc:.3f} at {side}" for side, auroc in found.aurocs.items())
+        say(f"spots and lines drawn into photos are told with a mean AUROC of {told} pixels")
+    return next(each for each in candidates if each.image == found.image)
+
+
+def follows_photos(settings: ImageSettings) -> bool:
+    """Whether the working size follows the photos: nothing else is stated, and they are not cut into tiles."""
     stated = {"height", "width"} & settings.model_fields_set
-    if settings.size == "given" or stated or settings.policy == "tile" or not paths:
-        return recipe.model_copy(update={"image": shaped(settings, paths)})
-    own = own_side(paths)
-    most = LARGEST if settings.size == "auto" else settings.size
-    short = min(most, max(own, SMALLEST))
+    return settings.size != "given" and not stated and settings.policy != "tile"
+
+
+def photo_size(paths: Sequence[Path]) -> tuple[int, int]:
+    """Median height and width, in pixels, of up to 32 of the photos at `paths`. Raises ImageError for a broken one."""
+    heights, widths = zip(*_shapes(paths), strict=True)
+    return int(statistics.median(heights)), int(statistics.median(widths))
+
+
+def _at(recipe: Recipe, shapes: Sequence[tuple[int, int]], short: int) -> Recipe:
+    """`recipe` with a shorter side of about `short` pixels, the other by the photos' shapes, and its reduction."""
     reduction = max(short // REDUCED, 1) if "reduction" not in recipe.model.model_fields_set else recipe.model.reduction
     step = 16 * reduction
     short = max(round(short / step), 1) * step
-    square = settings.model_copy(update={"height": short, "width": short})
-    return recipe.model_copy(
-        update={
-            "image": shaped(square, paths, step),
-            "model": recipe.model.model_copy(update={"reduction": reduction}),
-        }
+    square = recipe.image.model_copy(update={"height": short, "width": short})
+    model = recipe.model.model_copy(update={"reduction": reduction})
+    return recipe.model_copy(update={"image": _shaped(square, shapes, step), "model": model})
+
+
+def _affordable(recipe: Recipe, shapes: Sequence[tuple[int, int]], sides: Iterable[int]) -> Recipe:
+    """`recipe` at the first of `sides`, descending, that `image.budget_gflop` allows."""
+    budget = recipe.image.budget_gflop
+    known: dict[int, tuple[int, float]] = {}  # by reduction: the last side that cost too much, and its cost
+    for side in sides:
+        found = _at(recipe, shapes, side)
+        if not budget:
+            return found
+        short, reduction = _short(found), found.model.reduction
+        before, cost = known.get(reduction, (short, 0.0))
+        if cost * (short / before) ** 2 > 1.2 * budget:  # it goes by the area, nearly
+            continue
+        cost = gflop(found)
+        if cost <= budget:
+            return found
+        known[reduction] = short, cost
+    raise ConfigError(
+        f"image.budget_gflop = {budget:g} is too little: {found.image.width}x{found.image.height} pixels take "
+        f"{gflop(found):.3g} GFLOP; give as much, or state image.height and image.width"
     )
 
 
-def own_side(paths: Sequence[Path]) -> int:
-    """Median of the shorter sides, in pixels, of up to 32 of the photos at `paths`. Raises ImageError for a broken
-    one."""
-    return int(statistics.median(min(read_pixels(path).shape[:2]) for path in _some(paths)))
+def _short(recipe: Recipe) -> int:
+    return min(recipe.image.height, recipe.image.width)
 
 
 def reduced(settings: ImageSettings, reduction: int) -> ImageSettings:
@@ -89,19 +143,23 @@ def reduced(settings: ImageSettings, reduction: int) -> ImageSettings:
     return settings.model_copy(update={"height": settings.height // reduction, "width": settings.width // reduction})
 
 
-def _some(paths: Sequence[Path]) -> Sequence[Path]:
-    return paths[:: -(-len(paths) // SHAPES_READ)]
+def _shapes(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """Height and width, in pixels, of up to 32 of the photos at `paths`."""
+    return [read_shape(path) for path in paths[:: max(-(-len(paths) // SHAPES_READ), 1)]]
 
 
-def shaped(settings: ImageSettings, paths: Sequence[Path], step: int = 16) -> ImageSettings:
+def shaped(settings: ImageSettings, paths: Sequence[Path]) -> ImageSettings:
     """`settings` with height and width settled: with aspect = photos, by the median shape of up to 32 of `paths`.
 
-    The sides are multiples of `step`; every network here needs 16. Raises ImageError for a broken file.
+    The sides are multiples of 16, which every network here needs. Raises ImageError for a broken file.
     """
-    if settings.aspect == "fixed" or not paths:
+    return _shaped(settings, _shapes(paths) if settings.aspect == "photos" else [])
+
+
+def _shaped(settings: ImageSettings, shapes: Sequence[tuple[int, int]], step: int = 16) -> ImageSettings:
+    if settings.aspect == "fixed" or not shapes:
         return settings
-    shapes = [read_pixels(path).shape for path in _some(paths)]
-    ratio = statistics.median(shape[0] / shape[1] for shape in shapes)
+    ratio = statistics.median(height / width for height, width in shapes)
     short = min(settings.height, settings.width)
     long = step * round(short * min(max(ratio, 1 / ratio), LONGEST) / step)
     height, width = (long, short) if ratio > 1 else (short, long)
