@@ -24,6 +24,7 @@ from flawmap.model.discrete import DiscreteModel
 from flawmap.model.familiarity import HIGH, LOW, Moments
 from flawmap.train import familiar, leave_out
 from flawmap.train.leave_out import LeaveOut
+from flawmap.train.owned_bank import OwnedBank
 from flawmap.train.renew import renew
 from flawmap.train.run import train
 from jury_figures import without_near_duplicates
@@ -282,7 +283,7 @@ def replaced(leaving: LeaveOut, source: str, count: int, near: frozenset[int]) -
     evidence = leaving.evidence
     ((group, stored),) = evidence.patches[source].items()
     smaller = leave_out.replace(evidence, patches={source: {group: stored[:count]}})
-    bank = leave_out._Bank(source, smaller, leaving._looks)
+    bank = OwnedBank(source, smaller, leaving._looks)
     for number, path in enumerate(leaving.paths):
         bank.add(number, patches(leaving.bundle, path, source), 10**6)
     return bank.without(near)

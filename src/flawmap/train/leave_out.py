@@ -5,25 +5,21 @@ of photos, and are made anew for each set of photos that is left out:
 
 - Gaussians. Moments are sums over photos: those of the left out are subtracted, in float64. Whitening and principal
   components follow.
-- Memory banks. A bundle keeps patches, not of which photo each is: that is the photo in which it is found again.
-  Patches of photos that are left out go. As the coreset had no need of what these stood for, as many are chosen anew:
-  the k-center greedy goes on from the patches that stay, among those of all other photos.
+- Memory banks. Patches of these photos go, and as many of other photos come in their place (owned_bank.py).
 - Calibration points. The maxima of photos that are left out go.
 
 What differs from a training without these photos: other photos' patches stay as they were chosen; new ones come from
 all folds alike, and are compared by the Gaussian of all photos; maxima of other photos were measured while these were
 known, unless in the same fold; the networks have learnt from these photos, and so have the choice and the weights of
-sources and the spatial standard deviations. To choose all patches of the folds concerned anew takes some fifty times as
-long, and scores hardly differ (docs/benchmark.md).
+sources and the spatial standard deviations.
 
-Axes: N patches of a memory bank, M candidates, C channels, D directions, T test photos, P training photos.
+Axes: C channels, T test photos, P training photos.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,15 +42,12 @@ from flawmap.measure.near_duplicates import (
 )
 from flawmap.model.familiarity import LOW, Moments
 from flawmap.model.imagenet import ImageNetFeatures
-from flawmap.train.familiar import CELLS, PHOTOS, TILES, Candidates, Looks, add_moments, evenly, patches_of
+from flawmap.train.familiar import CELLS, PHOTOS, TILES, Looks, add_moments, evenly, patches_of
+from flawmap.train.owned_bank import OwnedBank, Photos
 from flawmap.train.sources import GoodParts, names_of
-
-Photos = frozenset[int]  # training photos, by number
 
 FEWEST = 2  # training photos that must be left, to calibrate on and to fit to
 KEPT = 64  # photos whose moments are kept for the next test photo
-FOUND = 0.1  # mean squared distance, in standard deviations, up to which a patch is found again in a photo
-SAME = 1e-5  # of a point's squared length: rounding of the distance from itself
 PAIRED = 4096  # training photos whose distances from each other are measured, at most about
 
 
@@ -91,7 +84,7 @@ class LeaveOut:
         }
         self._moments = functools.lru_cache(KEPT)(self._moments_of)
         self._distances = functools.lru_cache(1)(self._distances_of)
-        self._banks = {source: _Bank(source, self.evidence, self._looks) for source in self.evidence.patches}
+        self._banks = {source: OwnedBank(source, self.evidence, self._looks) for source in self.evidence.patches}
         self._find_patches()
         # photos of which anything is known
         self.known = self.fitted.union(self.calibrating, *(bank.owners.tolist() for bank in self._banks.values()))
@@ -227,81 +220,3 @@ class LeaveOut:
         told = replace(self.evidence, moments={}, groups=np.zeros(0, np.int64), largest=empty, peaks=empty[:, 0])
         add_moments(told, [(self._place(self.paths[number]), 0)], self._looks)
         return told.moments[0]
-
-
-class _Bank:
-    """The memory bank of a source: the photo of each patch, and candidates from all photos to take others' places.
-
-    patches: (N, C), as stored; owners: (N,) the number of each one's photo
-    """
-
-    def __init__(self, source: str, evidence: GoodEvidence, looks: Looks) -> None:
-        self.candidates = Candidates(source, evidence, looks)
-        self.patches = torch.cat(list(evidence.patches[source].values()))
-        self.owners = torch.full((len(self.patches),), -1)
-        self._points = self.candidates.projected(self.patches.to(looks.device))  # (N, D)
-        self._found_at = torch.full((len(self.patches),), math.inf, device=looks.device)
-        self._photos: list[Tensor] = []  # of the candidates: the photo, ...
-        self._nearest: list[Tensor] = []  # the nearest patch in the bank, and ...
-        self._away: list[Tensor] = []  # its squared distance
-
-    def add(self, photo: int, patches: Tensor, room: int) -> None:
-        """All patches (n, C) of a picture of a photo: whether those of the bank are among them, and about `room` of
-        them as candidates."""
-        stored = patches.half()
-        points = self.candidates.projected(stored)
-        away = _squared_distances(points, self._points)  # (n, N)
-        found_at = away.amin(0)
-        closer = found_at < self._found_at
-        self._found_at = torch.where(closer, found_at, self._found_at)
-        self.owners[closer.cpu()] = photo
-        some = slice(None, None, max(-(-len(points) // max(room, 1)), 1))
-        least = away[some].min(1)
-        self.candidates.points.append(points[some])
-        self.candidates.cells.append(stored[some].cpu())
-        self._photos.append(torch.full((len(least.values),), photo, device=points.device))
-        self._nearest.append(least.indices)
-        self._away.append(least.values)
-
-    def lost(self) -> int:
-        """How many patches are of no photo."""
-        return int((self._found_at > FOUND * self._points.shape[1]).sum())
-
-    def without(self, left_out: Photos) -> Tensor:
-        """Patches (N, C) of all other photos: those of the bank, and as many as were left out chosen anew.
-
-        Each is the candidate farthest from all patches that are there. Fewer, where no more differ.
-        """
-        gone = torch.isin(self.owners, torch.tensor(sorted(left_out)))
-        if not bool(gone.any()):
-            return self.patches
-        points, cells, photos, nearest, away = self._all()
-        others = ~torch.isin(photos, torch.tensor(sorted(left_out), device=photos.device))
-        away = away.clone()
-        alone = gone.to(nearest.device)[nearest]  # what stood for them goes
-        stay = self._points[~gone.to(points.device)]
-        away[alone] = _squared_distances(points[alone], stay).amin(1) if len(stay) else math.inf
-        away[~others] = -math.inf
-        chosen: list[int] = []
-        for _ in range(int(gone.sum())):
-            farthest = int(away.argmax())
-            if away[farthest] <= SAME * points[farthest].square().sum():
-                break
-            chosen.append(farthest)
-            torch.minimum(away, _squared_distances(points, points[farthest, None])[:, 0], out=away)
-        return torch.cat([self.patches[~gone], cells[chosen].float()])
-
-    def _all(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Candidates: points (M, D), patches (M, C), photos, nearest patches of the bank and distances (M,)."""
-        lists = self.candidates.points, self.candidates.cells, self._photos, self._nearest, self._away
-        for each in lists:
-            if len(each) > 1:
-                each[:] = [torch.cat(each)]
-        points, cells, photos, nearest, away = (each[0] for each in lists)
-        return points, cells, photos, nearest, away
-
-
-def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
-    """(n, D) and (m, D) to (n, m)."""
-    squares = points.square().sum(1, keepdim=True) + others.square().sum(1)
-    return (squares - 2 * points @ others.t()).clamp_min(0)
