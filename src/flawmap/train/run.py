@@ -101,7 +101,7 @@ def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> t
 def few_share(recipe: Recipe, count: int) -> float:
     """How far `recipe.few` holds for so many photos, in [0, 1]: 1 below `few.below`, 0 from `few.until` on."""
     few = recipe.few
-    if count < few.below or few.until <= few.below:
+    if count < few.below or few.until <= few.below or not few.below:
         return float(count < few.below)
     return max(math.log(few.until / count) / math.log(few.until / few.below), 0.0)
 
@@ -210,9 +210,10 @@ def train(
     `general` is the discrete model; None takes the one shipped with flawmap. Of `defects` the defective images are
     learnt from too, with their masks where they have some (data/real.py). `minutes`: as many steps as fit into so many
     on this machine, told by trying some, instead of `recipe.detect.steps`; the bundle's recipe has their number. `say`
-    is told, a line each, at which size photos are inspected and what it was chosen by. Until the bundle is whole, checkpoints and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an
-    uninterrupted run gives. Raises TrainingError when there are too few images or minutes or a run is in the way,
-    ImageError for a broken file, BundleError when `out` exists and `overwrite` is not given.
+    is told, a line each, at which size photos are inspected and what it was chosen by. Until the bundle is whole,
+    checkpoints and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an uninterrupted run
+    gives. Raises TrainingError when there are too few images or minutes or a run is in the way, ImageError for a broken
+    file, BundleError when `out` exists and `overwrite` is not given.
     """
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
@@ -238,7 +239,7 @@ def train(
     recipe = for_few(recipe, len(train_paths))
     learning = recipe.model_copy(update={"image": small})
     fresh = not folder.exists()
-    resumed = _take_up(folder, recipe, learnt, _names(aside, good))
+    resumed = _take_up(folder, recipe, learnt, photo_names(aside, good))
     with _removed_unless_begun(folder, fresh):
         plan = planned(folder, minutes, resumed)
         images = good_images(train_paths, learning, scope, folder, quiet)
@@ -325,8 +326,8 @@ def train(
         "evidence": {name: round(value, 3) for name, value in evidence.items()},
         "held_out_scores": scores,
         "held_out_peaks": peaks,
-        "good_photos": _names(told, good),
-        "set_aside": _names(aside, good),
+        "good_photos": photo_names(told, good),
+        "set_aside": photo_names(aside, good),
         "set_aside_scores": aside_scores,
         "set_aside_sha256": [sha256(path) for path in aside],
         "set_aside_share": len(aside) / len(good),
@@ -375,7 +376,7 @@ def _set_aside(
     contamination = recipe.clean.contamination
     if not contamination:
         return []
-    noted = kept_in(folder, dict(zip(_names(good, good), good, strict=True)))
+    noted = kept_in(folder, dict(zip(photo_names(good, good), good, strict=True)))
     if noted is not None:
         return noted
     if (folder / RECIPE).exists():
@@ -419,8 +420,8 @@ def _fitted(
     return fitting, fitting.fit(), anew.aside
 
 
-def _names(photos: Sequence[Path], good: Sequence[Path]) -> list[str]:
-    """Photos as paths from the folder that holds all good ones."""
+def photo_names(photos: Sequence[Path], good: Sequence[Path]) -> list[str]:
+    """Photos as paths from the folder that holds all good ones, as a bundle's provenance calls them."""
     root = Path(os.path.commonpath([path.parent.absolute() for path in good]))
     return [path.absolute().relative_to(root).as_posix() for path in photos]
 
