@@ -274,9 +274,19 @@ def _backbone(note: Mapping[str, Any], settings: ModelSettings, path: Path) -> O
 
 def update_threshold(path: Path, threshold: Threshold | None) -> None:
     """Set the threshold of the bundle at `path`; a reader sees the old or the new one. Raises BundleError."""
-    path = Path(path)
-    note = _read_note(path)
+    note = _read_note(Path(path))
     note["threshold"] = None if threshold is None else dataclasses.asdict(threshold)
+    _replace_note(Path(path), note)
+
+
+def update_provenance(path: Path, facts: Mapping[str, Any]) -> None:
+    """Add facts to the provenance of the bundle at `path`; a reader sees the old or the new one. Raises BundleError."""
+    note = _read_note(Path(path))
+    note["provenance"] = {**note["provenance"], **facts}
+    _replace_note(Path(path), note)
+
+
+def _replace_note(path: Path, note: Mapping[str, Any]) -> None:
     saving = path / f".{NOTE}.saving"
     with _writing(path / NOTE, saving):
         saving.write_text(_json(note), encoding="utf-8")

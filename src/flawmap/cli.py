@@ -23,9 +23,11 @@ from flawmap import __version__
 from flawmap.errors import BundleError, ConfigError, DataError, FlawmapError
 
 if TYPE_CHECKING:
+    from flawmap.bundle import Bundle
     from flawmap.config import Recipe
     from flawmap.data.layouts import Listing
     from flawmap.measure.near_duplicates import Without
+    from flawmap.measure.smallest import Smallest
     from flawmap.measure.threshold import Threshold
     from flawmap.station.record import Record
 
@@ -247,6 +249,7 @@ def train_command(
     facts = bundle.provenance
     _say(f"trained in {facts['minutes']} min, peak memory {facts['peak_memory_mb']} MB")
     _say_threshold(bundle.threshold)
+    _say_smallest(bundle, listing, out)
     if facts["set_aside"]:
         _say(f"{len(facts['set_aside'])} photos were set aside as suspicious; look at them: flawmap suspects {out}")
     _say(f"wrote {out}; inspect with: flawmap inspect {out} IMAGES")
@@ -503,6 +506,8 @@ def evaluate_command(
         evaluation = evaluate(inspector, listing, out, protocol=protocol, overwrite=overwrite, without=way)
         for line in table(evaluation):
             _say(line)
+        if way is None and (found := _smallest(inspector.bundle)):
+            _say(found)
         if evaluation.learnt_from:
             _say(f"{evaluation.learnt_from} images were learnt from as real defects, and are left out")
         if out is not None:
@@ -1193,6 +1198,36 @@ def _say_threshold(threshold: Threshold | None) -> None:
         _say(f"threshold {threshold.score:.6g} for an overkill of {threshold.overkill * 100:.3g}%, from {basis}")
     if threshold.note:
         _say(threshold.note)
+
+
+def _smallest(bundle: Bundle) -> Smallest | None:
+    """What a bundle knows of the smallest spot that is found at its threshold."""
+    from flawmap.measure.smallest import smallest_of
+
+    return smallest_of(bundle.provenance, None if bundle.threshold is None else bundle.threshold.score)
+
+
+def _say_smallest(bundle: Bundle, listing: Listing, out: Path) -> None:
+    """Measure the smallest spot that the new bundle at `out` finds, say it, and keep it in the bundle.
+
+    The bundle is whole already: what goes wrong here is said, and no more.
+    """
+    from flawmap.bundle import update_provenance
+    from flawmap.deploy.smallest import measure_smallest
+    from flawmap.measure.smallest import LABEL, SMALLEST_FOUND
+    from flawmap.train.sources import names_of
+
+    if not bundle.recipe.threshold.smallest_found or bundle.threshold is None:
+        return
+    good = [sample.image for sample in listing.train_good]
+    paths = dict(zip(names_of(good, good), good, strict=True))
+    try:
+        found = measure_smallest(bundle, [paths[name] for name in bundle.provenance["good_photos"]])
+        update_provenance(out, {SMALLEST_FOUND: found.to_json()})
+    except (FlawmapError, KeyboardInterrupt) as problem:
+        _say(f"{LABEL}: not measured, {str(problem) or 'stopped'}")
+        return
+    _say(found)
 
 
 def main() -> None:

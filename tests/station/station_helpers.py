@@ -19,7 +19,7 @@ from flawmap.station.client import Client
 
 TINY = [
     "image.height=64", "image.width=64", "detect.steps=3", "detect.batch=2", "refine.steps=0", "few.steps=3",
-    "detect.crop=64", "run.threads=1", "threshold.held_out_min=2",
+    "detect.crop=64", "run.threads=1", "threshold.held_out_min=2", "threshold.smallest_found=false",
 ]  # fmt: skip
 
 

@@ -258,9 +258,11 @@ def test_a_training_is_watched_compared_and_promoted(
     ident = dataset(http, range(100, 112))
     files = [("image", ("bad.png", png(1), "image/png"))]
     http.post(f"/api/datasets/{ident}/photos", files=files, params={"kind": "defective"})
-    asked = {"dataset": ident, "name": "part", "recipe": "fast", "settings": TINY}
+    settings = [*TINY, "threshold.smallest_found=true"]
+    asked = {"dataset": ident, "name": "part", "recipe": "fast", "settings": settings}
     training = http.post("/api/trainings", json=asked)
     assert training.status_code == 202, training.text
+    assert (training.json()["size"], training.json()["smallest"]) == (None, None)
     path = f"/api/trainings/{training.json()['id']}"
     assert http.post("/api/trainings", json=asked).status_code == 409
     assert http.delete(f"/api/datasets/{ident}").status_code == 409
@@ -270,6 +272,9 @@ def test_a_training_is_watched_compared_and_promoted(
     done = http.get(path).json()
     assert (done["state"], done["why"]) == ("done", ""), done
     assert done["progress"] == 1.0 and done["threshold"] is not None and done["metrics"]
+    assert done["size"] == {"photo": [64, 80], "network": [64, 80]}
+    assert done["smallest"]["contrast"] == 0.2 and 4 <= done["smallest"]["photos"] <= 12
+    assert done["smallest"]["threshold"] == done["threshold"]["score"]
     assert done["first"] == 6
     assert decode_image(http.get(f"{path}/first/0").content, "first").shape == (64, 80, 3)
     assert http.post(f"{path}/compare", json={"parts": 12}).status_code == 202

@@ -147,6 +147,12 @@ def test_few_photos_are_varied_and_keep_more_of_the_prior(below: int, few: bool,
         assert for_few(limited, 10).detect.steps == (steps if few else 2)
 
 
+@pytest.mark.parametrize("photos", [20, 1000, 5000])
+def test_no_photos_are_few_where_that_is_turned_off(photos: int) -> None:
+    recipe = load_recipe("fast", ["few.below=0"])
+    assert recipe.few.until and for_few(recipe, photos) == recipe
+
+
 def test_few_photos_are_varied_on_their_way_into_training(parts: Path, tmp_path: Path) -> None:
     shas = []
     for name, more in (("still", STILL), ("varied", [])):

@@ -24,6 +24,7 @@ from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import DataError, ImageError
 from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.scores import Region
+from flawmap.measure.smallest import LABEL, smallest_of
 from flawmap.measure.tiled import preview_factor, reduced_map
 
 COLUMNS = ("image", "score", "threshold", "defective", "regions", "map", "overlay", "error", "p_value")
@@ -169,8 +170,17 @@ def report_image(name: str, found: Inspection, truth: bool | None = None, kind: 
 
 
 def page_provenance(bundle: Bundle) -> dict[str, Any]:
-    """What a report says of the bundle: the single facts of its provenance, without the lists."""
-    return {name: fact for name, fact in bundle.provenance.items() if isinstance(fact, str | int | float)}
+    """What a report says of the bundle: the single facts of its provenance, without the lists, and what was measured of
+    it at its threshold."""
+    facts = {name: fact for name, fact in bundle.provenance.items() if isinstance(fact, str | int | float)}
+    if photo := bundle.provenance.get("photo_size"):
+        image = bundle.recipe.image
+        tiles = "in tiles of" if image.policy == "tile" else "at"
+        facts["photos"] = f"{photo[1]}×{photo[0]} pixels, inspected {tiles} {image.width}×{image.height}"
+    limit = bundle.threshold
+    if found := smallest_of(bundle.provenance, None if limit is None else limit.score):
+        facts[LABEL] = found.words
+    return facts
 
 
 def _inspected(

@@ -40,6 +40,7 @@ from flawmap.errors import ConfigError, DataError
 from flawmap.measure.picture import Panel, compose, score_plot
 from flawmap.measure.report import page_environment, short
 from flawmap.measure.scores import Region
+from flawmap.measure.smallest import LABEL, smallest_of
 from flawmap.model.codebook import Codebook
 from flawmap.model.dsr import Examined
 
@@ -256,6 +257,8 @@ def _provenance(bundle: Bundle, path: Path | None) -> dict[str, Any]:
             facts["threshold for an overkill of"] = f"{100 * limit.overkill:.3g} %"
         if limit.note:
             facts["caveat"] = limit.note
+        if smallest := smallest_of(bundle.provenance, limit.score):
+            facts[LABEL] = smallest.words
     if defects := bundle.provenance.get("real_defects"):
         facts["real defects learned from"] = len(defects)
     return facts

@@ -24,6 +24,7 @@ from typing import Any
 
 from flawmap.data.images import decode_pixels, encode_jpeg, overlay, resize_map, to_float
 from flawmap.errors import ConfigError, FlawmapError, StationError
+from flawmap.measure.smallest import smallest_of
 from flawmap.station import comparing, course
 from flawmap.station.datasets import GENTLY, DataSets
 from flawmap.station.files import is_id, link, new_id, write_whole
@@ -119,8 +120,8 @@ class Trainings:
             training: Training = {
                 "id": ident, "name": name, "dataset": dataset, "recipe": recipe, "settings": settings, "by": who,
                 "state": "running", "why": "", "why_code": "", "created": now(), "started": now(), "ended": None,
-                "resumed": 0, "first": 0, "model": None, "threshold": None, "comparison": None, "stops": 0,
-                "furthest": -1, "paused": False,
+                "resumed": 0, "first": 0, "model": None, "threshold": None, "size": None, "smallest": None,
+                "comparison": None, "stops": 0, "furthest": -1, "paused": False,
             }  # fmt: skip
             for kind, files in self.datasets.files(dataset).items():
                 (self.folder / ident / PHOTOS / kind).mkdir(parents=True)
@@ -300,7 +301,7 @@ class Trainings:
         def finish() -> None:
             try:
                 note = json.loads((self.bundle(ident) / "bundle.json").read_text(encoding="utf-8"))
-                self._note(ident, threshold=note["threshold"])
+                self._note(ident, threshold=note["threshold"], **_measured(note))
                 self._draw_first(ident)
                 self._end(ident, "done", "")
             except (StationError, OSError, LookupError, ValueError) as problem:
@@ -341,7 +342,8 @@ class Trainings:
         except (OSError, ValueError) as problem:
             raise StationError("there is no such training", 404, code="gone") from problem
         # What a note of an older flawmap does not have.
-        return {"why_code": "", "resumed": 0, "stops": 0, "furthest": -1, "paused": False} | found
+        new = {"why_code": "", "resumed": 0, "stops": 0, "furthest": -1, "paused": False, "size": None, "smallest": None}
+        return new | found
 
     def _write(self, training: Training) -> None:
         known = {name: value for name, value in training.items() if name not in DERIVED}
@@ -366,6 +368,17 @@ class Trainings:
             if file.name not in ("metrics.jsonl", "recipe.toml"):
                 with contextlib.suppress(OSError):
                     file.unlink()
+
+
+def _measured(note: dict[str, Any]) -> dict[str, Any]:
+    """What a bundle's note says of the sizes of photos and of the smallest spot found; None for what it does not."""
+    facts, limit = note["provenance"], note["threshold"]
+    photo, network = facts.get("photo_size"), facts.get("inspected_at")
+    smallest = smallest_of(facts, None if limit is None else limit["score"])
+    return {
+        "size": {"photo": photo, "network": network} if photo and network else None,
+        "smallest": None if smallest is None else smallest.to_json(),
+    }
 
 
 def _setting_refused(text: str) -> StationError:

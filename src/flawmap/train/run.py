@@ -121,7 +121,7 @@ def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> t
 def few_share(recipe: Recipe, count: int) -> float:
     """How far `recipe.few` holds for so many photos, in [0, 1]: 1 below `few.below`, 0 from `few.until` on."""
     few = recipe.few
-    if count < few.below or few.until <= few.below:
+    if count < few.below or few.until <= few.below or not few.below:
         return float(count < few.below)
     return max(math.log(few.until / count) / math.log(few.until / few.below), 0.0)
 

@@ -219,6 +219,10 @@ const STRINGS = {
     "The usual one: a small model, learnt in about a quarter of an hour on two cores.",
     "Das übliche: ein kleines Modell, auf zwei Kernen in etwa einer Viertelstunde angelernt.",
   ],
+  recipeAccurate: [
+    "As the usual one, at a higher resolution: finds smaller defects, and a part takes longer.",
+    "Wie das übliche, mit höherer Auflösung: findet kleinere Fehler, und ein Teil dauert länger.",
+  ],
   recipeDemo: [
     "As the usual one, for small photos of 128×128 pixels: some minutes.",
     "Wie das übliche, für kleine Fotos von 128×128 Pixeln: einige Minuten.",
@@ -242,6 +246,16 @@ const STRINGS = {
   stop: ["Stop training", "Anlernen abbrechen"],
   stopAsk: ["Stop this training?", "Dieses Anlernen abbrechen?"],
   stopDetail: ["What it has learnt so far is lost.", "Was bisher gelernt wurde, geht verloren."],
+  sizes: [
+    "Photos of {photo} pixels are inspected at {network}.",
+    "Fotos mit {photo} Pixeln werden mit {network} geprüft.",
+  ],
+  smallest: [
+    "Smallest spot found in 9 of 10: {size} pixels of the photo (contrast {contrast}, {photos} photos).",
+    "Kleinster Fleck, der in 9 von 10 Fällen gefunden wird: {size} Pixel des Fotos (Kontrast {contrast}, {photos} Fotos).",
+  ],
+  atMost: ["at most {n}", "höchstens {n}"],
+  largerThan: ["larger than {n}", "größer als {n}"],
   firstMaps: ["First maps of the new model", "Erste Bilder des neuen Modells"],
   earlier: ["Trainings", "Anlern-Läufe"],
   compare: ["3 · Compare and promote", "3 · Vergleichen und einsetzen"],

@@ -10,7 +10,7 @@ import { day, number, percent, t } from "./strings.js";
 import { words } from "./words.js";
 
 const STATES = { running: "running", done: "done", failed: "failedState", cancelled: "cancelled" };
-const ABOUT = { fast: "recipeFast", demo: "recipeDemo", paper: "recipePaper" };
+const ABOUT = { fast: "recipeFast", accurate: "recipeAccurate", demo: "recipeDemo", paper: "recipePaper" };
 const POLL_MS = 2000;
 
 const whyOf = (training) => words(training.why_code, { step: training.step }, training.why);
@@ -193,9 +193,32 @@ function progress(training, stop) {
         button(t("stop"), (event) => stop(training, event.currentTarget)),
       ),
     ],
+    state === "done" && measured(training),
     losses(training.metrics ?? []),
     training.first > 0 && firstMaps(training),
   );
+}
+
+/** At which size photos are inspected, and how small a spot is found; each where it is known. */
+const measured = ({ size, smallest }) => [
+  size && el("p", { class: "soft" }, t("sizes", { photo: sides(size.photo), network: sides(size.network) })),
+  smallest &&
+    el(
+      "p",
+      { class: "soft" },
+      t("smallest", {
+        size: diameter(smallest),
+        contrast: percent(smallest.contrast, 0),
+        photos: number(smallest.photos),
+      }),
+    ),
+];
+
+const sides = ([height, width]) => `${width}×${height}`;
+
+function diameter({ pixels, tried: [low, high] }) {
+  if (pixels === null) return t("largerThan", { n: number(high) });
+  return pixels <= low ? t("atMost", { n: number(low) }) : number(Math.ceil(pixels));
 }
 
 const firstMaps = ({ id, first }) =>
