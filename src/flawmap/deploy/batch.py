@@ -25,6 +25,7 @@ from flawmap.errors import DataError, ImageError
 from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.scores import Region
 from flawmap.measure.smallest import LABEL, smallest_of
+from flawmap.measure.threshold import Groups
 from flawmap.measure.tiled import preview_factor, reduced_map
 
 COLUMNS = ("image", "score", "threshold", "defective", "regions", "map", "overlay", "error", "p_value")
@@ -180,7 +181,8 @@ def page_provenance(bundle: Bundle) -> dict[str, Any]:
     limit = bundle.threshold
     if found := smallest_of(bundle.provenance, None if limit is None else limit.score):
         facts[LABEL] = found.words
-    return facts
+    groups = Groups.of(bundle.provenance)
+    return facts | ({"groups": str(groups)} if groups.count else {})
 
 
 def _inspected(

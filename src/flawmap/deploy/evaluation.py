@@ -30,7 +30,7 @@ from flawmap.measure.evaluate import (
 from flawmap.measure.exchangeability import GoodParts, compare_good
 from flawmap.measure.near_duplicates import LeftOut, Near, Without
 from flawmap.measure.report import ReportImage, render_report
-from flawmap.measure.threshold import Threshold, choose_threshold, threshold_from_labelled
+from flawmap.measure.threshold import Groups, Threshold, choose_threshold, threshold_from_labelled
 
 PROTOCOLS = ("full", "authors")
 METRICS = {
@@ -225,6 +225,7 @@ def threshold_at(bundle: Bundle, overkill: float) -> Threshold:
         int(bundle.provenance.get("held_out_folders") or 0),
         bundle.recipe.threshold.tail,
         float(bundle.provenance.get("set_aside_share") or 0),
+        Groups.of(bundle.provenance),
     )
 
 
