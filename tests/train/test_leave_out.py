@@ -283,9 +283,9 @@ def replaced(leaving: LeaveOut, source: str, count: int, near: frozenset[int]) -
     evidence = leaving.evidence
     ((group, stored),) = evidence.patches[source].items()
     smaller = leave_out.replace(evidence, patches={source: {group: stored[:count]}})
-    bank = OwnedBank(source, smaller, leaving._looks)
+    bank = OwnedBank(source, smaller, leaving._looks, len(leaving.paths), 10**4)
     for number, path in enumerate(leaving.paths):
-        bank.add(number, patches(leaving.bundle, path, source), 10**6)
+        bank.add(number, patches(leaving.bundle, path, source))
     return bank.without(near)
 
 

@@ -42,11 +42,12 @@ from flawmap.measure.near_duplicates import (
 )
 from flawmap.model.familiarity import LOW, Moments
 from flawmap.model.imagenet import ImageNetFeatures
-from flawmap.train.familiar import CELLS, PHOTOS, TILES, Looks, add_moments, evenly, patches_of
+from flawmap.train.familiar import PHOTOS, TILES, Looks, add_moments, evenly, patches_of
 from flawmap.train.owned_bank import OwnedBank, Photos
 from flawmap.train.sources import GoodParts, names_of
 
 FEWEST = 2  # training photos that must be left, to calibrate on and to fit to
+CANDIDATES = 200_000  # patches of all photos that may come in the place of others, at most about
 KEPT = 64  # photos whose moments are kept for the next test photo
 PAIRED = 4096  # training photos whose distances from each other are measured, at most about
 
@@ -84,7 +85,11 @@ class LeaveOut:
         }
         self._moments = functools.lru_cache(KEPT)(self._moments_of)
         self._distances = functools.lru_cache(1)(self._distances_of)
-        self._banks = {source: OwnedBank(source, self.evidence, self._looks) for source in self.evidence.patches}
+        pictures = len(self.paths) * (1 if bundle.recipe.image.policy == "resize" else 2 * TILES)  # fewer than 2 TILES
+        room = max(CANDIDATES // max(pictures, 1), 1)
+        self._banks = {
+            source: OwnedBank(source, self.evidence, self._looks, pictures, room) for source in self.evidence.patches
+        }
         self._find_patches()
         # photos of which anything is known
         self.known = self.fitted.union(self.calibrating, *(bank.owners.tolist() for bank in self._banks.values()))
@@ -112,11 +117,10 @@ class LeaveOut:
 
     def _find_patches(self) -> None:
         """Find the photo of each patch in the memory banks, and candidates for others. Raises DataError."""
-        room = CELLS // max(len(self.paths), 1) // (1 if self.bundle.recipe.image.policy == "resize" else TILES)
         for number, path in enumerate(self.paths) if self._banks else ():
             for features, inside in self._looks.pretrained(self._place(path), TILES):
                 for source, bank in self._banks.items():
-                    bank.add(number, patches_of(features[source], inside, bank.candidates.around), room)
+                    bank.add(number, patches_of(features[source], inside, bank.candidates.around))
         for bank in self._banks.values():
             if lost := bank.lost():
                 raise DataError(

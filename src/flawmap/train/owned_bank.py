@@ -15,6 +15,7 @@ Axes: N patches of the memory bank, M candidates, n patches of a picture, C chan
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,27 +29,46 @@ FOUND = 0.1  # mean squared distance, in standard deviations, up to which a patc
 SAME = 1e-5  # of a point's squared length: rounding of the distance from itself
 
 
-class OwnedBank:
-    """The memory bank of a source: the photo of each patch, and candidates from all photos to take others' places.
+class _Candidates(NamedTuple):
+    """Points (M, D), their squared lengths (M,), patches (M, C), photos, nearest patches of the bank (M,) and squared
+    distances from these (M,)."""
 
-    patches: (N, C), as stored; owners: (N,) the number of each one's photo
+    points: Tensor
+    squares: Tensor
+    patches: Tensor
+    photos: Tensor
+    nearest: Tensor
+    away: Tensor
+
+
+class OwnedBank:
+    """The memory bank of a source: the photo of each patch, and candidates to take others' places.
+
+    There are up to `room` candidates of each of so many `pictures`. patches: (N, C), as stored; owners: (N,) the number
+    of each one's photo.
     """
 
-    def __init__(self, source: str, evidence: GoodEvidence, looks: Looks) -> None:
+    def __init__(self, source: str, evidence: GoodEvidence, looks: Looks, pictures: int, room: int) -> None:
         self.candidates = Candidates(source, evidence, looks)
         self.patches = torch.cat(list(evidence.patches[source].values()))
         self.owners = torch.full((len(self.patches),), -1)
         self._points = self.candidates.projected(self.patches.to(looks.device))  # (N, D)
         self._found_at = torch.full((len(self.patches),), math.inf, device=looks.device)
-        # of the candidates, some at a time: squared length, photo, nearest patch of the bank, squared distance from it
-        self._squares: list[Tensor] = []
-        self._photos: list[Tensor] = []
-        self._nearest: list[Tensor] = []
-        self._away: list[Tensor] = []
+        self._room, self._count = room, 0
+        most, device = pictures * room, looks.device
+        # Of candidates, in one piece each: many small ones, among larger ones that are freed, take thrice the memory.
+        self._of = _Candidates(
+            torch.empty(most, self._points.shape[1], device=device),
+            torch.empty(most, device=device),
+            torch.empty(most, self.patches.shape[1], dtype=torch.float16),
+            torch.empty(most, dtype=torch.long, device=device),
+            torch.empty(most, dtype=torch.long, device=device),
+            torch.empty(most, device=device),
+        )
 
-    def add(self, photo: int, patches: Tensor, room: int) -> None:
-        """All patches (n, C) of a picture of a photo: whether those of the bank are among them, and about `room` of
-        them as candidates."""
+    def add(self, photo: int, patches: Tensor) -> None:
+        """Add all patches (n, C) of a picture of a photo: those of the bank that are among them are its own, and some
+        are candidates."""
         stored = patches.half()
         points = self.candidates.projected(stored)
         away = _squared_distances(points, self._points)  # (n, N)
@@ -56,14 +76,13 @@ class OwnedBank:
         closer = found_at < self._found_at
         self._found_at = torch.where(closer, found_at, self._found_at)
         self.owners[closer.cpu()] = photo
-        step = max(-(-len(points) // max(room, 1)), 1)
-        points, least = points[::step].clone(), away[::step].min(1)  # a view would keep all of them in memory
-        self.candidates.points.append(points)
-        self.candidates.cells.append(stored[::step].cpu().clone())
-        self._squares.append(points.square().sum(1))
-        self._photos.append(torch.full((len(least.values),), photo, device=points.device))
-        self._nearest.append(least.indices)
-        self._away.append(least.values)
+        step = max(-(-len(points) // self._room), 1)
+        points, least = points[::step], away[::step].min(1)
+        place = slice(self._count, self._count + len(points))
+        chosen = points, points.square().sum(1), stored[::step].cpu(), torch.tensor(photo), least.indices, least.values
+        for each, found in zip(self._of, chosen, strict=True):
+            each[place] = found
+        self._count += len(points)
 
     def lost(self) -> int:
         """How many patches are of no photo."""
@@ -77,7 +96,7 @@ class OwnedBank:
         gone = torch.isin(self.owners, torch.tensor(sorted(left_out)))
         if not bool(gone.any()):
             return self.patches
-        points, squares, cells, photos, nearest, away = self._all()
+        points, squares, patches, photos, nearest, away = (each[: self._count] for each in self._of)
         away = away.clone()
         alone = gone.to(nearest.device)[nearest]  # what stood for them goes
         stay = self._points[~gone.to(points.device)]
@@ -90,16 +109,7 @@ class OwnedBank:
                 break
             chosen.append(farthest)
             torch.minimum(away, squares - points @ (2 * points[farthest]) + squares[farthest], out=away)
-        return torch.cat([self.patches[~gone], cells[chosen].float()])
-
-    def _all(self) -> tuple[Tensor, ...]:
-        """Candidates: points (M, D), their squared lengths (M,), patches (M, C), photos, nearest patches of the bank
-        and squared distances from these (M,)."""
-        parts = self.candidates.points, self._squares, self.candidates.cells, self._photos, self._nearest, self._away
-        for each in parts:
-            if len(each) > 1:
-                each[:] = [torch.cat(each)]
-        return tuple(each[0] for each in parts)
+        return torch.cat([self.patches[~gone], patches[chosen].float()])
 
 
 def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
