@@ -30,6 +30,7 @@ from flawmap.deploy.inspector import Inspector
 from flawmap.deploy.recipe_choice import EVERY_PART_PASSES, untrained
 from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import DisagreementError
+from flawmap.train.sources import sized
 from transcription import Transcription
 
 RUNTIMES = ("torch", "onnx", "openvino")
@@ -70,6 +71,11 @@ def draw_files(folder: Path, count: int, height: int, width: int, seed: int = 0)
         files.append(folder / f"part{index:03d}.png")
         write_image(files[-1], to_uint8(np.ascontiguousarray(picture)))
     return files
+
+
+def sized_for(recipe: str, photos: Sequence[Path]) -> Recipe:
+    """A recipe at the size that a training on these photos gives it."""
+    return sized(load_recipe(recipe), photos)
 
 
 def random_bundle(recipe: str | Recipe, height: int = 0, width: int = 0, seed: int = 0) -> Bundle:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from contenders import (
     of_bundle,
     peers,
     random_bundle,
+    sized_for,
     temporary_folder,
 )
 from efficientad import EfficientAD
@@ -45,6 +46,7 @@ from flops import gflop
 from transcription import Transcription
 
 BASELINE = "transcription"
+LARGE = 1024  # pixels along the side of a large photo
 INT8_IMAGES = 8  # untrained weights: fitting INT8 to more changes no time
 
 
@@ -76,13 +78,18 @@ def agreement(bundle: Bundle, files: Sequence[Path]) -> dict[str, float]:
     return found
 
 
-def contend(contenders: Sequence[Contender], file: Path, rounds: int) -> list[dict[str, Any]]:
-    """A row for each contender: seconds end to end, seconds of the network alone, and ratios to the baseline."""
+def contend(
+    contenders: Sequence[Contender], file: Path, rounds: int, own: Mapping[str, Path] | None = None
+) -> list[dict[str, Any]]:
+    """A row for each contender: seconds end to end, seconds of the network alone, and ratios to the baseline.
+
+    `own`: the files of those, by name, that inspect another one than `file`.
+    """
     random = np.random.default_rng(0)
     calls = {}
     for one in contenders:
         pixels = random.random((1, 3, *one.size), np.float32)
-        calls[f"whole {one.label}"] = lambda one=one: one.inspect(file)
+        calls[f"whole {one.label}"] = lambda one=one: one.inspect((own or {}).get(one.name, file))
         calls[f"network {one.label}"] = lambda one=one, pixels=pixels: one.network(pixels)
     times = interleaved(calls, rounds)
     rows = []
@@ -106,19 +113,29 @@ def best(rows: Sequence[dict[str, Any]], name: str, precision: str = "float32", 
 
 
 def measure(
-    fast: str, paper: str, runtimes: Sequence[str], rounds: int, int8: bool, with_peers: bool = True
-) -> dict[str, Any]:
-    """Everything at 256x256 (a bundle: at its own size): rows, GFLOP, agreement with the transcription."""
+    fast: str, paper: str, runtimes: Sequence[str], rounds: int, int8: bool, with_peers: bool = True,
+    large: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything at 256x256 (a bundle: at its own size): rows, GFLOP, agreement with the transcription.
+
+    `large`: the recipe `fast` also on a photo of LARGE pixels a side, at the size that it picks for such photos.
+    """
     threads = cores()
     with temporary_folder() as name:
         folder = Path(name)
         files = draw_files(folder, INT8_IMAGES, 256, 256)
         bundles = {label: bundle_of(source) for label, source in (("paper", paper), ("fast", fast)) if source}
+        own = {}
+        if large:
+            label = f"fast {LARGE}"
+            (folder / "large").mkdir()
+            own[label] = draw_files(folder / "large", 1, LARGE, LARGE)[0]
+            bundles[label] = random_bundle(sized_for(fast, [own[label]]))
         counted = {label: gflop(bundle.model, *sizes(bundle)) for label, bundle in bundles.items()}
         contenders = peers(folder, runtimes, threads) if with_peers else []
         for label, bundle in bundles.items():
             contenders += of_bundle(label, bundle, folder, runtimes, threads, int8=files if int8 else ())
-        rows = contend(contenders, files[0], rounds)
+        rows = contend(contenders, files[0], rounds, own)
         if with_peers:
             counted |= {"transcription": gflop(Transcription()), "efficientad": gflop(EfficientAD())}
         agrees = agreement(bundles["paper"], files[:3]) if "paper" in bundles and with_peers else None
@@ -197,6 +214,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--int8", action="store_true", help="flawmap's exports in INT8 too")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--large", action="store_true", help=f"the recipe fast on a photo of {LARGE} pixels a side too")
     parser.add_argument("--sides", help="time against the image's side, of the fast one")
     parser.add_argument("--counts", help="images a second and memory, of the fast one")
     parser.add_argument("--write", action="store_true", help="write bench/results/*.json")
@@ -223,7 +241,9 @@ def main() -> None:
             print(f"{row['images']:>6} images  {row['images_a_second']:8.2f} a second  {row['memory_mb']} MiB")
         what, values = "counts", {"rows": rows, "source": chosen.fast}
     else:
-        values = measure(chosen.fast, chosen.paper, runtimes, chosen.rounds, chosen.int8, not chosen.no_peers)
+        values = measure(
+            chosen.fast, chosen.paper, runtimes, chosen.rounds, chosen.int8, not chosen.no_peers, chosen.large
+        )
         show(values)
         what = "inspect"
     if chosen.write:

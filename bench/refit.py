@@ -21,6 +21,8 @@ from flawmap.data.layouts import read_layout
 from flawmap.data.scope import Scope
 from flawmap.devices import pick_device
 from flawmap.measure.threshold import choose_threshold
+from flawmap.model.imagenet import ImageNetFeatures
+from flawmap.model.onnx_backbone import BackboneFeatures
 from flawmap.train.familiar import CrossFit
 from flawmap.train.run import hold_out
 from flawmap.train.sources import GoodParts
@@ -40,11 +42,12 @@ def main() -> None:
     recipe = recipe.model_copy(update={"model": settings})
     good = sorted(sample.image for sample in read_layout(chosen.data).train_good)
     trained, held_out = hold_out(good, recipe.threshold, recipe.run.seed)
-    model = build(settings, with_refinement=False)
+    own = bundle.model.imagenet
+    model = build(settings, False, own.backbone if isinstance(own, BackboneFeatures) else None)
     weights = model.state_dict()
     model.load_state_dict({name: bundle.model.state_dict().get(name, tensor) for name, tensor in weights.items()
                            if not name.startswith("familiarity.")}, strict=False)  # fmt: skip
-    if model.imagenet is not None:
+    if isinstance(model.imagenet, ImageNetFeatures):
         load_imagenet(model.imagenet)
     model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     scope = Scope(recipe.image, bundle.ignore)

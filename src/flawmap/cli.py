@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flawmap.bundle import Bundle
     from flawmap.config import Recipe
     from flawmap.data.layouts import Listing
+    from flawmap.measure.near_duplicates import Without
     from flawmap.measure.smallest import Smallest
     from flawmap.measure.threshold import Threshold
     from flawmap.station.record import Record
@@ -155,6 +156,8 @@ def pretrain_command(
     recipe = load_recipe(config, settings)
     if general is not None and not recipe.pretrain.prior:
         raise ConfigError("--general is of use for a prior alone; this recipe trains a discrete model")
+    if recipe.model.backbone:
+        raise ConfigError("what is trained here is for any backbone; leave out model.backbone")
     start = recipe.model.prior if recipe.pretrain.prior else ""
     if start and general is not None:
         raise ConfigError("the prior that model.prior names brings its own discrete model; leave out --general")
@@ -469,6 +472,21 @@ def evaluate_command(
     ] = "full",
     layout: Layout = "auto",
     category: Category = None,
+    without: Annotated[
+        bool,
+        typer.Option(
+            "--without-near-duplicates",
+            help="Score each photo as if the training photos near it, as --near says, were not known.",
+        ),
+    ] = False,
+    near: Annotated[
+        str,
+        typer.Option(
+            "--near",
+            metavar="RULE",
+            help="`folder`; `number:200`, in the file name; `features:0.01`, of all distances.",
+        ),
+    ] = "",
     overwrite: Overwrite = False,
     device: Device = "auto",
     runtime: Runtime_ = "torch",
@@ -476,22 +494,44 @@ def evaluate_command(
 ) -> None:
     """Measure detection and localization on labelled images.
 
-    Each figure comes with its 95 % interval.
+    Each figure comes with its 95 % interval. With --without-near-duplicates, for each test photo the memory bank,
+    Gaussians and calibration leave out the training photos near it; networks and threshold stay as trained. Without
+    --near these are those of the same folder where there are several, else those with the most similar features.
     """
-    from flawmap.deploy.evaluation import evaluate, table
+    from flawmap.deploy.evaluation import check_protocol, evaluate, files_without, prepare_beside, table
     from flawmap.deploy.inspector import load
+    from flawmap.measure.near_duplicates import parse_near, usual_rule
 
+    if near and not without:
+        raise ConfigError(f"--near {near} says which training photos are left out; add --without-near-duplicates")
+    if without and runtime != "torch":
+        raise ConfigError("--without-near-duplicates is computed by PyTorch alone; leave out --runtime")
+    rules = parse_near(near) if near else []
+    check_protocol(protocol)
     listing = _listing(data, layout, category)
     inspector = load(bundle, device, runtime=runtime, precision=precision, say=_remark)
-    evaluation = evaluate(inspector, listing, out, protocol=protocol, overwrite=overwrite)
-    for line in table(evaluation):
-        _say(line)
-    if found := _smallest(inspector.bundle):
-        _say(found)
-    if evaluation.learnt_from:
-        _say(f"{evaluation.learnt_from} images were learnt from as real defects, and are left out")
-    if out is not None:
-        _say(f"wrote {out / 'metrics.json'}, images.csv and report.html")
+    ways: list[Without | None] = [None]
+    if without:
+        from flawmap.train.leave_out import LeaveOut
+
+        good = [sample.image for sample in listing.train_good]
+        test = [sample.image for sample in listing.test if sample.defective is not None]
+        rules = rules or [usual_rule(test, good)]
+        if out is not None:
+            prepare_beside(out, [name for rule in rules for name in files_without(rule)], overwrite)
+        leave_out = LeaveOut(inspector.bundle, bundle, good)
+        ways = [leave_out.without(rule, test) for rule in rules]
+    for way in ways:
+        evaluation = evaluate(inspector, listing, out, protocol=protocol, overwrite=overwrite, without=way)
+        for line in table(evaluation):
+            _say(line)
+        if way is None and (found := _smallest(inspector.bundle)):
+            _say(found)
+        if evaluation.learnt_from:
+            _say(f"{evaluation.learnt_from} images were learnt from as real defects, and are left out")
+        if out is not None:
+            first, *more = ("metrics.json", "images.csv", "report.html") if way is None else files_without(way.near)
+            _say(f"wrote {out / first}, {' and '.join(more)}")
 
 
 @_command("check", "nothing was written")
@@ -1133,8 +1173,8 @@ def _say_odd(listing: Listing, config: str, settings: list[str] | None, top: int
     from flawmap.config import load_recipe
     from flawmap.data.scope import read_scope
     from flawmap.devices import pick_device
-    from flawmap.train.contamination import most
-    from flawmap.train.run import look_before
+    from flawmap.train.contamination import most, to_look_with
+    from flawmap.train.run import look_before, own_backbone
     from flawmap.train.sources import sized
 
     good = sorted(sample.image for sample in listing.train_good)
@@ -1142,7 +1182,8 @@ def _say_odd(listing: Listing, config: str, settings: list[str] | None, top: int
         raise DataError(f"{listing.name} holds {len(good)} good photos; two or more can be held against each other")
     recipe = load_recipe(config, settings)
     recipe = sized(recipe, good)
-    found = look_before(good, recipe, read_scope(recipe.image), None, pick_device(device)).tolist()
+    backbone = own_backbone(to_look_with(recipe))
+    found = look_before(good, recipe, read_scope(recipe.image), None, pick_device(device), backbone).tolist()
     for index in most(found, top):
         _say(f"{found[index]:7.1f}  {good[index]}")
     _say("deviations from the other photos; what shows a defect, move away before training")
@@ -1218,12 +1259,12 @@ def _say_smallest(bundle: Bundle, listing: Listing, out: Path) -> None:
     from flawmap.bundle import update_provenance
     from flawmap.deploy.smallest import measure_smallest
     from flawmap.measure.smallest import LABEL, SMALLEST_FOUND
-    from flawmap.train.run import photo_names
+    from flawmap.train.sources import names_of
 
     if not bundle.recipe.threshold.smallest_found or bundle.threshold is None:
         return
     good = [sample.image for sample in listing.train_good]
-    paths = dict(zip(photo_names(good, good), good, strict=True))
+    paths = dict(zip(names_of(good, good), good, strict=True))
     try:
         found = measure_smallest(bundle, [paths[name] for name in bundle.provenance["good_photos"]])
         update_provenance(out, {SMALLEST_FOUND: found.to_json()})

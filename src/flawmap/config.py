@@ -212,11 +212,11 @@ class ModelSettings(Section):
         description="Principal components kept of pretrained features, of either resolution, before they are whitened; "
         "0: all. Fewer take less time, and what varies least among good parts is noise.",
     )
-    source_weights: Literal["selected", "squared"] = Field(
+    source_weights: Literal["selected", "cubed"] = Field(
         "selected",
         description="How much each score source counts, by its AUROC on painted defects. `selected`: in proportion to "
         "how far that is above chance, and sources that hardly find these defects or vary much among good photos are "
-        "left out. `squared`: by the square of that, pretrained features are never left out, and detection's own map, "
+        "left out. `cubed`: by its third power, pretrained features are never left out, and detection's own map, "
         "which was trained on such defects, counts by half.",
     )
     reduction: Literal[1, 2, 3, 4] = Field(
@@ -237,6 +237,32 @@ class ModelSettings(Section):
         "it. Paper: false.",
     )
 
+    backbone: str = Field(
+        "",
+        description="An ONNX file of a network of your own, whose feature maps take the place of EfficientNet-Lite0's "
+        "for `imagenet` and `imagenet_high` among `familiarity` (docs/backbones.md). The bundle keeps the network, so "
+        "inspecting needs neither the file nor ONNX. Empty: EfficientNet-Lite0.",
+    )
+    backbone_mean: tuple[Share, ...] = Field(
+        (),
+        description="Mean of each of the backbone's channels, of pixels in [0, 1], in its own order, as "
+        "`[0.485, 0.456, 0.406]`. Empty: as the file's metadata says (`mean`), else 0.",
+    )
+    backbone_deviation: tuple[Share, ...] = Field(
+        (),
+        description="Deviation of each of them, as `[0.229, 0.224, 0.225]`. Empty: as the file's metadata says "
+        "(`deviation` or `std`), else 1.",
+    )
+    backbone_order: Literal["auto", "rgb", "bgr"] = Field(
+        "auto",
+        description="Order of the backbone's channels. `auto`: as the file's metadata says (`order`), else `rgb`.",
+    )
+    backbone_sha256: str = Field(
+        "",
+        pattern="^([0-9a-f]{64})?$",
+        description="SHA-256 of the backbone's file, noted by the training; a recipe that has it refuses another file.",
+    )
+
     memory: int = Field(
         0,
         ge=0,
@@ -254,6 +280,11 @@ class ModelSettings(Section):
             raise ValueError("detection_fold needs detection_sees_image = true and detection_scale = 2")
         if len(set(self.familiarity)) < len(self.familiarity):
             raise ValueError("familiarity names a kind of features twice")
+        for name in ("backbone_mean", "backbone_deviation"):
+            if len(getattr(self, name)) not in (0, 3):
+                raise ValueError(f"{name} takes three numbers, one for each channel")
+        if 0 in self.backbone_deviation:
+            raise ValueError("backbone_deviation is divided by, so no number of it may be 0")
         if self.guided and not self.familiarity:
             raise ValueError("guided needs familiarity; name kinds of features in it, or set guided = false")
         return self

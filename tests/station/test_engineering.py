@@ -345,6 +345,7 @@ def test_recipes_that_train_no_inspector_are_neither_offered_nor_taken(http: htt
         answer = http.post("/api/trainings", json={"dataset": ident, "name": "part", "recipe": recipe})
         assert answer.status_code == 400
         assert answer.json()["error"] == (
-            f"the recipe '{recipe}' is for `flawmap pretrain` and gives no model; there are: accurate, demo, fast, paper"
+            f"the recipe '{recipe}' is for `flawmap pretrain` and gives no model; "
+            "there are: accurate, demo, fast, paper"
         )
     assert http.get("/api/station").json()["training"] is None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flawmap.bundle import EVIDENCE, IGNORE, PHOTOS, RECIPE, WEIGHTS, update_threshold
+from flawmap.bundle import BACKBONE, EVIDENCE, IGNORE, PHOTOS, RECIPE, WEIGHTS, update_threshold
 from flawmap.errors import StationError
 from flawmap.station.audit import audit
 from flawmap.station.models import FILES, Models, used
@@ -91,4 +91,5 @@ def test_a_model_without_a_threshold_is_told_as_such(opened: Callable[[], Models
 
 
 def test_the_files_looked_for_are_those_of_a_bundle() -> None:
-    assert list(FILES) == [WEIGHTS, RECIPE, IGNORE, PHOTOS, EVIDENCE]  # models.py names them without importing torch
+    # models.py names them without importing torch
+    assert list(FILES) == [WEIGHTS, RECIPE, IGNORE, PHOTOS, EVIDENCE, BACKBONE]

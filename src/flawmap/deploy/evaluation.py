@@ -28,6 +28,7 @@ from flawmap.measure.evaluate import (
     write_evaluation,
 )
 from flawmap.measure.exchangeability import GoodParts, compare_good
+from flawmap.measure.near_duplicates import LeftOut, Near, Without
 from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.threshold import Threshold, choose_threshold, threshold_from_labelled
 
@@ -54,12 +55,15 @@ def evaluate(
     overwrite: bool = False,
     page: str = "report.html",
     title: str = "",
+    without: Without | None = None,
 ) -> Evaluation:
     """Score the test images of `listing` and measure; with `out`, write metrics.json, images.csv and the report there.
 
     `protocol`: `full`, the whole map against masks resized by nearest neighbour, or `authors`, the central 224x224.
     A defective image without a mask counts for detection and is left out of localization. Images that the bundle was
     trained on as defective take no part (`Evaluation.learnt_from`). SegF1 is taken at the bundle's pixel threshold.
+    `without`: each test photo is scored without the training photos near it, one at a time in PyTorch; the files are
+    then named by the rule (`files_without`) and written beside others.
     Raises ImageError for an image or mask that cannot be used, LayoutError when there are no test images, DataError
     when `out` is not empty and `overwrite` is not given.
     """
@@ -70,13 +74,17 @@ def evaluate(
             f"{listing.root}: no labelled test images; expected good and defective ones, see docs/data.md"
         )
     samples, learnt = not_learnt_from(inspector.bundle, samples)
-    if out is not None:
+    ending = "" if without is None else _ending(without.near)
+    page = f"{Path(page).stem}{ending}{Path(page).suffix}"
+    if out is not None and without is None:
         prepare_folder(out, ("metrics.json", "images.csv", page), overwrite)
+    elif out is not None and without is not None:
+        prepare_beside(out, files_without(without.near), overwrite)
     rows: list[ImageResult] = []
     shown: list[ReportImage] = []
     spare = SpareFile() if inspector.tiled else None
     limit = math.nan if inspector.bundle.threshold is None else inspector.bundle.threshold.pixel
-    for sample, found in _inspected(inspector, samples):
+    for sample, found in _inspected(inspector, samples, without):
         row = _row(sample, found, listing.root, protocol, limit)
         rows.append(row if spare is None else _spared(row, spare))
         if out is not None:
@@ -88,9 +96,12 @@ def evaluate(
         learnt_from=learnt,
         escape_at=escapes(inspector.bundle, rows),
         good_parts=good_parts(inspector.bundle, rows),
+        left_out=None
+        if without is None
+        else LeftOut(without.near, tuple(without.counts[sample.image] for sample in samples)),
     )
     if out is not None:
-        write_evaluation(out, evaluation, rows)
+        write_evaluation(out, evaluation, rows, ending)
         text = render_report(
             title or f"{listing.name}: {len(rows)} test images",
             _worth_seeing(shown),
@@ -100,6 +111,29 @@ def evaluate(
         )
         (out / page).write_text(text, encoding="utf-8", errors="backslashreplace")
     return evaluation
+
+
+def files_without(near: Near) -> tuple[str, str, str]:
+    """Names of the files of an evaluation without near-duplicates by this rule: figures, a row per image, report."""
+    ending = _ending(near)
+    return f"metrics{ending}.json", f"images{ending}.csv", f"report{ending}.html"
+
+
+def _ending(near: Near) -> str:
+    return f"-without-{near.tag}"
+
+
+def prepare_beside(out: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Make the folder `out` ready for files of these names, beside others that it may hold.
+
+    Raises DataError when one of them is there and `overwrite` is not given, or when `out` cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise DataError(f"cannot write to {out}: {problem.strerror or problem}") from problem
+    if not overwrite and (there := [name for name in names if (out / name).exists()]):
+        raise DataError(f"{out / there[0]} exists; choose another --out, or --overwrite it")
 
 
 def not_learnt_from(bundle: Bundle, samples: Sequence[Sample]) -> tuple[list[Sample], int]:
@@ -168,6 +202,8 @@ def table(evaluation: Evaluation) -> list[str]:
         lines.append(f"{f'escape at {100 * one.asked:g} % asked':<28} {' ('.join(shares)} of good rejected)")
     if evaluation.good_parts is not None and evaluation.good_parts.unlike:
         lines.append(evaluation.good_parts.sentence)
+    if evaluation.left_out is not None:
+        lines.append(evaluation.left_out.sentence)
     return lines
 
 
@@ -226,12 +262,29 @@ def threshold_from_folder(inspector: Inspector, listing: Listing, overkill: floa
     return threshold_from_labelled(scores[False], scores[True], peaks, target)
 
 
-def _inspected(inspector: Inspector, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Inspection]]:
+def _inspected(
+    inspector: Inspector, samples: Sequence[Sample], without: Without | None = None
+) -> Iterator[tuple[Sample, Inspection]]:
+    if without is not None:
+        yield from _inspected_without(inspector, samples, without)
+        return
     found = inspector.inspect_many(sample.image for sample in samples)
     for sample, inspection in zip(samples, found, strict=True):
         if not isinstance(inspection, Inspection):
             raise inspection
         yield sample, inspection
+
+
+def _inspected_without(
+    inspector: Inspector, samples: Sequence[Sample], without: Without
+) -> Iterator[tuple[Sample, Inspection]]:
+    """One by one, as the model is another for each; in the end it is as before."""
+    try:
+        for sample in samples:
+            without.prepare(sample.image)
+            yield sample, inspector.inspect(sample.image)
+    finally:
+        without.prepare(None)
 
 
 def _spared(row: ImageResult, spare: SpareFile) -> ImageResult:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from flawmap import __version__
-from flawmap.bundle import WEIGHTS, Bundle, sha256
+from flawmap.bundle import BACKBONE, WEIGHTS, Bundle, sha256
 from flawmap.config import dump_recipe
 from flawmap.deploy.artefact import BFLOAT16, PACKAGES, GraphRuntime, package
 from flawmap.devices import has_fast_bfloat16
@@ -80,11 +80,13 @@ def facts_of(source: Path, bundle: Bundle) -> Facts:
     """What the network of a bundle is, what code computes it, and on which CPU. Raises BundleError."""
     try:
         weights = sha256(source / WEIGHTS)
+        backbone = sha256(source / BACKBONE) if (source / BACKBONE).is_file() else ""
     except OSError as problem:
         raise BundleError(f"{source / WEIGHTS} cannot be read: {problem.strerror}") from problem
     return {
         "weights_sha256": weights,
         "recipe": dump_recipe(bundle.recipe),
+        **({"backbone_json_sha256": backbone} if backbone else {}),
         "flawmap": __version__,
         "code_sha256": _code(),
         "cpu": cpu(),

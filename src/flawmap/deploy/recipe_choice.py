@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from flawmap.bundle import Bundle, build, load_bundle, load_general, save_bundle
+from flawmap.backbones.read import read_backbone
+from flawmap.bundle import Bundle, build, load_bundle, load_general, load_imagenet, save_bundle
 from flawmap.config import Recipe
 from flawmap.deploy.artefact import BFLOAT16, PACKAGES, GraphRuntime
 from flawmap.deploy.fastest import BUDGET, FEWEST, MOST, WARM
@@ -31,6 +32,7 @@ from flawmap.devices import has_fast_bfloat16, pick_device
 from flawmap.errors import BundleError, ConfigError, FlawmapError
 from flawmap.measure.threshold import Threshold
 from flawmap.model.familiarity import PRETRAINED
+from flawmap.model.imagenet import ImageNetFeatures
 
 EXPORT_SECONDS = 60.0  # for the exports of one recipe
 KINDS = ("openvino", "onnx")  # the faster one first, in case the time is too short for both
@@ -95,14 +97,18 @@ def measure(name: str, recipe: Recipe, photo: Path, say: Say) -> Timing:
 
 
 def untrained(recipe: Recipe, seed: int = 0) -> Bundle:
-    """An untrained bundle of a recipe, its memory banks filled at random, with the shipped general model where it fits:
-    right for time. Every part passes."""
+    """An untrained bundle of a recipe, its memory banks filled at random, with the shipped weights where they fit:
+    right for time. Every part passes. Raises ConfigError for a backbone of the user's own that cannot be used."""
+    size = recipe.image.height, recipe.image.width
+    backbone = read_backbone(recipe.model, size) if recipe.model.backbone else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
+        model = build(recipe.model, with_refinement=recipe.refine.steps > 0, backbone=backbone)
         for name, density in model.familiarity.named_densities() if model.familiarity is not None else ():
             if name in PRETRAINED and recipe.model.memory:
                 density.remember(torch.randn(recipe.model.memory, len(density.mean)))
+    if isinstance(model.imagenet, ImageNetFeatures):
+        load_imagenet(model.imagenet)
     general, own = load_general().state_dict(), model.discrete.state_dict()
     if all(own[name].shape == tensor.shape for name, tensor in general.items()):
         model.discrete.load_state_dict(general)

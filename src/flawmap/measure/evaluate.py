@@ -25,6 +25,7 @@ from flawmap.errors import DataError
 from flawmap.measure import metrics
 from flawmap.measure.exchangeability import GoodParts
 from flawmap.measure.metrics import Bools, Floats, PixelCounts
+from flawmap.measure.near_duplicates import LeftOut
 
 NAMES = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "seg_f1", "aupro", "f1_max", "escape", "overkill")
 PIXEL_NAMES = ("pixel_auroc", "pixel_ap", "seg_f1", "aupro")
@@ -97,6 +98,7 @@ class Evaluation:
     learnt_from: images left out, since the bundle learnt from them as real defects
     pixel_threshold: what SegF1 was taken at; escape_at: at other overkills, empty where the bundle knows no scores of
     good photos; good_parts: whether the good parts are like these photos, None where that is not known
+    left_out: training photos near each test photo, where these were left out
     """
 
     values: dict[str, Value]
@@ -112,6 +114,7 @@ class Evaluation:
     pixel_threshold: float = math.nan
     escape_at: tuple[AtOverkill, ...] = ()
     good_parts: GoodParts | None = None
+    left_out: LeftOut | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What metrics.json holds."""
@@ -128,6 +131,8 @@ class Evaluation:
             result["escape_at"] = {f"{one.asked:g}": one.to_json() for one in self.escape_at}
         if self.good_parts is not None:
             result["good_parts"] = self.good_parts.to_json()
+        if self.left_out is not None:
+            result["without_near_duplicates"] = self.left_out.to_json()
         return result
 
 
@@ -277,8 +282,8 @@ def _share(found: Floats, count: int) -> Value:
     return _value(found, several=True)
 
 
-def write_evaluation(folder: Path, evaluation: Evaluation, rows: Sequence[ImageResult]) -> None:
-    """Write metrics.json and, a row per image, images.csv; neither is ever half there.
+def write_evaluation(folder: Path, evaluation: Evaluation, rows: Sequence[ImageResult], ending: str = "") -> None:
+    """Write metrics.json and, a row per image, images.csv, `ending` behind either stem; neither is ever half there.
 
     Raises DataError when the folder cannot be written.
     """
@@ -293,8 +298,8 @@ def write_evaluation(folder: Path, evaluation: Evaluation, rows: Sequence[ImageR
             verdict = row.score > row.threshold
             cells += [repr(row.threshold), str(verdict).lower(), str(verdict == row.defective).lower()]
         writer.writerow(cells)
-    _write(folder / "images.csv", table.getvalue())
-    _write(folder / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
+    _write(folder / f"images{ending}.csv", table.getvalue())
+    _write(folder / f"metrics{ending}.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from flawmap.measure.calibration import calibration
 from flawmap.model.familiarity import (
+    LEAST,
     LOW,
     MAP,
     PRETRAINED,
@@ -74,6 +75,8 @@ class GoodEvidence:
             kind = self.kinds.index(name)
             knots, heights = calibration(chosen[:, kind].tolist(), float(self.usual[kind]))
             familiarity.knots[number], familiarity.heights[number] = knots, float(self.trust[kind]) * heights
+            if familiarity.floors is not None:
+                familiarity.floors[number] = LEAST * float(self.trust[kind])
         if len(familiarity.shares) > 1 and not familiarity.shares[1:].any():  # detection's map is shown alone, as it is
             familiarity.shares[0] = 1 / float(self.trust[self.kinds.index(MAP)])
 

@@ -196,6 +196,8 @@ def _remarks(evaluation: Evaluation | None) -> list[str]:
         remarks.append(f"With a mask that marks nothing at the map's size: {evaluation.empty_mask} defective.")
     if evaluation.learnt_from:
         remarks.append(f"Left out, since they were learnt from as real defects: {evaluation.learnt_from}.")
+    if evaluation.left_out is not None:
+        remarks.append(f"{evaluation.left_out.sentence}.")
     if any(value.low == value.high == 1 for value in (*evaluation.values.values(), *evaluation.kinds.values())):
         remarks.append("An interval of one value, 1, only says that these parts were told apart without fault.")
     return remarks

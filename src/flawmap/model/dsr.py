@@ -18,7 +18,8 @@ from flawmap.model.blocks import enlarged, standardised
 from flawmap.model.detection import DetectionUNet
 from flawmap.model.discrete import DiscreteModel, Encoding
 from flawmap.model.familiarity import HIGH, LOW, PHOTO, PRETRAINED, Familiarity, levelled
-from flawmap.model.imagenet import ImageNetFeatures, high_resolution, low_resolution
+from flawmap.model.imagenet import ImageNetFeatures
+from flawmap.model.onnx_backbone import BackboneFeatures
 from flawmap.model.restriction import SubspaceRestriction
 
 NEAREST = 1e-6  # to 0 and 1 that a pixel's log-odds are told
@@ -120,7 +121,7 @@ class DSR(nn.Module):
         score_side: int = SCORE_SIDE,
         score_pixels: int = 0,
         familiarity: Familiarity | None = None,
-        imagenet: ImageNetFeatures | None = None,
+        imagenet: ImageNetFeatures | BackboneFeatures | None = None,
         restricts: bool = True,
         quantizes: bool = True,
         against_image: bool = False,
@@ -265,9 +266,9 @@ class DSR(nn.Module):
         blocks, sources = self.imagenet.blocks(image), self.familiarity.sources
         found = {}
         if LOW in sources:
-            found[LOW] = low_resolution(blocks)
+            found[LOW] = self.imagenet.low_resolution(blocks)
         if HIGH in sources:
-            found[HIGH] = high_resolution(blocks)
+            found[HIGH] = self.imagenet.high_resolution(blocks)
         return found
 
     def forward(self, image: Tensor) -> DSRResult:

@@ -42,9 +42,12 @@ FEWEST_CELLS = 5  # along a side, of which the outermost can be spared
 WINDOW = 41  # pixels along the side of the square in which brightness and contrast are levelled
 DIMMEST = 0.02  # added to the deviation in a window, of 1, before dividing by it: noise is not blown up
 CLIP = 4.0  # deviations, beyond which a levelled image is clipped
+FLOOR = 1e-6  # added to mean squared distances before their logarithm
+COMPONENTS_FLOOR = 1e-3  # the same of principal components: below it runtimes differ in what they round
 SHRINKAGE = 1e-3  # of the mean variance, added to every variance
 SHRINKAGE_OF_MEMORY = 0.1  # the same where the distance from the nearest counts
 STEEPNESS = 0.5  # of the map, per deviation above good parts
+LEAST = -3.0  # deviations that a source counts as in the map at least, where that is bounded
 SOFTNESS = 2.0  # deviations, by which exponentials of evidence grow e times: the larger, the nearer to the mean of all
 KNOTS = 10  # of each kind of evidence, between which its deviations above good parts are linear
 
@@ -65,6 +68,7 @@ class Density(nn.Module):
     def __init__(self, channels: int, components: int = 0) -> None:
         super().__init__()
         self.components = min(components, channels) or channels
+        self.floor = COMPONENTS_FLOOR if components else FLOOR
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("whitening", torch.eye(channels, self.components))
         self.register_buffer("memory", None)
@@ -107,7 +111,7 @@ class Density(nn.Module):
             distances = white.square().sum(-1)
             if self.memory is not None:
                 distances = (distances + self.nearest(white)).clamp_min(0)
-            return torch.log(distances / white.shape[-1] + 1e-6).unsqueeze(1)
+            return torch.log(distances / white.shape[-1] + self.floor).unsqueeze(1)
 
     def nearest(self, white: Tensor) -> Tensor:
         """Squared distance from the nearest in memory, short of the features' own |x|^2: (..., C) -> (...)."""
@@ -123,12 +127,14 @@ class Familiarity(nn.Module):
     is shown. Until they are set, evidence counts as it is, and all kinds alike. `guided`: half of the map that is shown
     takes its outlines from the image (guided.py), which is then among the features, by the name of PHOTO. `around`:
     cells along the side of the square that features of low resolution are a mean over; `components`: principal
-    components that are kept of these, 0 for all.
+    components that are kept of these, 0 for all. `bounded`: in the map each source counts as no less than its
+    `floors` (kinds,): how ordinary a place looks to one source must not outweigh what another sees there.
     """
 
     knots: Tensor
     heights: Tensor
     shares: Tensor
+    floors: Tensor | None
 
     def __init__(
         self,
@@ -137,6 +143,7 @@ class Familiarity(nn.Module):
         guided: bool = False,
         around: int = AROUND,
         components: int = 0,
+        bounded: bool = False,
     ) -> None:
         super().__init__()
         self.fusion, self.guided = fusion, guided
@@ -148,6 +155,7 @@ class Familiarity(nn.Module):
         self.register_buffer("knots", unset)
         self.register_buffer("heights", unset.clone())
         self.register_buffer("shares", torch.full((1 + len(sources),), 1 / (1 + len(sources))))
+        self.register_buffer("floors", torch.full((1 + len(sources),), LEAST) if bounded else None)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -195,20 +203,25 @@ class Familiarity(nn.Module):
         Arguments as of `evidence`.
         """
         found = self.evidence(logits, features)
-        shown = self.shares[0] * self._calibrated(0, found[0])
+        shown = self.shares[0] * self._bounded(0, self._calibrated(0, found[0]))
         mean = nn.functional.avg_pool2d(found[0], side, 1, side // 2, count_include_pad=False) if side > 1 else found[0]
         fused = self._calibrated(0, mean)
         sources = [self._calibrated(number, cells) for number, cells in enumerate(found[1:], 1)]
         if sources:
-            together, most = self.shares[1] * sources[0], sources[0]
+            together, most = self.shares[1] * self._bounded(1, sources[0]), sources[0]
             for number, cells in enumerate(sources[1:], 2):
-                together, most = together + self.shares[number] * cells, self._joined(most, cells)
+                together = together + self.shares[number] * self._bounded(number, cells)
+                most = self._joined(most, cells)
             shown = shown + enlarged(together, logits.shape[-2:])
             fused = self._joined(fused, nn.functional.interpolate(most, size=logits.shape[-2:]))
         fused = fused - self._of_one(1 + len(sources))
         if self.guided:
             shown = (shown + guided(shown, features[PHOTO])) / 2
         return torch.sigmoid(STEEPNESS * shown[:, 0]), torch.sigmoid(STEEPNESS * fused[:, 0])
+
+    def _bounded(self, number: int, deviations: Tensor) -> Tensor:
+        """What a source counts as in the map, for what its deviations count as."""
+        return deviations if self.floors is None else torch.maximum(deviations, self.floors[number])
 
     def above(self, logits: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
         """Each evidence above what good parts come to, in what its deviations count as: (B, H, W).
@@ -264,6 +277,7 @@ class Familiarity(nn.Module):
             if name not in sources:
                 del self.densities[name]
         self.knots, self.heights = self.knots[kept].clone(), self.heights[kept].clone()
+        self.floors = None if self.floors is None else self.floors[kept].clone()
         self.share(len(kept) > 1)
 
     def share(self, together: bool) -> None:
@@ -359,6 +373,14 @@ class Moments:
             together.total = together.total + part.total
             together.squares = together.squares + part.squares
         return together
+
+    def without(self, parts: Sequence[Moments]) -> Moments:
+        """Those of what is left when `parts`, which were added before, are taken away."""
+        rest = Moments.of([self])
+        for part in parts:
+            rest.count -= part.count
+            rest.total, rest.squares = rest.total - part.total, rest.squares - part.squares
+        return rest
 
     @classmethod
     def from_mean(cls, count: int, mean: Tensor, covariance: Tensor) -> Moments:

@@ -88,6 +88,8 @@ class Block(nn.Module):
 class ImageNetFeatures(nn.Module):
     """EfficientNet-Lite0 without its classifier; frozen."""
 
+    low_channels, high_channels = CHANNELS, FINE_CHANNELS
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = Convolution(3, STEM, 3, 2)
@@ -113,6 +115,14 @@ class ImageNetFeatures(nn.Module):
             x = row(x)
             found.append(x)
         return found
+
+    def low_resolution(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Features (B, CHANNELS, H/16, W/16) of what `blocks` returns."""
+        return low_resolution(blocks)
+
+    def high_resolution(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Features (B, FINE_CHANNELS, H/8, W/8) of what `blocks` returns."""
+        return high_resolution(blocks)
 
     def forward(self, image: Tensor) -> Tensor:
         """Features of low resolution (B, CHANNELS, H/16, W/16) of images (B, 3, H, W), BGR in [0, 1]."""

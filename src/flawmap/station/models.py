@@ -34,6 +34,7 @@ FILES = {  # of a bundle, and what of its notes tells that there is one; "": alw
     "ignore.png": "ignore_sha256",
     "photos.safetensors": "photos_sha256",
     "evidence.safetensors": "evidence_sha256",
+    "backbone.json": "backbone_json_sha256",
 }
 NAMED = "a model's name is 1 to 100 letters without @ and /, and does not begin with a dot"
 FOLDER = re.compile(r"(?P<name>[^@/\x00-\x1f]{1,100}?)(@(?P<version>[1-9]\d{0,8}))?(\.bundle)?")

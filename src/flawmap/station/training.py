@@ -342,8 +342,9 @@ class Trainings:
         except (OSError, ValueError) as problem:
             raise StationError("there is no such training", 404, code="gone") from problem
         # What a note of an older flawmap does not have.
-        new = {"why_code": "", "resumed": 0, "stops": 0, "furthest": -1, "paused": False}
-        return {**new, "size": None, "smallest": None, **found}
+        new: dict[str, Any] = {"why_code": "", "resumed": 0, "stops": 0, "furthest": -1, "paused": False}
+        new |= {"size": None, "smallest": None}
+        return new | found
 
     def _write(self, training: Training) -> None:
         known = {name: value for name, value in training.items() if name not in DERIVED}

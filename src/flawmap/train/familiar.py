@@ -55,7 +55,7 @@ LEAST = 0.01  # that a kind counts as, next to the best
 CELLS = 400_000  # among which those of a group are chosen, at most about
 DIRECTIONS = 64  # in which it is told how unlike such places are
 TILES = 8  # of each photo, where photos are cut into tiles
-PAINTED = 192  # pictures with painted defects that sources are tried on, half as many by `squared` weights
+PAINTED = 192  # pictures with painted defects that sources are tried on, half as many by `cubed` weights
 ADVANTAGE = 1.05  # of detection in outlining painted defects
 SEEN = 100  # pixels of a painted defect that must be seen
 USEFUL = 0.6  # AUROC on painted defects that a source must come to
@@ -71,12 +71,15 @@ class Look(NamedTuple):
 
 
 class Looks:
-    """Looks at good photos, each kept for the next time as far as KEPT_BYTES go. Tiles are looked at anew."""
+    """Looks at good photos, each kept for the next time as far as `room` goes, in bytes; None is KEPT_BYTES.
 
-    def __init__(self, model: DSR, device: torch.device) -> None:
+    Tiles are looked at anew.
+    """
+
+    def __init__(self, model: DSR, device: torch.device, room: int | None = None) -> None:
         self.model, self.device = model, device
         self._kept: dict[Place, tuple[Look, Mask | None]] = {}
-        self._room = KEPT_BYTES
+        self._room = KEPT_BYTES if room is None else room
 
     def look(self, pictures: Tensor) -> Look:
         """What is seen in pictures (B, 3, H, W)."""
@@ -250,7 +253,7 @@ class CrossFit:
         settings = recipe.anomalies.model_copy(update={"empty": 0.0})
         generator = seeded(recipe.run.seed, 40)
         tables = rank_tables(self.model.discrete) if settings.ranks == "table" else None
-        count = PAINTED // 2 if recipe.model.source_weights == "squared" else PAINTED
+        count = PAINTED // 2 if recipe.model.source_weights == "cubed" else PAINTED
         turns = range(0, len(self.places), -(-len(self.places) // count))
         good: list[list[float]] = []
         painted: list[list[float]] = []
@@ -279,7 +282,7 @@ class CrossFit:
         largest = np.array([*good, *painted])  # (pictures, kinds of evidence)
         found_by = {name: image_auroc(defective, values) for name, values in zip(self.kinds, largest.T, strict=True)}
         steady = dict(zip(self.kinds, self.told.largest.std(axis=0) <= UNSTEADY, strict=True))
-        always = PRETRAINED if recipe.model.source_weights == "squared" else ()
+        always = PRETRAINED if recipe.model.source_weights == "cubed" else ()
         kept = [name for name in familiarity.sources if name in always or (steady[name] and found_by[name] >= USEFUL)]
         self.model.keep(kept)
         if kept:
@@ -308,7 +311,7 @@ class CrossFit:
         counts = trust([found_by[name] for name in kinds])
         if self.recipe.model.source_weights == "selected":
             return counts
-        counts = counts**2
+        counts = counts**3
         counts[list(kinds).index(MAP)] *= OWN
         weights: Floats64 = np.maximum(counts / counts.max(), LEAST)
         return weights
@@ -347,7 +350,7 @@ def remember(
 
     How unlike they are is measured by the Gaussian of all that is `known`, in DIRECTIONS at random.
     """
-    banks = {name: _Bank(name, known, looks) for name in _of(looks.model).sources if name in PRETRAINED}
+    banks = {name: Candidates(name, known, looks) for name in _of(looks.model).sources if name in PRETRAINED}
     groups: dict[int, list[Place]] = {}
     for place, group in photos:
         groups.setdefault(group, []).append(place)
@@ -363,7 +366,7 @@ def remember(
     told.remembered += len(photos)
 
 
-class _Bank:
+class Candidates:
     """Candidates for the memory bank of a source, of one group of photos."""
 
     def __init__(self, name: str, known: GoodEvidence, looks: Looks) -> None:
@@ -380,15 +383,15 @@ class _Bank:
 
     def add(self, features: Tensor, inside: Mask | None, room: int) -> None:
         """Up to about `room` cells of a picture's features (1, C, h, w), of those that count."""
-        around = surroundings(features, self.around)
-        counting = _cells(inside, features)
-        if counting is None:
-            found = around[0].flatten(1).t()
-        else:
-            found = around[0][:, _told_by(counting, around.shape[-2:])].t()
+        found = patches_of(features, inside, self.around)
         found = found[:: max(-(-len(found) // max(room, 1)), 1)]
-        self.points.append(self.density.white(found) @ self.directions)
+        self.points.append(self.projected(found))
         self.cells.append(found.half().cpu())
+
+    def projected(self, patches: Tensor) -> Tensor:
+        """Patches (N, C) in the few directions (N, D) in which they are compared."""
+        points: Tensor = self.density.white(patches) @ self.directions
+        return points
 
     def choose(self, count: int) -> Tensor:
         """`count` of the cells (count, C), as unlike as possible; the candidates are then forgotten."""
@@ -396,6 +399,16 @@ class _Bank:
         cells = torch.cat(self.cells)[chosen.cpu()].float()
         self.points, self.cells = [], []
         return cells
+
+
+def patches_of(features: Tensor, inside: Mask | None, around: int) -> Tensor:
+    """Patches (N, C) of features (1, C, h, w), each a mean over `around` by `around` cells: those that evidence of the
+    pixels `inside` (H, W) is told from, None for all pixels."""
+    means = surroundings(features, around)
+    counting = _cells(inside, features)
+    if counting is None:
+        return means[0].flatten(1).t()
+    return means[0][:, _told_by(counting, means.shape[-2:])].t()
 
 
 def evenly(places: Sequence[Chosen], count: int) -> Sequence[Chosen]:

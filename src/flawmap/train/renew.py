@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from flawmap.backbones.read import check_unchanged
 from flawmap.bundle import Bundle, round_weights, sha256
 from flawmap.data.scope import Scope
 from flawmap.devices import pick_device
@@ -65,7 +66,8 @@ def renew(
     """A bundle that knows the photos `good` too, and what that changes for them and for `defects`, which teach nothing.
 
     Raises BundleError for a bundle without familiarity, or one that was trained before it kept what this needs;
-    TrainingError for fewer than FEWEST photos; ImageError for a broken one.
+    TrainingError for fewer than FEWEST photos; ConfigError when its backbone's file is there and changed; ImageError
+    for a broken photo.
     """
     if bundle.evidence is None or bundle.threshold is None:
         raise BundleError(
@@ -73,6 +75,7 @@ def renew(
         )
     if len(good) < FEWEST:
         raise TrainingError(f"{len(good)} good photo{'s' * (len(good) != 1)}: give {FEWEST} or more")
+    check_unchanged(bundle.recipe.model, name)
     place = pick_device(device)
     model = copy.deepcopy(bundle.model).to(place).eval()
     assert model.familiarity is not None, "a bundle with evidence has familiarity"

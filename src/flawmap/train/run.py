@@ -6,7 +6,6 @@ import copy
 import datetime
 import json
 import math
-import os
 import resource
 import shutil
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from flawmap.backbones.read import described, noted, read_backbone, summary
 from flawmap.bundle import Bundle, build, load_general, load_imagenet, load_prior, round_weights, save_bundle, sha256
 from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe, recipe_from_text
 from flawmap.data.layouts import Listing, Sample
@@ -30,6 +30,9 @@ from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.threshold import choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
+from flawmap.model.familiarity import PRETRAINED
+from flawmap.model.imagenet import ImageNetFeatures
+from flawmap.model.onnx_backbone import OnnxBackbone
 from flawmap.train.budget import Plan, plan_steps, planned
 from flawmap.train.contamination import Floats, allowed, divided, keep_in, kept_in, most, oddness, to_look_with
 from flawmap.train.detect import train_detection
@@ -37,7 +40,7 @@ from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
 from flawmap.train.size import size_line
-from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, photo_size, reduced, sized
+from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, names_of, photo_size, reduced, sized
 
 RECIPE, DEFECTS, CHOICE = "recipe.toml", "defects.json", "choice.json"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
@@ -56,6 +59,11 @@ _FREE = (
     "familiarity",
     "fusion",
     "memory",
+    "backbone",
+    "backbone_mean",
+    "backbone_deviation",
+    "backbone_order",
+    "backbone_sha256",
     "neighbourhood",
     "components",
     "source_weights",
@@ -67,6 +75,18 @@ SIZES = {
     "drawing": _DRAWING,
     "none": _DISCRETE,
 }
+
+
+def own_backbone(recipe: Recipe) -> OnnxBackbone | None:
+    """The backbone that a recipe names, None where it names none. Raises ConfigError, as `read_backbone` does too."""
+    if not recipe.model.backbone:
+        return None
+    if not {*PRETRAINED} & {*recipe.model.familiarity}:
+        raise ConfigError(
+            "model.backbone takes the place of EfficientNet-Lite0, whose features model.familiarity does not name; add "
+            '"imagenet" to it, or leave out model.backbone'
+        )
+    return read_backbone(recipe.model, (recipe.image.height, recipe.image.width))
 
 
 def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> tuple[list[Path], list[Path]]:
@@ -186,7 +206,7 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
             f"the general discrete model has other sizes than the recipe ({sizes}); give one of these with --general, "
             "or change them"
         ) from problem
-    if model.imagenet is not None:
+    if isinstance(model.imagenet, ImageNetFeatures):  # a backbone of the user's own has its weights
         load_imagenet(model.imagenet)
     warm = settings.prior and settings.warm != "none"
     if settings.decoder == "frozen" or (settings.decoder == "general" and not warm):
@@ -212,7 +232,7 @@ def train(
     `general` is the discrete model; None takes the one shipped with flawmap. Of `defects` the defective images are
     learnt from too, with their masks where they have some (data/real.py). `minutes`: as many steps as fit into so many
     on this machine, told by trying some, instead of `recipe.detect.steps`; the bundle's recipe has their number. `say`
-    is told, a line each, at which size photos are inspected and what it was chosen by. `choice`: how the recipe was
+    is given, a line each, at which size photos are inspected and what it was chosen by. `choice`: how the recipe was
     chosen, for the bundle's provenance; a training that goes on keeps what it was begun with. Until the bundle is
     whole, checkpoints and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an uninterrupted
     run gives. Raises TrainingError when there are too few images or minutes, a run is in the way, or `out` exists and
@@ -230,25 +250,30 @@ def train(
     asked, recipe = recipe, _noted_size(folder, recipe) or sized(recipe, good, say)
     photo = photo_size(good)
     say(size_line(asked, recipe, photo))
+    backbone = own_backbone(recipe)
+    if backbone is not None:
+        recipe = recipe.model_copy(update={"model": noted(recipe.model, backbone)})
+        if not quiet:
+            Console(stderr=True).print(summary(recipe.model.backbone, backbone), highlight=False, soft_wrap=True)
     scope = read_scope(recipe.image)
     samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
     learnt = hashes(samples)
     small = reduced(recipe.image, recipe.model.reduction)
     real = RealDefects(samples, small, scope) if defects is not None else None
-    aside = _set_aside(good, recipe, scope, folder, general, machine.device, quiet)
+    aside = _set_aside(good, recipe, scope, folder, general, machine.device, quiet, backbone)
     kept = [path for path in good if path not in aside]
     train_paths, held_out_paths = hold_out(kept, recipe.threshold, recipe.run.seed)
     recipe = for_few(recipe, len(train_paths))
     learning = recipe.model_copy(update={"image": small})
     fresh = not folder.exists()
-    resumed = _take_up(folder, recipe, learnt, photo_names(aside, good), chosen)
+    resumed = _take_up(folder, recipe, learnt, names_of(aside, good), chosen)
     with _removed_unless_begun(folder, fresh):
         plan = planned(folder, minutes, resumed)
         images = good_images(train_paths, learning, scope, folder, quiet)
         held_out = GoodParts(held_out_paths, recipe, scope)
 
         with initial_weights(recipe.run.seed):
-            model = build(recipe.model, with_refinement=recipe.refine.steps > 0)
+            model = build(recipe.model, with_refinement=recipe.refine.steps > 0, backbone=backbone)
         start_weights(model, recipe.model, general)
         model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.train()
@@ -319,6 +344,7 @@ def train(
         "held_out": len(held_out),
         "calibration": method,
         "held_out_folders": folders,
+        "backbone": None if backbone is None else described(recipe.model.backbone, backbone),
         "seed": recipe.run.seed,
         "machine": machine.describe(),
         "minutes_asked": None if plan is None else plan.minutes,
@@ -329,8 +355,8 @@ def train(
         "evidence": {name: round(value, 3) for name, value in evidence.items()},
         "held_out_scores": scores,
         "held_out_peaks": peaks,
-        "good_photos": photo_names(told, good),
-        "set_aside": photo_names(aside, good),
+        "good_photos": names_of(told, good),
+        "set_aside": names_of(aside, good),
         "set_aside_scores": aside_scores,
         "set_aside_sha256": [sha256(path) for path in aside],
         "set_aside_share": len(aside) / len(good),
@@ -352,7 +378,12 @@ def train(
 
 
 def look_before(
-    good: Sequence[Path], recipe: Recipe, scope: Scope, general: DiscreteModel | None, device: torch.device
+    good: Sequence[Path],
+    recipe: Recipe,
+    scope: Scope,
+    general: DiscreteModel | None,
+    device: torch.device,
+    backbone: OnnxBackbone | None = None,
 ) -> Floats:
     """How unlike the others each photo is by features that learnt nothing of the part: (P,), as of `oddness`.
 
@@ -360,7 +391,7 @@ def look_before(
     """
     looking = to_look_with(recipe)
     with initial_weights(recipe.run.seed):
-        model = build(looking.model, with_refinement=False)
+        model = build(looking.model, with_refinement=False, backbone=backbone)
     start_weights(model, looking.model, general)
     model.to(device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return oddness(model.eval(), good, looking, scope, device)
@@ -374,17 +405,18 @@ def _set_aside(
     general: DiscreteModel | None,
     device: torch.device,
     quiet: bool,
+    backbone: OnnxBackbone | None,
 ) -> list[Path]:
     """The photos that are not to be learnt from, as an unfinished training in `folder` noted or by their oddness."""
     contamination = recipe.clean.contamination
     if not contamination:
         return []
-    noted = kept_in(folder, dict(zip(photo_names(good, good), good, strict=True)))
+    noted = kept_in(folder, dict(zip(names_of(good, good), good, strict=True)))
     if noted is not None:
         return noted
     if (folder / RECIPE).exists():
         raise TrainingError(f"{folder} was started without clean.contamination; resume without it")
-    found = look_before(good, recipe, scope, general, device)
+    found = look_before(good, recipe, scope, general, device, backbone)
     aside = [good[index] for index in most(found.tolist(), allowed(contamination, len(good)))]
     if not quiet:
         Console(stderr=True).print(
@@ -421,12 +453,6 @@ def _fitted(
     known, held_out = (GoodParts(paths, recipe, known.scope) for paths in (anew.trained, anew.held_out))
     fitting = CrossFit(model, known, held_out, recipe, device, photos)
     return fitting, fitting.fit(), anew.aside
-
-
-def photo_names(photos: Sequence[Path], good: Sequence[Path]) -> list[str]:
-    """Photos as paths from the folder that holds all good ones, as a bundle's provenance calls them."""
-    root = Path(os.path.commonpath([path.parent.absolute() for path in good]))
-    return [path.absolute().relative_to(root).as_posix() for path in photos]
 
 
 def learn_photos(model: DSR, known: Sequence[GoodParts], device: torch.device) -> GoodPhotos:
@@ -508,6 +534,8 @@ def _take_up(
     """
     note, defects = folder / RECIPE, folder / DEFECTS
     known = json.dumps(learnt)
+    if note.exists():
+        _same_backbone(note, recipe.model, folder)
     if note.exists() and note.read_text(encoding="utf-8") != dump_recipe(recipe):
         raise TrainingError(f"{note} differs from the recipe given; resume with the settings it was started with")
     if note.exists() and (defects.read_text(encoding="utf-8") if defects.exists() else "[]") != known:
@@ -524,3 +552,16 @@ def _take_up(
     except OSError as problem:
         raise TrainingError(f"cannot write to {folder}: {problem.strerror}") from problem
     return any(folder.glob("*.safetensors"))
+
+
+def _same_backbone(note: Path, settings: ModelSettings, folder: Path) -> None:
+    """Raises TrainingError when the training in `folder` began with the same file of a backbone, which changed."""
+    try:
+        begun = recipe_from_text(note.read_text(encoding="utf-8"), str(note)).model
+    except (ConfigError, OSError, UnicodeDecodeError):
+        return  # what differs is told by what follows
+    if begun.backbone == settings.backbone and begun.backbone_sha256 != settings.backbone_sha256:
+        raise TrainingError(
+            f"{settings.backbone} changed since {folder} was started with it; put back the file it was, or delete "
+            f"{folder} to start anew"
+        )

@@ -5,6 +5,7 @@ Axes: B images or tiles, h, w their rows and columns.
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -163,6 +164,12 @@ def _shaped(settings: ImageSettings, shapes: Sequence[tuple[int, int]], step: in
     long = step * round(short * min(max(ratio, 1 / ratio), LONGEST) / step)
     height, width = (long, short) if ratio > 1 else (short, long)
     return settings.model_copy(update={"height": height, "width": width, "aspect": "fixed"})
+
+
+def names_of(photos: Sequence[Path], good: Sequence[Path]) -> list[str]:
+    """Photos as paths from the folder that holds all good ones."""
+    root = Path(os.path.commonpath([path.parent.absolute() for path in good]))
+    return [path.absolute().relative_to(root).as_posix() for path in photos]
 
 
 class Varied:
