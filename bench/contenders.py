@@ -20,24 +20,22 @@ import torch
 from torch import nn
 
 from efficientad import EfficientAD
-from flawmap.bundle import Bundle, build, load_general, save_bundle
+from flawmap.bundle import Bundle, save_bundle
 from flawmap.config import Recipe, load_recipe
 from flawmap.data.dataset import network_input
 from flawmap.data.images import read_image, resize_map, to_uint8, write_image
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.deploy.artefact import GraphRuntime, openvino_options
 from flawmap.deploy.inspector import Inspector
+from flawmap.deploy.recipe_choice import EVERY_PART_PASSES, untrained
 from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import DisagreementError
-from flawmap.measure.threshold import Threshold
-from flawmap.model.familiarity import PRETRAINED
 from flawmap.train.sources import sized
 from transcription import Transcription
 
 RUNTIMES = ("torch", "onnx", "openvino")
 PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
-# Untrained maps are noise: any other threshold outlines thousands of specks, which takes longer than the network.
-LIMIT = Threshold(1.0, 1.0, 0.01, 100, True, "given", "")  # every part passes, as most do on a line
+LIMIT = EVERY_PART_PASSES  # as most do on a line
 
 Array = np.ndarray[Any, Any]
 
@@ -86,18 +84,7 @@ def random_bundle(recipe: str | Recipe, height: int = 0, width: int = 0, seed: i
     if height:
         image = found.image.model_copy(update={"height": height, "width": width or height})
         found = found.model_copy(update={"image": image})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build(found.model, with_refinement=found.refine.steps > 0)
-        if model.imagenet is not None and model.familiarity is not None and found.model.memory:
-            for name, density in model.familiarity.named_densities():
-                if name in PRETRAINED:
-                    density.remember(torch.randn(found.model.memory, len(density.mean)))
-    general = load_general().state_dict()
-    own = model.discrete.state_dict()
-    if all(own[name].shape == tensor.shape for name, tensor in general.items()):
-        model.discrete.load_state_dict(general)
-    return Bundle(model.eval().requires_grad_(False), found, LIMIT, {})
+    return untrained(found, seed)
 
 
 def of_bundle(
@@ -153,16 +140,11 @@ def exported(bundle: Bundle, stem: Path, runtime: str) -> Path:
 def _unchecked(
     bundle: Bundle, stem: Path, runtime: str, images: Sequence[Path] = (), precision: str = "float32"
 ) -> Path:
-    """The same without the check against PyTorch, in INT8 when there are images to fit it to.
-
-    Untrained weights have no ranking to keep, and their maps magnify rounding.
-    """
-    from flawmap.deploy.export import _build, _stamp, describe
+    """The same without the check against PyTorch, in INT8 when there are images to fit it to."""
+    from flawmap.deploy.export import unchecked
 
     with _quiet():
-        file = _build(bundle, runtime, stem, [to_uint8(read_image(path)) for path in images], False, True)
-    _stamp(file, describe(bundle, "", precision, dynamic_batch=False))
-    return file
+        return unchecked(bundle, runtime, stem, [to_uint8(read_image(path)) for path in images], precision)
 
 
 def of_peer(

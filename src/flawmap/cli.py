@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import shutil
 import sys
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from flawmap.measure.threshold import Threshold
     from flawmap.station.record import Record
 
+BY_ACCURACY = ("accurate", "fast")  # recipes that `train --ms` chooses from, the better one first
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
 
@@ -193,7 +195,10 @@ def pretrain_command(
 def train_command(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The bundle, a folder.")],
-    config: Config = "fast",
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="A recipe: a TOML file, or a shipped one (`flawmap recipes`); default: fast."),
+    ] = None,
     settings: Set = None,
     layout: Layout = "auto",
     category: Category = None,
@@ -209,6 +214,14 @@ def train_command(
     minutes: Annotated[
         float | None,
         typer.Option("--minutes", min=0, help="As many steps as fit into so many minutes on this machine."),
+    ] = None,
+    ms: Annotated[
+        float | None,
+        typer.Option(
+            "--ms",
+            min=0,
+            help="By the better of `accurate` and `fast` that takes at most so many milliseconds a part here.",
+        ),
     ] = None,
     contamination: Annotated[
         str | None,
@@ -234,8 +247,13 @@ def train_command(
     if contamination is not None:
         share = parse_share(contamination, "--contamination", "of the good photos")
         settings = [*(settings or []), f"clean.contamination={share!r}"]
-    recipe = load_recipe(config, settings)
+    if ms is not None and config is not None:
+        raise ConfigError("--ms chooses the recipe by itself; leave out --config, or leave out --ms")
+    recipe = load_recipe(config or "fast", settings)
     listing = _listing(data, layout, category)
+    choice = None
+    if ms is not None:
+        recipe, choice = _chosen_recipe(ms, settings, listing, out, resume=resume, overwrite=overwrite)
     model = None if general is None else load_general(general)  # None: train takes the shipped one, once all is checked
     bad = None if defects is None else read_defects(defects)
     if bad is not None:
@@ -244,7 +262,7 @@ def train_command(
     bundle = train(
         listing, recipe, out,
         general=model, resume=resume, overwrite=overwrite, quiet=quiet, defects=bad, minutes=minutes,
-        say=_say,
+        say=_say, choice=choice,
     )  # fmt: skip
     facts = bundle.provenance
     _say(f"trained in {facts['minutes']} min, peak memory {facts['peak_memory_mb']} MB")
@@ -252,7 +270,8 @@ def train_command(
     _say_smallest(bundle, listing, out)
     if facts["set_aside"]:
         _say(f"{len(facts['set_aside'])} photos were set aside as suspicious; look at them: flawmap suspects {out}")
-    _say(f"wrote {out}; inspect with: flawmap inspect {out} IMAGES")
+    by = "" if choice is None else f" --runtime {choice['runtime']} --precision {choice['precision']}"
+    _say(f"wrote {out}; inspect with: flawmap inspect {out} IMAGES{by}")
 
 
 @_command("import", "nothing was written")
@@ -1198,6 +1217,31 @@ def _say_threshold(threshold: Threshold | None) -> None:
         _say(f"threshold {threshold.score:.6g} for an overkill of {threshold.overkill * 100:.3g}%, from {basis}")
     if threshold.note:
         _say(threshold.note)
+
+
+def _chosen_recipe(
+    ms: float, settings: list[str] | None, listing: Listing, out: Path, *, resume: bool, overwrite: bool
+) -> tuple[Recipe, dict[str, Any]]:
+    """The better of the two recipes that takes at most `ms` a part here, and how it was chosen."""
+    from flawmap.config import load_recipe
+    from flawmap.deploy.recipe_choice import choose_recipe
+    from flawmap.train.run import check_place, hold_out, known_choice, run_of
+    from flawmap.train.sources import sized
+
+    if not 0 < ms < math.inf:
+        raise ConfigError(f"--ms {ms:g}: expected milliseconds above 0, as 60")
+    check_place(out, resume=resume, overwrite=overwrite)
+    if known := known_choice(out):
+        if known["asked_ms"] != ms:
+            raise ConfigError(f"{run_of(out)} was started with --ms {known['asked_ms']:g}; resume with the same")
+        return load_recipe(known["recipe"], settings), known
+    if run_of(out).exists() and any(run_of(out).iterdir()):
+        raise ConfigError(f"{run_of(out)} was started without --ms; resume without it")
+    good = sorted(sample.image for sample in listing.train_good)
+    recipes = {name: load_recipe(name, settings) for name in BY_ACCURACY}
+    hold_out(good, recipes["fast"].threshold, recipes["fast"].run.seed)  # too few photos are refused before that
+    timing = choose_recipe(BY_ACCURACY, lambda name: sized(recipes[name], good), ms, good[0], _say)
+    return recipes[timing.recipe], timing.facts(ms)
 
 
 def _smallest(bundle: Bundle) -> Smallest | None:

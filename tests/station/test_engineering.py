@@ -339,12 +339,13 @@ def test_a_photo_that_breaks_after_it_came_is_told_by_the_name_it_came_with(http
 
 
 def test_recipes_that_train_no_inspector_are_neither_offered_nor_taken(http: httpx.Client) -> None:
-    assert [one["name"] for one in http.get("/api/recipes").json()["recipes"]] == ["demo", "fast", "paper"]
+    assert [one["name"] for one in http.get("/api/recipes").json()["recipes"]] == ["accurate", "demo", "fast", "paper"]
     ident = dataset(http, range(100, 112))
     for recipe in ("general", "lean"):
         answer = http.post("/api/trainings", json={"dataset": ident, "name": "part", "recipe": recipe})
         assert answer.status_code == 400
         assert answer.json()["error"] == (
-            f"the recipe '{recipe}' is for `flawmap pretrain` and gives no model; there are: demo, fast, paper"
+            f"the recipe '{recipe}' is for `flawmap pretrain` and gives no model; "
+            "there are: accurate, demo, fast, paper"
         )
     assert http.get("/api/station").json()["training"] is None

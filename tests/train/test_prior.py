@@ -143,7 +143,7 @@ def test_the_drawing_has_a_rate_of_its_own(photos: list[Path], tmp_path: Path) -
     )
 
 
-@pytest.mark.parametrize("name", ["fast", "demo"])
+@pytest.mark.parametrize("name", ["accurate", "fast", "demo"])
 def test_the_shipped_recipes_start_from_the_shipped_prior(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.model.prior == "lean"
@@ -247,7 +247,7 @@ def test_a_prior_may_be_trained_on_from_another(photos: list[Path], tmp_path: Pa
 
 
 @pytest.mark.parametrize("photos", [20, 1000])
-@pytest.mark.parametrize("name", ["fast", "demo"])
+@pytest.mark.parametrize("name", ["accurate", "fast", "demo"])
 def test_the_shipped_recipes_fit_their_prior_from_few_photos_and_from_many(name: str, photos: int) -> None:
     recipe = for_few(load_recipe(name), photos)
     start_weights(build(recipe.model, with_refinement=False), recipe.model, None)

@@ -34,17 +34,17 @@ Session = Callable[[np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]
 class GraphRuntime:
     """The network of an exported inspection, by ONNX Runtime or OpenVINO on the CPU.
 
-    `threads`: CPU threads, 0 for all that this process may use. Raises ConfigError when the runtime is not installed,
-    BundleError when the file is no artefact of flawmap's.
+    `threads`: CPU threads, 0 for all that this process may use. `bfloat16`: as of `open_session`. Raises ConfigError
+    when the runtime is not installed, BundleError when the file is no artefact of flawmap's.
     """
 
     usual_batch = 1  # one image fills a CPU
 
-    def __init__(self, file: Path, threads: int = 0) -> None:
+    def __init__(self, file: Path, threads: int = 0, bfloat16: bool | None = None) -> None:
         self.name = kind_of(file)
         self.about = read_about(file)
         self.one_image = not self.about["dynamic_batch"]
-        self.session = open_session(file, threads, whole=False)
+        self.session = open_session(file, threads, whole=False, bfloat16=bfloat16)
 
     def __call__(self, images: Array) -> Found:
         """(B, 3, h, w) -> Found."""

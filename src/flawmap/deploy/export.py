@@ -144,6 +144,17 @@ def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch:
     }  # fmt: skip
 
 
+def unchecked(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels] = (), precision: str = "float32") -> Path:
+    """Write an artefact as `stem` with its suffix that is not compared with PyTorch: right for its time alone.
+
+    Of an untrained bundle there is no other: it has no ranking to keep, and its maps magnify rounding. `fitted`: images
+    (H, W, 3) uint8 to fit INT8 to. Returns its file. Raises ConfigError when a package is missing.
+    """
+    file = _build(bundle, to, stem, fitted, False, True)
+    _stamp(file, describe(bundle, "", precision, dynamic_batch=False))
+    return file
+
+
 def _build(bundle: Bundle, to: str, stem: Path, fitted: Sequence[Pixels], dynamic_batch: bool, detection: bool) -> Path:
     """Write the artefact as `stem` with its suffix; INT8 when there are images to fit it to, of `detection` too."""
     onnx = package("onnx")

@@ -10,10 +10,11 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,7 +25,7 @@ from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
 from flawmap.data.layouts import Listing, Sample
 from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import Scope, read_scope
-from flawmap.errors import ConfigError, DataError, FlawmapError, TrainingError
+from flawmap.errors import CheckpointError, ConfigError, DataError, FlawmapError, TrainingError, first_line
 from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.threshold import Groups, choose_threshold
 from flawmap.model.discrete import DiscreteModel
@@ -43,7 +44,7 @@ from flawmap.train.size import size_line
 from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, names_of, photo_size, reduced, sized
 
 RUNS = 4  # stretches in the order of capture that are held out, where these are not whole folders
-RECIPE, DEFECTS = "recipe.toml", "defects.json"
+RECIPE, DEFECTS, CHOICE = "recipe.toml", "defects.json", "choice.json"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
 DRAWING = ("coarse_restriction", "fine_restriction", "object_decoder")
 WARM = {"all": (*DRAWING, "detection"), "drawing": DRAWING, "none": ()}
@@ -232,25 +233,26 @@ def train(
     defects: Listing | None = None,
     minutes: float | None = None,
     say: Callable[[str], object] = lambda line: None,
+    choice: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Train on the good training images of `listing` and write the bundle to the folder `out`.
 
     `general` is the discrete model; None takes the one shipped with flawmap. Of `defects` the defective images are
     learnt from too, with their masks where they have some (data/real.py). `minutes`: as many steps as fit into so many
     on this machine, told by trying some, instead of `recipe.detect.steps`; the bundle's recipe has their number. `say`
-    is given, a line each, at which size photos are inspected and what it was chosen by. Until the bundle is whole,
-    checkpoints and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an uninterrupted run
-    gives. Raises TrainingError when there are too few images or minutes or a run is in the way, ImageError for a broken
-    file, BundleError when `out` exists and `overwrite` is not given.
+    is given, a line each, at which size photos are inspected and what it was chosen by. `choice`: how the recipe was
+    chosen, for the bundle's provenance; a training that goes on keeps what it was begun with. Until the bundle is
+    whole, checkpoints and metrics.jsonl are in `out`.run, from where `resume` goes on to the weights an uninterrupted
+    run gives. Raises TrainingError when there are too few images or minutes, a run is in the way, or `out` exists and
+    `overwrite` is not given, ImageError for a broken file.
     """
-    if out.exists() and not overwrite:
-        raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
+    check_place(out, resume=resume, overwrite=overwrite)
     if minutes is not None and not math.isfinite(minutes):
         raise TrainingError(f"{minutes:g} minutes cannot be planned; give a number, as --minutes 15")
     good = sorted(sample.image for sample in listing.train_good)
     hold_out(good, recipe.threshold, recipe.run.seed)  # too few photos are refused before any is read
-    folder = out.with_name(out.name + ".run")
-    _refuse_unfinished(folder, resume)
+    folder = run_of(out)
+    chosen = known_choice(out) if choice is None else dict(choice)
     machine = Machine(recipe.run)
     started = time.monotonic()
     asked, recipe = recipe, _noted_size(folder, recipe) or sized(recipe, good, say)
@@ -272,7 +274,7 @@ def train(
     recipe = for_few(recipe, len(train_paths))
     learning = recipe.model_copy(update={"image": small})
     fresh = not folder.exists()
-    resumed = _take_up(folder, recipe, learnt, names_of(aside, good))
+    resumed = _take_up(folder, recipe, learnt, names_of(aside, good), chosen)
     with _removed_unless_begun(folder, fresh):
         plan = planned(folder, minutes, resumed)
         images = good_images(train_paths, learning, scope, folder, quiet)
@@ -345,6 +347,7 @@ def train(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": listing.name,
         "layout": listing.layout,
+        **chosen,
         "photo_size": [*photo],
         "inspected_at": [recipe.image.height, recipe.image.width],
         "trained_on": len(images),
@@ -487,10 +490,35 @@ def hashes(samples: Sequence[Sample]) -> list[tuple[str, str]]:
         raise DataError(f"{problem.filename} cannot be read ({problem.strerror}); correct or remove it") from problem
 
 
-def _refuse_unfinished(folder: Path, resume: bool) -> None:
-    """Raises TrainingError when the folder holds an unfinished training that is not to be gone on with."""
+def run_of(out: Path) -> Path:
+    """The folder of an unfinished training of the bundle `out`."""
+    return out.with_name(out.name + ".run")
+
+
+def check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raises TrainingError when the bundle `out` exists and is not to be replaced, or an unfinished training of it does
+    and is not to be gone on with."""
+    if out.exists() and not overwrite:
+        raise TrainingError(f"{out} exists; choose another --out, or --overwrite it")
+    folder = run_of(out)
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise TrainingError(f"{folder} holds an unfinished training; go on with --resume, or delete it to start anew")
+
+
+def known_choice(out: Path) -> dict[str, Any]:
+    """How the recipe of an unfinished training of `out` was chosen; empty where there is none, or it was named.
+
+    Raises CheckpointError when the note cannot be read.
+    """
+    file = run_of(out) / CHOICE
+    if not file.exists():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as problem:
+        raise CheckpointError(
+            f"{file} is not readable ({first_line(problem)}); delete {file.parent} to start anew"
+        ) from problem
 
 
 @contextmanager
@@ -504,11 +532,17 @@ def _removed_unless_begun(folder: Path, fresh: bool) -> Iterator[None]:
         raise
 
 
-def _take_up(folder: Path, recipe: Recipe, learnt: Sequence[tuple[str, str]], aside: Sequence[str]) -> bool:
+def _take_up(
+    folder: Path,
+    recipe: Recipe,
+    learnt: Sequence[tuple[str, str]],
+    aside: Sequence[str],
+    choice: Mapping[str, Any],
+) -> bool:
     """Make or take up the folder of an unfinished training; whether there is a checkpoint to go on from.
 
     `learnt`: the real defects it learns from, as `hashes` gives them, which must stay the same. `aside`: the names of
-    the photos that are set aside.
+    the photos that are set aside. `choice`: how the recipe was chosen.
     """
     note, defects = folder / RECIPE, folder / DEFECTS
     known = json.dumps(learnt)
@@ -525,6 +559,8 @@ def _take_up(folder: Path, recipe: Recipe, learnt: Sequence[tuple[str, str]], as
         write_atomically(note, dump_recipe(recipe))
         if learnt:
             write_atomically(defects, known)
+        if choice:
+            write_atomically(folder / CHOICE, json.dumps(choice))
     except OSError as problem:
         raise TrainingError(f"cannot write to {folder}: {problem.strerror}") from problem
     return any(folder.glob("*.safetensors"))

@@ -11,7 +11,7 @@ Axes: H, W rows and columns of a photo, h, w of a grid of features, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flawmap.backbones.read import read_backbone
 from flawmap.bundle import build, load_imagenet
 from flawmap.config import ImageSettings, ModelSettings, Recipe
 from flawmap.data.dataset import network_input
@@ -27,7 +28,8 @@ from flawmap.data.marks import cover_in, direction, window_of
 from flawmap.data.scope import Scope
 from flawmap.measure.metrics import image_auroc
 from flawmap.model.familiarity import HIGH, LOW, PRETRAINED, Density, Moments, surroundings
-from flawmap.model.imagenet import CHANNELS, FINE_CHANNELS, ImageNetFeatures, high_resolution, low_resolution
+from flawmap.model.imagenet import ImageNetFeatures
+from flawmap.model.onnx_backbone import BackboneFeatures
 
 FITTED, LEFT_OUT = 40, 20  # good photos, at most
 FEWEST = 6  # good photos that can tell a size
@@ -54,18 +56,22 @@ class SizeChoice(NamedTuple):
 def gflop(recipe: Recipe) -> float:
     """GFLOP that a DSR of this recipe takes for an image of its height and width: convolutions and matrix products.
 
-    2 FLOP a multiplication with addition. Nothing is computed, and no weights are read.
+    2 FLOP a multiplication with addition. Nothing is computed, and no weights are read, but of a backbone of the user's
+    own. Raises ConfigError where that cannot be used.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FakeTensorMode(), torch.random.fork_rng(devices=[]), torch.no_grad():  # tensors have shapes alone
-        model = build(recipe.model, with_refinement=recipe.refine.steps > 0).eval()
+    size = recipe.image.height, recipe.image.width
+    backbone = read_backbone(recipe.model, size) if recipe.model.backbone else None
+    # Tensors have shapes alone.
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = build(recipe.model, with_refinement=recipe.refine.steps > 0, backbone=backbone).eval()
         for name, density in model.familiarity.named_densities() if model.familiarity is not None else ():
             if recipe.model.memory and name in PRETRAINED:
                 density.remember(torch.empty(recipe.model.memory, len(density.mean)))
         with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, 3, recipe.image.height, recipe.image.width))
+            model(torch.empty(1, 3, *size))
     return float(counter.get_total_flops()) / 1e9
 
 
@@ -81,8 +87,9 @@ def choose_size(
     """The smallest of `candidates`, ascending, whose mean AUROC of drawn marks is within TIE of the best.
 
     paths: good photos, in the order of their names; up to FITTED and LEFT_OUT of them have a say. model: whose
-    neighbourhood and principal components count. With one candidate, or fewer than FEWEST photos, the last candidate
-    is taken as it is, and `aurocs` is empty. The same seed draws the same marks. Raises ImageError for a broken photo.
+    backbone, neighbourhood and principal components count. With one candidate, or fewer than FEWEST photos, the last
+    candidate is taken as it is, and `aurocs` is empty. The same seed draws the same marks. Raises ImageError for a
+    broken photo, ConfigError for a backbone that cannot be used.
     """
     chosen = paths[:: -(-len(paths) // (FITTED + LEFT_OUT))]
     if len(candidates) == 1 or len(chosen) < FEWEST:
@@ -90,8 +97,13 @@ def choose_size(
     # By blocks in the order of names: photos of one run vouch for each other.
     apart = [number * 6 // len(chosen) % 3 == 1 for number in range(len(chosen))]
     fitted = [path for path, out in zip(chosen, apart, strict=True) if not out]
-    features = _features(device)
-    looks = [_Look(settings, scope, model) for settings in candidates]
+    network = _pretrained(model, candidates).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    looks = [_Look(settings, scope, model, network) for settings in candidates]
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        blocks = network.blocks(pixels[None].to(device, memory_format=torch.channels_last))
+        return {LOW: network.low_resolution(blocks).cpu(), HIGH: network.high_resolution(blocks).cpu()}
+
     with torch.inference_mode():
         for path in fitted:
             image = read_image(path)
@@ -163,11 +175,13 @@ def _within(draw: float, size: float, side: float) -> float:
 class _Look:
     """What one size shows: the Gaussians of good photos, then the largest distances of plain photos and of marks."""
 
-    def __init__(self, settings: ImageSettings, scope: Scope, model: ModelSettings) -> None:
+    def __init__(
+        self, settings: ImageSettings, scope: Scope, model: ModelSettings, network: ImageNetFeatures | BackboneFeatures
+    ) -> None:
         self.settings = settings
         self.inside = scope.inside(settings.height, settings.width)
         self.around = {LOW: model.neighbourhood, HIGH: min(model.neighbourhood, 3)}
-        channels = {LOW: CHANNELS, HIGH: FINE_CHANNELS}
+        channels = {LOW: network.low_channels, HIGH: network.high_channels}
         self.sums = {name: Moments(count) for name, count in channels.items()}
         self.densities = {name: Density(count, model.components) for name, count in channels.items()}
         self.plain: list[list[float]] = []  # of each photo, the largest distance by source
@@ -242,17 +256,14 @@ class _Look:
         return float(rest.max())
 
 
-def _features(device: torch.device | str) -> Callable[[Tensor], dict[str, Tensor]]:
-    """Pretrained features by source, (1, C, h, w) on the CPU, of a network's input (3, h, w)."""
+def _pretrained(model: ModelSettings, candidates: Sequence[ImageSettings]) -> ImageNetFeatures | BackboneFeatures:
+    """What gives pretrained features at all of these sizes."""
+    if model.backbone:
+        sizes = [(settings.height, settings.width) for settings in candidates]
+        return BackboneFeatures(read_backbone(model, *sizes))
     network = ImageNetFeatures()
     load_imagenet(network)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def features(pixels: Tensor) -> dict[str, Tensor]:
-        blocks = network.blocks(pixels[None].to(device, memory_format=torch.channels_last))
-        return {LOW: low_resolution(blocks).cpu(), HIGH: high_resolution(blocks).cpu()}
-
-    return features
+    return network
 
 
 def _counting(inside: Mask, grid: Sequence[int]) -> Tensor:
