@@ -11,7 +11,7 @@ import httpx
 import pytest
 from station_helpers import Server, png, wait_until
 
-from flawmap.measure.threshold import Threshold, choose_threshold
+from flawmap.measure.threshold import Groups, Threshold, choose_threshold
 from flawmap.station.access import LOCAL
 from flawmap.station.client import Client
 from flawmap.station.files import Pictures
@@ -28,7 +28,7 @@ def version(threshold: Threshold | None = LIMIT, photos: list[float] = PHOTOS) -
     return Version(
         ref="part@1", name="part", version=1, path=Path(), sha256="", weights_sha256="", threshold=threshold,
         created="", trained_on=90, held_out_scores=tuple(photos), held_out_peaks=tuple(photos), held_out_folders=0,
-        set_aside=0.0, origin="", by="", lacks="",
+        set_aside=0.0, groups=Groups(), tail="observed", origin="", by="", lacks="",
     )  # fmt: skip
 
 
