@@ -452,7 +452,9 @@ def test_training_to_promotion(page: Any, station: Server) -> None:
     expect(page.locator(".progress")).to_contain_text("done", timeout=120_000)
     expect(page.locator(".progress")).to_contain_text("Photos of 80×64 pixels are inspected at 80×64.")
     expect(page.locator(".progress")).to_contain_text("Smallest spot found in 9 of 10: ")
-    expect(page.locator(".progress")).to_contain_text(re.compile(r"\d pixels of the photo \(contrast 20\s%, \d+ photos\)"))
+    expect(page.locator(".progress")).to_contain_text(
+        re.compile(r"\d pixels of the photo \(contrast 20\s%, \d+ photos\)")
+    )
     page.get_by_role("button", name="Compare on recorded parts").click()
     expect(page.locator(".train")).to_contain_text("Against part@", timeout=60_000)
     looked_at(page, "train, compared")
