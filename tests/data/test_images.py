@@ -28,6 +28,7 @@ from flawmap.data.images import (
     resize_image,
     resize_map,
     resize_mask,
+    taken_at,
     to_uint8,
     write_image,
 )
@@ -536,3 +537,21 @@ def test_writing_below_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_name_that_no_file_can_have_is_refused() -> None:
     with pytest.raises(ImageError, match="is not the name of a file"):
         read_image("a\0b.png")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_the_time_of_a_photo_is_that_of_its_exif_data(form: str, tmp_path: Path) -> None:
+    exif, file = Pillow.Exif(), tmp_path / "photo"
+    exif[0x0112] = 1  # without a plain tag Pillow writes none into some formats
+    exif.get_ifd(0x8769).update({0x9003: "2026:05:06 07:08:09", 0x9291: "12"})
+    file.write_bytes(saved(Pillow.new("L", (4, 3)), form, exif=exif))
+    assert taken_at(file) == "2026:05:06 07:08:09.12"
+
+
+def test_a_photo_without_a_time_or_with_damaged_exif_has_none(tmp_path: Path) -> None:
+    text = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0"
+    for number, data in enumerate((colours("JPEG"), colours("PNG"), colours("JPEG", exif=text), b"no image")):
+        (tmp_path / str(number)).write_bytes(data)
+        assert taken_at(tmp_path / str(number)) == ""
+    with pytest.raises(ImageError, match="there is no such file"):
+        taken_at(tmp_path / "missing.png")

@@ -41,6 +41,7 @@ Polygon = np.ndarray[Any, np.dtype[np.int32]]
 
 _LIMIT = threading.Lock()
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_EXIF, _TAKEN, _FRACTION = 0x8769, 0x9003, 0x9291  # the section of EXIF data, DateTimeOriginal, SubSecTimeOriginal
 # What turns or mirrors the stored pixels to the upright image, by EXIF orientation.
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 
@@ -90,6 +91,23 @@ def header_of(data: bytes, name: str) -> Header:
         raise ImageError(f"{name}: not an image; expected PNG, JPEG, BMP, TIFF or WebP") from problem
     except Exception as problem:  # Pillow raises many kinds on damaged headers; each means the same here
         raise _damaged(name, problem) from problem
+
+
+def taken_at(path: str | Path) -> str:
+    """Read from a photo's EXIF data when it was taken: "2026:05:06 07:08:09.12"; "" without a time or if damaged.
+
+    Raises ImageError when the file cannot be read.
+    """
+    data = _bytes_of(Path(path))
+    if data.startswith(b"\x89PNG") and b"eXIf" not in data:
+        return ""  # Pillow would decode the whole picture in search of it
+    try:
+        with _opened(data) as header:
+            facts = header.getexif().get_ifd(_EXIF)
+            time, fraction = (str(facts.get(tag, "")).strip("\0 ") for tag in (_TAKEN, _FRACTION))
+    except Exception:  # Pillow raises many kinds on damaged EXIF, which says nothing of the pixels
+        return ""
+    return f"{time}.{fraction or 0}" if time else ""
 
 
 def to_float(pixels: Stored) -> Image:
