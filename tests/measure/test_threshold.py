@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawmap.errors import DataError
-from flawmap.measure.threshold import Threshold, choose_threshold, threshold_from_labelled
+from flawmap.measure.threshold import Groups, Tail, Threshold, choose_threshold, threshold_from_labelled
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
@@ -142,3 +142,59 @@ def test_labelled_images_of_one_kind_are_refused() -> None:
         threshold_from_labelled([0.1], [], [0.1], 0.01)
     with pytest.raises(DataError, match="good"):
         threshold_from_labelled([], [0.9], [], 0.01)
+
+
+def of_groups(groups: int, each: int, overkill: float = 0.05, tail: Tail = "observed", seed: int = 0) -> Threshold:
+    """Threshold of photos of which those of one group are nearly the same."""
+    rng = np.random.default_rng(seed)
+    scores = (np.repeat(rng.random(groups), each) * 0.99 + 0.01 * rng.random(groups * each)).tolist()
+    return choose_threshold(scores, scores, overkill, tail=tail, groups=Groups(groups, "order"))
+
+
+@pytest.mark.parametrize("tail", ["observed", "estimated"])
+@pytest.mark.parametrize(("overkill", "needed"), [(0.05, 19), (0.1, 9), (0.01, 99)])
+def test_nothing_is_promised_of_fewer_independent_groups_than_are_needed(
+    overkill: float, needed: int, tail: Tail
+) -> None:
+    few, enough = (of_groups(count, 20, overkill, tail) for count in (needed - 1, needed))
+    assert enough.supported and not few.supported
+    refusal = f"No promise: {needed - 1} independent groups (by order of capture); {needed} are needed for"
+    assert few.note.startswith(f"{refusal} {100 * overkill:g} %.")
+    assert f"{20 * needed} good images are of {needed} independent groups" in enough.note
+
+
+def test_what_is_promised_depends_on_the_groups_alone() -> None:
+    for count in (19, 40, 400, 4000):
+        scores = np.linspace(0, 1, count).tolist()
+        assert not choose_threshold(scores, scores, 0.05, groups=Groups(18, "folder")).supported
+        assert choose_threshold(scores, scores, 0.05, groups=Groups(19, "folder")).supported
+
+
+def test_photos_that_are_groups_of_their_own_need_no_note() -> None:
+    scores = np.linspace(0.1, 0.2, 30).tolist()
+    alone = choose_threshold(scores, scores, 0.05, groups=Groups(30, "near-duplicates"))
+    assert alone == choose_threshold(scores, scores, 0.05)
+
+
+def test_photos_of_new_groups_are_rejected_as_often_as_promised() -> None:
+    for groups in (19, 30):
+        observed, photos = (
+            [1 - of_groups(groups, 10, tail=tail, seed=seed).score for seed in range(1500)]
+            for tail in ("observed", "estimated")
+        )
+        assert np.mean(observed) <= 0.05 + 0.004
+        bound = 0.05 + 0.95 / (groups + 1)
+        assert np.mean(observed) < np.mean(photos) <= bound + 0.004
+        assert f"up to {100 * bound:.2g} %" in of_groups(groups, 10, tail="estimated").note
+        assert "up to 5 %" in of_groups(groups, 10).note
+
+
+def test_the_note_of_too_few_groups_says_what_to_expect() -> None:
+    assert "up to 21 % of good parts" in of_groups(5, 20, tail="estimated").note
+    assert "up to 17 % of good parts" in of_groups(5, 20).note
+
+
+def test_groups_are_read_from_provenance_and_unknown_in_an_old_bundle() -> None:
+    assert Groups.of({"groups": {"count": 18, "by": "folder"}}) == Groups(18, "folder")
+    assert Groups.of({}) == Groups.of({"groups": {}}) == Groups(0, "")
+    assert str(Groups(18, "folder")) == "18 independent groups (by folder)"

@@ -10,20 +10,47 @@ The largest of n scores varies much: one odd photo among the good ones moves it.
 order statistic, a threshold can be read instead off an exponential tail through the tenth of the largest scores (peaks
 over threshold: Pickands 1975; of log-odds, as scores lie in [0, 1]), if that is lower. It promises nothing, and says
 so.
+
+Photos come in runs, and those of one run are alike: only independent groups of them are exchangeable with the next part
+(train/folds.py). Of G groups of one size, the share (1 - overkill)(G + 1) / G of all scores keeps the promise for a
+photo of a new group (Dunn, Wasserman & Ramdas 2022; Lee, Barber & Willett 2023); it exists only when G >= 1 / overkill
+- 1, and with fewer groups nothing is promised. An order statistic of photos instead lets up to (1 - overkill) / (G + 1)
+more be rejected, and far fewer defects pass; where a tail may be estimated, it is taken, and that is said.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from flawmap.errors import DataError
 
 Tail = Literal["observed", "estimated"]
 ENOUGH = 3  # scores above an order statistic that make it steady
+BY = {"folder": "folder", "order": "order of capture", "near-duplicates": "likeness"}
 TAIL, TAIL_MIN = 0.1, 5  # the share of the largest scores that a tail is estimated from, and the least number
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The number of independent groups of good photos, 0 where it is not known, and how they were found, as in BY."""
+
+    count: int = 0
+    by: str = ""
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any]) -> Groups:
+        """Read them from a bundle's provenance; unknown in one of an older flawmap."""
+        facts = provenance.get("groups") or {}
+        return cls(int(facts.get("count") or 0), str(facts.get("by") or ""))
+
+    def __str__(self) -> str:
+        return f"{self.count} independent groups{f' (by {BY.get(self.by, self.by)})' if self.by else ''}"
+
+
+UNKNOWN = Groups()
 
 
 @dataclass(frozen=True)
@@ -52,6 +79,7 @@ def choose_threshold(
     folders: int = 0,
     tail: Tail = "observed",
     set_aside: float = 0.0,
+    groups: Groups = UNKNOWN,
 ) -> Threshold:
     """Threshold from scores of good images that were not trained on, and the largest map value of each.
 
@@ -60,7 +88,8 @@ def choose_threshold(
     alike, so that few folders support less than their photos seem to, which the note says too. `tail`: whether the
     threshold is an order statistic whatever the number of images, or is estimated where it would not be steady.
     `set_aside`: the share of the good photos that were taken for defective and have no say; had they been good, more
-    good parts than `overkill` would be rejected, which the note says too.
+    good parts than `overkill` would be rejected, which the note says too. `groups`: their independent groups, if these
+    are known; then their number, not that of images or folders, must be enough for the overkill.
     Raises DataError without images or with an overkill outside (0, 1). There are as many peaks as scores, and all are
     numbers; anything else is a mistake of the program (AssertionError).
     """
@@ -72,20 +101,25 @@ def choose_threshold(
     if not 0 < overkill < 1:
         raise DataError(f"overkill {overkill:g} must lie between 0 and 1, for example 0.01 or 1%")
     needed = math.ceil(1 / overkill - 1 - 1e-9)
-    supported, note = count >= needed, ""
-    if not supported:
+    known = groups.count > 0
+    basis: Literal["observed", "photos"] = "observed" if tail == "observed" else "photos"
+    of_groups = groups.count if known and basis == "observed" else count
+    score, pixel = (_limit(values, overkill, tail, of_groups) for values in (good_scores, good_map_peaks))
+    estimated = score < _order_statistic(good_scores, overkill)
+    supported, note = (groups.count if known else count) >= needed and not estimated, ""
+    if known:
+        note = _note_of_groups(groups, count, overkill, needed, "estimated" if estimated else basis)
+    elif count < needed and not estimated:
         note = (
             f"{count} good images cannot support an overkill of {100 * overkill:.3g} %: {needed} are needed. The "
             f"threshold is the largest of their scores; expect up to {100 / (count + 1):.1f} % of good parts rejected."
         )
-    score, pixel = (_limit(values, overkill, tail) for values in (good_scores, good_map_peaks))
-    if score < _order_statistic(good_scores, overkill):
-        supported = False
-        note = (
-            f"The threshold is estimated from the tail of {count} good images' scores; the largest is "
-            f"{max(good_scores):.3g}. An overkill of {100 * overkill:.3g} % is expected, not promised."
+    if estimated:
+        note += (
+            f"{' ' * bool(note)}The threshold is estimated from the tail of {count} good images' scores; the largest "
+            f"is {max(good_scores):.3g}. An overkill of {100 * overkill:.3g} % is expected, not promised."
         )
-    if folders and folders < needed:
+    if folders and folders < needed and not known:
         supported = False
         note += (
             f"{' ' * bool(note)}They lie in {folders} folder{'s' * (folders > 1)}: that many parts, days or batches."
@@ -124,8 +158,25 @@ def threshold_from_labelled(
     return Threshold(score, plain.pixel, overkill, plain.held_out, plain.supported, "labelled", plain.note)
 
 
-def _limit(values: Sequence[float], overkill: float, tail: Tail) -> float:
-    observed = _order_statistic(values, overkill)
+def _note_of_groups(
+    groups: Groups, images: int, overkill: float, needed: int, basis: Literal["observed", "estimated", "photos"]
+) -> str:
+    """Say how many independent groups there are and what is promised: less where `photos` give the order statistic."""
+    if groups.count < needed:
+        note = f"No promise: {groups}; {needed} are needed for {100 * overkill:.3g} %."
+    elif groups.count < images:
+        note = f"The {images} good images are of {groups}."
+    else:
+        return ""
+    if basis == "estimated":
+        return note
+    share = max(overkill, 1 / (groups.count + 1))
+    share = overkill + (1 - overkill) / (groups.count + 1) if basis == "photos" else share
+    return f"{note} Of new groups, up to {100 * share:.2g} % of good parts are rejected on average."
+
+
+def _limit(values: Sequence[float], overkill: float, tail: Tail, groups: int) -> float:
+    observed = _order_statistic(values, overkill, groups)
     steady = len(values) - _rank(values, overkill) >= ENOUGH
     return observed if steady or tail == "observed" else min(observed, _estimated(values, overkill))
 
@@ -141,11 +192,11 @@ def _estimated(values: Sequence[float], overkill: float) -> float:
     return 1 / (1 + math.exp(-(start + excess * math.log(count / len(odds) / overkill))))
 
 
-def _rank(values: Sequence[float], overkill: float) -> int:
-    """Of the order statistic; more than there are values where it does not exist."""
+def _rank(values: Sequence[float], overkill: float, groups: int = 0) -> int:
+    """Of the order statistic of values of so many groups, 0 for one each; beyond the last where it does not exist."""
     # 1e-9: (n + 1)(1 - overkill) is meant in exact arithmetic
-    return math.ceil((len(values) + 1) * (1 - overkill) - 1e-9)
+    return math.ceil(len(values) * (1 + 1 / (groups or len(values))) * (1 - overkill) - 1e-9)
 
 
-def _order_statistic(values: Sequence[float], overkill: float) -> float:
-    return float(sorted(values)[min(_rank(values, overkill), len(values)) - 1])
+def _order_statistic(values: Sequence[float], overkill: float, groups: int = 0) -> float:
+    return float(sorted(values)[min(_rank(values, overkill, groups), len(values)) - 1])
