@@ -20,7 +20,7 @@ from flawmap.config import load_recipe
 from flawmap.data.layouts import read_layout
 from flawmap.data.scope import Scope
 from flawmap.devices import pick_device
-from flawmap.measure.threshold import choose_threshold
+from flawmap.measure.threshold import Groups, choose_threshold
 from flawmap.train.familiar import CrossFit
 from flawmap.train.run import hold_out
 from flawmap.train.sources import GoodParts
@@ -54,14 +54,17 @@ def main() -> None:
     if model.familiarity is None:
         raise SystemExit("none of these kinds serves; nothing was written")
     scores, peaks = fitting.scores()
+    independent = fitting.independent.facts() if fitting.independent is not None else {}
     limits = choose_threshold(
-        scores, peaks, recipe.threshold.overkill, "cross-fitted good", fitting.folders, recipe.threshold.tail
-    )
+        scores, peaks, recipe.threshold.overkill, "cross-fitted good", fitting.folders, recipe.threshold.tail,
+        groups=Groups.of({"groups": independent}),
+    )  # fmt: skip
     provenance = {
         **bundle.provenance,
         "evidence": {name: round(value, 3) for name, value in found_by.items()},
         "held_out_scores": scores,
         "held_out_peaks": peaks,
+        "groups": independent,
     }
     kept = settings.model_copy(update={"familiarity": model.familiarity.sources})
     again = replace(

@@ -534,17 +534,25 @@ class ThresholdSettings(Section):
         0.1, gt=0, lt=1, description="Share of the good training images kept out of training to set the threshold."
     )
     held_out_min: int = Field(8, ge=1, description="At least this many good images are kept out.")
-    held_out_by: Literal["folder", "photo"] = Field(
+    held_out_by: Literal["folder", "run", "photo"] = Field(
         "folder",
         description="`folder`: where the good photos lie in 8 folders or more (one for each part, day or batch), whole "
         "folders are kept out. A threshold set from photos of parts that were trained on is too low for new parts. "
-        "`photo`: any photos.",
+        "`run`: the same, and where they lie together, four stretches in the order of their names. `photo`: any "
+        "photos.",
     )
     calibration: Literal["held-out", "cross-fitted"] = Field(
         "held-out",
         description="Which good photos tell what good parts come to, where `model.familiarity` is used. `held-out`: "
         "those kept out of training. `cross-fitted`: all, each held against what the others tell; more photos, though "
         "the detection network has learnt from most of them.",
+    )
+    folds: Literal["random", "runs"] = Field(
+        "random",
+        description="Which good photos are left out together, where each is compared with the others: `runs`: those of "
+        "one folder, those taken one after another, or those that look alike, whichever gives the higher scores. The "
+        "threshold then says how many independent groups there are, and promises nothing of too few. `random`: those "
+        "of one folder where whole folders are kept out, else any.",
     )
     tail: Literal["observed", "estimated"] = Field(
         "observed",

@@ -11,10 +11,12 @@ import torch
 
 from flawmap.bundle import build, load_bundle, load_imagenet
 from flawmap.config import Recipe, load_recipe
-from flawmap.data.images import read_image
+from flawmap.data.images import read_image, write_image
 from flawmap.data.layouts import read_layout
 from flawmap.data.scope import Scope
 from flawmap.data.surfaces import SURFACES, write_sample_parts
+from flawmap.deploy.batch import page_provenance
+from flawmap.deploy.evaluation import threshold_at
 from flawmap.deploy.inspector import Inspector
 from flawmap.measure.evidence import NONE
 from flawmap.model.discrete import DiscreteModel
@@ -22,6 +24,7 @@ from flawmap.model.dsr import DSR
 from flawmap.model.familiarity import STEEPNESS
 from flawmap.train import familiar
 from flawmap.train.detect import Sample
+from flawmap.train.renew import renew
 from flawmap.train.run import train
 from flawmap.train.sources import GoodParts
 
@@ -367,24 +370,32 @@ def test_tiles_of_a_part_are_its_windows_and_what_of_them_counts(limit: int, pho
 
 
 @pytest.mark.parametrize(
-    ("policy", "useful", "calibration"),
+    ("policy", "useful", "calibration", "folds"),
     [
-        ("resize", 0.0, "held-out"),
-        ("resize", 0.0, "cross-fitted"),
-        ("tile", 0.0, "cross-fitted"),
-        ("resize", 2.0, "cross-fitted"),
+        ("resize", 0.0, "held-out", "random"),
+        ("resize", 0.0, "held-out", "runs"),
+        ("resize", 0.0, "cross-fitted", "random"),
+        ("resize", 0.0, "cross-fitted", "runs"),
+        ("tile", 0.0, "cross-fitted", "runs"),
+        ("resize", 2.0, "cross-fitted", "random"),
     ],
 )
 def test_a_training_ends_with_the_evidence_that_serves(
-    policy: str, useful: float, calibration: str, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    policy: str,
+    useful: float,
+    calibration: str,
+    folds: str,
+    parts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(familiar, "USEFUL", useful)
     monkeypatch.setattr(familiar, "UNSTEADY", 100.0)
     monkeypatch.setattr(familiar, "with_defects", bright_square)  # of what is painted so small nothing is seen
     monkeypatch.setattr(familiar, "_together_outlines_better", lambda *_: True)  # shares of a third each
     kinds = ("encoder", "detection")
-    told = f"threshold.calibration={calibration}"
-    recipe = recipe_of(f"image.policy={policy}", told, f"model.familiarity={list(kinds)}".replace("'", '"'))
+    told = f"threshold.calibration={calibration}", f"threshold.folds={folds}"
+    recipe = recipe_of(f"image.policy={policy}", *told, f"model.familiarity={list(kinds)}".replace("'", '"'))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         general = DiscreteModel(32, 8, 8, 4)
@@ -434,3 +445,91 @@ def test_photos_are_looked_at_once_where_there_is_room_and_scored_as_anew(
     for number, ((parts, index), group) in enumerate(zip(fit.places, fit.told.groups.tolist(), strict=True)):
         fit.leave_out(group)
         assert (scores[number], peaks[number]) == parts.score(model, index, CPU)
+
+
+@pytest.fixture(scope="module")
+def sheets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Photos of four sheets, one after another, each of another colour."""
+    folder = tmp_path_factory.mktemp("sheets")
+    write_sample_parts(folder / "drawn", SURFACES[0], size=96, train=32, good=1, bad=1, seed=1)
+    colours = np.array([[1.0, 0.2, 0.2], [0.2, 1.0, 0.2], [0.2, 0.2, 1.0], [1.0, 1.0, 1.0]])
+    for number, sample in enumerate(read_layout(folder / "drawn").train_good):
+        pixels = read_image(sample.image) * colours[number // 8]
+        write_image(folder / f"{number}.png", (255 * pixels).round().astype(np.uint8))
+    return [folder / f"{number}.png" for number in range(32)]
+
+
+@pytest.mark.parametrize("kinds", ['["encoder"]', '["encoder", "imagenet"]'])
+@pytest.mark.parametrize("policy", ["resize", "tile"])
+def test_photos_of_a_sheet_are_left_out_together_and_counted_as_one(
+    kinds: str, policy: str, sheets: list[Path]
+) -> None:
+    settings = f"model.familiarity={kinds}", f"image.policy={policy}", "threshold.folds=runs"
+    recipe = recipe_of(*settings, "threshold.calibration=cross-fitted", "model.memory=64")
+    model = model_of(recipe)
+    if model.imagenet is not None:
+        load_imagenet(model.imagenet)
+    fit = fit_of(model, sheets[:10] + sheets[20:], sheets[10:20], recipe)
+    assert fit.independent is not None and fit.independent.by == "order" and fit.independent.count <= 8
+    fold_of = {parts.paths[index]: fold for (parts, index), fold in zip(fit.places, fit.independent.folds, strict=True)}
+    assert all(len({fold_of[path] for path in sheets[start : start + 8]}) <= 2 for start in range(0, 32, 8))
+    at_random = fit_of(model, sheets[:22], sheets[22:], recipe_of("threshold.calibration=cross-fitted"))
+    assert at_random.independent is None
+
+
+def test_good_photos_are_scored_without_their_run_by_sources_calibrated_as_before(sheets: list[Path]) -> None:
+    models = []
+    for folds in ("random", "runs"):
+        kinds, cross = 'model.familiarity=["encoder", "imagenet"]', "threshold.calibration=cross-fitted"
+        recipe = recipe_of(kinds, cross, f"threshold.folds={folds}", "model.memory=64", "anomalies.place=codes")
+        models.append(model := model_of(recipe))
+        assert model.imagenet is not None
+        load_imagenet(model.imagenet)
+        fit = fit_of(model, sheets[:10] + sheets[20:], sheets[10:20], recipe)
+        fit.fit()
+    states = [each.state_dict() for each in models]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    told = fit.told.largest.copy()
+    siblings_known = []
+    for (parts, index), group in zip(fit.places, fit.told.groups.tolist(), strict=True):
+        fit.leave_out(group)
+        siblings_known.append(parts.score(model, index, CPU)[0])
+    fit.leave_out(NONE)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    scores, _ = fit.scores()
+    assert np.mean(scores) > np.mean(siblings_known) + 0.05
+    assert np.array_equal(fit.told.largest, told)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert fit.independent is not None and not np.array_equal(fit.told.groups, fit.independent.folds)
+
+
+def test_only_groups_of_the_photos_held_out_count_where_these_alone_set_the_threshold(sheets: list[Path]) -> None:
+    recipe = recipe_of("threshold.folds=runs")
+    fit = fit_of(model_of(recipe), sheets[:8], sheets[8:], recipe)
+    assert fit.independent is not None and fit.independent.count <= 6
+    assert len(set(fit.told.groups.tolist())) == fit.independent.count
+
+
+def test_a_bundle_says_how_many_independent_groups_there_are(sheets: list[Path], tmp_path: Path) -> None:
+    recipe = recipe_of("threshold.calibration=cross-fitted", "threshold.folds=runs", "threshold.overkill=0.05")
+    folder = tmp_path / "parts"
+    (folder / "train" / "good").mkdir(parents=True)
+    for path in sheets:
+        (folder / "train" / "good" / path.name).write_bytes(path.read_bytes())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        general = DiscreteModel(32, 8, 8, 4)
+    recipe = recipe.model_copy(update={"anomalies": recipe.anomalies.model_copy(update={"place": "codes"})})
+    train(read_layout(folder), recipe, tmp_path / "a.bundle", general=general, quiet=True)
+    bundle = load_bundle(tmp_path / "a.bundle")
+    groups = bundle.provenance["groups"]
+    assert groups["by"] == "order" and groups["count"] <= 8
+    assert bundle.threshold is not None and not bundle.threshold.supported
+    assert bundle.threshold.note.startswith(
+        f"No promise: {groups['count']} independent groups (by order of capture); 19"
+    )
+    assert threshold_at(bundle, 0.05) == bundle.threshold
+    assert threshold_at(bundle, 0.3).supported
+    assert page_provenance(bundle)["groups"] == f"{groups['count']} independent groups (by order of capture)"
+    renewed, _ = renew(bundle, "a.bundle", sheets[:4])
+    assert groups["count"] < renewed.provenance["groups"]["count"] <= groups["count"] + 4

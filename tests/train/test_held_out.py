@@ -13,7 +13,8 @@ from torch import nn
 from flawmap.config import Recipe
 from flawmap.measure.conformal import p_value
 from flawmap.model.familiarity import Familiarity, Moments
-from flawmap.train.familiar import NONE, CrossFit, grouped, in_whole_folders
+from flawmap.train.familiar import NONE, CrossFit, in_whole_folders
+from flawmap.train.folds import grouped
 
 CPU = torch.device("cpu")
 

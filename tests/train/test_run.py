@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import signal
 import subprocess
@@ -244,6 +245,18 @@ def test_whole_folders_are_held_out_where_there_are_many() -> None:
     any_photos = hold_out(paths, ThresholdSettings(held_out_by="photo"), 0)[1]
     assert len(any_photos) == 14
     assert len({path.parent for path in any_photos}) > 2
+
+
+def test_stretches_in_the_order_of_names_are_held_out() -> None:
+    paths = [Path(f"good/{i}.png") for i in range(100)]
+    settings = ThresholdSettings(held_out_by="run", held_out=0.2)
+    train_paths, held_out = hold_out(paths, settings, 0)
+    assert sorted(train_paths + held_out) == sorted(paths) and len(held_out) == 20
+    numbers = sorted(int(path.stem) for path in held_out)
+    assert sum(after - before > 1 for before, after in itertools.pairwise(numbers)) <= 3, "four stretches of five"
+    assert hold_out(paths, settings, 0)[1] == held_out != hold_out(paths, settings, 1)[1]
+    folders = [Path(f"part{folder:02}/{i}.png") for folder in range(20) for i in range(7)]
+    assert hold_out(folders, settings, 0) == hold_out(folders, ThresholdSettings(held_out=0.2), 0)
 
 
 def test_any_photos_are_held_out_where_folders_are_few_or_one_holds_nearly_all() -> None:

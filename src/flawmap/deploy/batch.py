@@ -24,6 +24,7 @@ from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import DataError, ImageError
 from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.scores import Region
+from flawmap.measure.threshold import Groups
 from flawmap.measure.tiled import preview_factor, reduced_map
 
 COLUMNS = ("image", "score", "threshold", "defective", "regions", "map", "overlay", "error", "p_value")
@@ -170,7 +171,9 @@ def report_image(name: str, found: Inspection, truth: bool | None = None, kind: 
 
 def page_provenance(bundle: Bundle) -> dict[str, Any]:
     """What a report says of the bundle: the single facts of its provenance, without the lists."""
-    return {name: fact for name, fact in bundle.provenance.items() if isinstance(fact, str | int | float)}
+    facts = {name: fact for name, fact in bundle.provenance.items() if isinstance(fact, str | int | float)}
+    groups = Groups.of(bundle.provenance)
+    return facts | ({"groups": str(groups)} if groups.count else {})
 
 
 def _inspected(

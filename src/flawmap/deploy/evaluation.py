@@ -20,7 +20,7 @@ from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import BundleError, ConfigError, DataError, LayoutError
 from flawmap.measure.evaluate import Evaluation, ImageResult, evaluate_results, write_evaluation
 from flawmap.measure.report import ReportImage, render_report
-from flawmap.measure.threshold import Threshold, choose_threshold, threshold_from_labelled
+from flawmap.measure.threshold import Groups, Threshold, choose_threshold, threshold_from_labelled
 
 PROTOCOLS = ("full", "authors")
 METRICS = {
@@ -148,6 +148,7 @@ def threshold_at(bundle: Bundle, overkill: float) -> Threshold:
         int(bundle.provenance.get("held_out_folders") or 0),
         bundle.recipe.threshold.tail,
         float(bundle.provenance.get("set_aside_share") or 0),
+        Groups.of(bundle.provenance),
     )
 
 

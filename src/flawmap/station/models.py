@@ -13,6 +13,7 @@ import logging
 import re
 import shutil
 import threading
+import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flawmap.errors import BundleError, StationError
-from flawmap.measure.threshold import Threshold, choose_threshold
+from flawmap.measure.threshold import Groups, Tail, Threshold, choose_threshold
 from flawmap.station.files import link, to_disk
 from flawmap.station.record import Entry, Record, Row, now, records
 from flawmap.station.workers import Pool
@@ -58,6 +59,8 @@ class Version:
     held_out_peaks: tuple[float, ...]
     held_out_folders: int
     set_aside: float
+    groups: Groups
+    tail: Tail
     origin: str
     by: str
     lacks: str
@@ -194,6 +197,7 @@ class Models:
                 threshold = choose_threshold(
                     version.held_out_scores, version.held_out_peaks, overkill,
                     folders=version.held_out_folders, set_aside=version.set_aside,
+                    groups=version.groups, tail=version.tail,
                 )  # fmt: skip
             return self._add(version.path, version.name, who, f"threshold of {version.ref}", note, threshold)
 
@@ -336,12 +340,23 @@ def _read(path: Path) -> Version | None:
             held_out_peaks=tuple(float(value) for value in facts.get("held_out_peaks") or ()),
             held_out_folders=int(facts.get("held_out_folders") or 0),
             set_aside=float(facts.get("set_aside_share") or 0),
+            groups=Groups.of(facts),
+            tail=_tail(path) if Groups.of(facts).count else "observed",
             origin=str(about.get("origin", "copied to the models folder")),
             by=str(about.get("by", "")),
             lacks=_lacks(path, note),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _tail(path: Path) -> Tail:
+    """How the bundle's recipe reads a threshold off scores."""
+    try:
+        settings = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8")).get("threshold", {})
+    except (OSError, ValueError):  # what is wrong with the recipe is said where the bundle is opened
+        return "observed"
+    return "estimated" if settings.get("tail") == "estimated" else "observed"
 
 
 def _lacks(path: Path, note: dict[str, Any]) -> str:

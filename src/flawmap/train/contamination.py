@@ -34,10 +34,10 @@ from flawmap.train.familiar import (
     Looks,
     add_moments,
     evenly,
-    grouped,
     measure,
     remember,
 )
+from flawmap.train.folds import grouped
 from flawmap.train.loop import write_atomically
 from flawmap.train.sources import FOLDERS, GoodParts
 

@@ -10,7 +10,6 @@ Axes: B images or tiles, C channels, H, W rows and columns of the network's inpu
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 
 from flawmap.bundle import round_weights
 from flawmap.config import Recipe
-from flawmap.data.images import Mask
-from flawmap.measure.evidence import NONE, GoodEvidence, Numbers
+from flawmap.data.images import Mask, taken_at
+from flawmap.measure.evidence import NONE, GoodEvidence
 from flawmap.measure.evidence import Floats as Floats64
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
@@ -38,6 +37,8 @@ from flawmap.model.familiarity import (
 )
 from flawmap.train.core_set import core_set
 from flawmap.train.detect import with_defects
+from flawmap.train.folds import CELLS as GRID
+from flawmap.train.folds import Partition, by_folder, by_runs, grouped
 from flawmap.train.loop import seeded
 from flawmap.train.sources import GoodParts
 
@@ -133,8 +134,8 @@ class CrossFit:
     undone. With "held-out" the Gaussians are of photos trained on, and only those held out tell what they come to.
 
     photos: how many have a say, at most about; 0 for PHOTOS. places: those that tell, each as (parts, number in them);
-    folders: how many whole folders these are, 0 where each photo stands for itself; told: what they have told, photos
-    in the same order.
+    folders: how many whole folders these are, 0 where each photo stands for itself; independent: their partition into
+    independent groups with `threshold.folds` = "runs" (folds.py); told: what they have told, photos in the same order.
     """
 
     def __init__(
@@ -167,15 +168,23 @@ class CrossFit:
         every = [*self.places, *(place for place in more if place not in known)] if cross else self.places
         whole = in_whole_folders(trained.paths, held_out.paths)
         self.folders = len({parts.paths[index].parent for parts, index in self.places}) if whole else 0
+        self._looks = Looks(model, device)
+        self.independent: Partition | None = None
+        self._runs: list[tuple[Place, int]] = []  # whose folds for the threshold are not those of the fit
         units = [parts.paths[index] for parts, index in every]
         units = [path.parent for path in units] if self.folders > 1 else units
         group_of = grouped([str(unit) for unit in units], FOLDS if cross else len(units), recipe.run.seed)
+        if recipe.threshold.folds == "runs":
+            found = partition(every, len(self.places), self.folders > 1, self._looks, recipe.run.seed)
+            if cross and found.by != "folder" and found.count < len(every):
+                self._runs = [*zip(every, found.folds.tolist(), strict=True)]
+            self.independent = found.of_first(len(self.places))
+            group_of = group_of if cross else found.groups
         groups = group_of[: len(self.places)]
         self._fitted = [*zip(self.places, groups.tolist(), strict=True)] if cross else [(place, -1) for place in learnt]
         self._remembered = [*zip(every, group_of.tolist(), strict=True)] if cross else [(place, -1) for place in more]
         size = len(self.places), len(self.kinds)
         self.told = GoodEvidence(self.kinds, {}, groups, np.full(size, -math.inf), np.zeros(size[0]), np.zeros(size[1]))
-        self._looks = Looks(model, device)
 
     @torch.no_grad()
     def fit(self) -> dict[str, float]:
@@ -210,13 +219,29 @@ class CrossFit:
     def scores(self) -> tuple[list[float], list[float]]:
         """(score, largest value of the map) of each of `places`, as of a photo that nothing was set by."""
         scores: list[float] = []
+        runs = self._without_runs() if self._runs else None
         for number, (place, group) in enumerate(zip(self.places, self.told.groups.tolist(), strict=True)):
             self.leave_out(group)
+            if runs is not None:
+                runs.wear_gaussians(_of(self.model), self._runs[number][1])
+                round_weights(_of(self.model))
             score, self.told.peaks[number] = self._looks.score(place)
             scores.append(score)
         self.leave_out(NONE)
         self._looks = Looks(self.model, self.device)  # what was kept is not needed any more
         return scores, self.told.peaks.tolist()
+
+    def _without_runs(self) -> GoodEvidence:
+        """Gaussians and memory banks by the folds of the threshold; calibrated as in the fit."""
+        count = len(self.places)
+        found = GoodEvidence(
+            self.told.kinds, {}, np.array([fold for _, fold in self._runs[:count]]), self.told.largest,
+            self.told.peaks, self.told.usual, self.told.trust,
+        )  # fmt: skip
+        add_moments(found, self._runs[:count], self._looks)
+        if self._memory and REMEMBERED in self.told.kinds:
+            remember(found, found, self._runs, self._memory, self._looks)
+        return found
 
     @torch.no_grad()
     def scores_of(self, parts: GoodParts) -> list[float]:
@@ -296,6 +321,40 @@ class CrossFit:
         round_weights(_of(self.model))
         examined = self.model.examine(_laid_out(picture, self.device))
         return [_largest(found, cells) for found, cells in _evidence(self.model, examined, inside)]
+
+
+def partition(photos: Sequence[Place], calibration: int, whole_folders: bool, looks: Looks, seed: int) -> Partition:
+    """Partition photos into independent groups and FOLDS folds; the first `calibration` of them are looked at later."""
+    paths = [parts.paths[index] for parts, index in photos]
+    if whole_folders:
+        return by_folder(paths, FOLDS, seed)
+    times = [taken_at(path) for path in paths]
+    return by_runs(paths, grids(photos, calibration, looks), FOLDS, seed, times if all(times) else None)
+
+
+@torch.no_grad()
+def grids(photos: Sequence[Place], calibration: int, looks: Looks) -> Tensor:
+    """Pool the features of each photo into a coarse grid, (P, C, GRID, GRID), in which siblings are found.
+
+    ImageNet's features where the model has them, else those of its first source; 0 outside the region of interest. All
+    features of the first `calibration` photos are kept in `looks`.
+    """
+    names = [name for name, _ in _of(looks.model).named_densities()]
+    found = []
+    for number, place in enumerate(photos):
+        cells = []
+        if REMEMBERED in names:
+            if number < calibration and place[0].whole is not None:
+                next(looks.at(place))
+            for features, inside in looks.surroundings(place, TILES):
+                cells.append(features if inside is None else features * inside)
+        else:
+            for seen, mask in looks.at(place, TILES):
+                features, inside = seen.features[names[0]], _cells(mask, seen.features[names[0]])
+                cells.append(within_border(features if inside is None else features * inside))
+        pooled = [nn.functional.adaptive_avg_pool2d(each.float(), GRID)[0] for each in cells]
+        found.append(torch.stack(pooled).mean(0).cpu())
+    return torch.stack(found)
 
 
 def add_moments(told: GoodEvidence, photos: Sequence[tuple[Place, int]], looks: Looks) -> None:
@@ -389,18 +448,6 @@ def in_whole_folders(trained: Sequence[Path], held_out: Sequence[Path]) -> bool:
     """Whether whole folders were held out, so that each stands for a part, a day or a batch."""
     learnt = {path.parent for path in trained}
     return bool(held_out) and not any(path.parent in learnt for path in held_out)
-
-
-def grouped(units: Sequence[str], count: int, seed: int) -> Numbers:
-    """The group of each of P photos, (P,) int: `count` groups of about as many photos, those of one unit together."""
-    sizes = Counter(units)
-    names = sorted(sizes)
-    filled = np.zeros(max(min(count, len(names)), 1), np.int64)
-    group = {}
-    for index in torch.randperm(len(names), generator=seeded(seed, 41)).tolist():
-        group[names[index]] = int(filled.argmin())
-        filled[group[names[index]]] += sizes[names[index]]
-    return np.array([group[unit] for unit in units], np.int64)
 
 
 def _evidence(model: DSR, seen: Look | Examined, inside: Mask | None) -> Iterator[tuple[Tensor, Tensor | None]]:

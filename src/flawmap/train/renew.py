@@ -11,7 +11,7 @@ import copy
 import datetime
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from flawmap.data.scope import Scope
 from flawmap.devices import pick_device
 from flawmap.errors import BundleError, TrainingError
 from flawmap.measure.evidence import Floats, GoodEvidence
-from flawmap.measure.threshold import choose_threshold
+from flawmap.measure.threshold import Groups, choose_threshold
 from flawmap.model.familiarity import STEEPNESS
-from flawmap.train.familiar import FOLDS, Looks, add_moments, grouped, measure, remember
+from flawmap.train.familiar import FOLDS, Looks, add_moments, measure, partition, remember
+from flawmap.train.folds import grouped
 from flawmap.train.sources import GoodParts
 
 ROUNDED = 1e-7  # from 0 and 1: nearer, a score in single precision tells no log-odds
@@ -82,14 +83,18 @@ def renew(
     good_before, defects_before = (photos.scores(model, place)[0] for photos in (parts, bad))
 
     folders = {path.parent for path in parts.paths}
-    units = [str(path.parent if len(folders) >= FEWEST else path) for path in parts.paths]
-    groups = grouped(units, FOLDS, bundle.recipe.run.seed)
+    photos, looks = [(parts, index) for index in range(len(parts))], Looks(model, place)
+    independent = Groups.of(bundle.provenance)
+    if independent.count:
+        siblings = partition(photos, len(photos), len(folders) >= FEWEST, looks, bundle.recipe.run.seed)
+        groups, independent = siblings.folds, replace(independent, count=independent.count + siblings.count)
+    else:
+        units = [str(path.parent if len(folders) >= FEWEST else path) for path in parts.paths]
+        groups = grouped(units, FOLDS, bundle.recipe.run.seed)
     old = bundle.evidence
     added = GoodEvidence(
         old.kinds, {}, groups, np.full((len(parts), len(old.kinds)), -math.inf), np.zeros(len(parts)), old.usual
     )
-    photos = [(parts, index) for index in range(len(parts))]
-    looks = Looks(model, place)
     add_moments(added, list(zip(photos, groups.tolist(), strict=True)), looks)
     if old.patches:  # as many of each photo as there are of the old
         share = sum(map(len, old.patches.values())) / old.remembered
@@ -117,12 +122,14 @@ def renew(
         folders_told,
         bundle.recipe.threshold.tail,
         aside["set_aside_share"],
+        independent,
     )
     provenance = {
         **bundle.provenance,
         "held_out_scores": scores,
         "held_out_peaks": told.peaks.tolist(),
         "held_out_folders": folders_told,
+        "groups": asdict(independent) if independent.count else {},
         "good_photos": [*(bundle.provenance.get("good_photos") or []), *(path.name for path in parts.paths)],
         **aside,
         "taken_in": [

@@ -26,17 +26,19 @@ from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import Scope, read_scope
 from flawmap.errors import ConfigError, DataError, FlawmapError, TrainingError
 from flawmap.measure.photos import TILES, GoodPhotos, learn, take
-from flawmap.measure.threshold import choose_threshold
+from flawmap.measure.threshold import Groups, choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.train.budget import Plan, plan_steps, planned
 from flawmap.train.contamination import Floats, allowed, divided, keep_in, kept_in, most, oddness, to_look_with
 from flawmap.train.detect import train_detection
 from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole_folders
+from flawmap.train.folds import capture_orders
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
 from flawmap.train.refine import train_refinement
 from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, shaped
 
+RUNS = 4  # stretches in the order of capture that are held out, where these are not whole folders
 RECIPE, DEFECTS = "recipe.toml", "defects.json"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
 DRAWING = ("coarse_restriction", "fine_restriction", "object_decoder")
@@ -66,7 +68,8 @@ SIZES = {
 def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> tuple[list[Path], list[Path]]:
     """(to train on, held out for the threshold), drawn by `seed`. Raises TrainingError when there are too few.
 
-    Whole folders are held out where `settings.held_out_by` is "folder" and there are FOLDERS or more.
+    Whole folders are held out where there are FOLDERS or more, unless `settings.held_out_by` is "photo". Of fewer,
+    "run" holds out RUNS stretches of the order of capture, so that few photos have siblings among those trained on.
     """
     ordered = sorted(paths)
     count = max(settings.held_out_min, round(settings.held_out * len(ordered)))
@@ -83,11 +86,16 @@ def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> t
     for path in ordered:
         folders.setdefault(path.parent, []).append(path)
     chosen: set[Path] = set()
-    if settings.held_out_by == "folder" and len(folders) >= FOLDERS:
+    if settings.held_out_by != "photo" and len(folders) >= FOLDERS:
         for name in shuffled(sorted(folders)):
             folder = folders[name]
             if len(chosen) < count and len(chosen) + len(folder) <= min(2 * count, len(ordered) - 1):
                 chosen.update(folder)
+    if len(chosen) < count and settings.held_out_by == "run":
+        order, length = capture_orders(ordered)[0].tolist(), math.ceil(count / RUNS)
+        places = torch.randperm(len(order) // length, generator=seeded(seed, 30)).tolist()
+        runs = [index for place in places for index in order[place * length : (place + 1) * length]]
+        chosen = {ordered[index] for index in runs[:count]}
     if len(chosen) < count:  # the photos lie together, or in folders too large to do without
         chosen = set(shuffled(ordered)[:count])
     return [path for path in ordered if path not in chosen], sorted(chosen)
@@ -251,6 +259,7 @@ def train(
         scores, peaks = fitting.scores()
         told = [parts.paths[index] for parts, index in fitting.places]
         folders, method = fitting.folders, f"{recipe.threshold.calibration} good"
+        independent = fitting.independent.facts() if fitting.independent is not None else {}
         aside_scores = fitting.scores_of(GoodParts(aside, recipe, scope))
     else:
         scores, peaks = held_out.scores(model, machine.device)
@@ -258,10 +267,12 @@ def train(
         aside_scores = GoodParts(aside, recipe, scope).scores(model, machine.device)[0]
         whole = in_whole_folders(known.paths, held_out.paths)
         folders, method = len({path.parent for path in held_out.paths}) if whole else 0, "held-out good"
+        independent = {}
     settings = recipe.threshold
     threshold = choose_threshold(
-        scores, peaks, settings.overkill, method, folders, settings.tail, len(aside) / len(good)
-    )
+        scores, peaks, settings.overkill, method, folders, settings.tail, len(aside) / len(good),
+        Groups.of({"groups": independent}),
+    )  # fmt: skip
     provenance = {
         "flawmap": version("flawmap"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -272,6 +283,7 @@ def train(
         "held_out": len(held_out),
         "calibration": method,
         "held_out_folders": folders,
+        "groups": independent,
         "seed": recipe.run.seed,
         "machine": machine.describe(),
         "minutes_asked": None if plan is None else plan.minutes,
