@@ -270,8 +270,7 @@ def leave_one_set_out(candidates: Sequence[State]) -> Choices:
     found = []
     for left_out in names:
         means = {
-            name: fmean(value for part, value in by_set.items() if part != left_out)
-            for name, by_set in figures.items()
+            name: fmean(value for part, value in by_set.items() if part != left_out) for name, by_set in figures.items()
         }
         chosen = max(means, key=lambda name: means[name])
         best = max(figures, key=lambda name: figures[name][left_out])

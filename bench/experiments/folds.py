@@ -22,7 +22,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from flawmap.measure.threshold import Groups, choose_threshold
+from flawmap.measure.threshold import BY, choose_threshold
 from flawmap.model.familiarity import SHRINKAGE_OF_MEMORY, Density, Moments, surroundings
 from flawmap.train.core_set import core_set
 from flawmap.train.familiar import DIRECTIONS, FOLDS
@@ -96,26 +96,27 @@ def cross_fitted(good: Tensor, folds: Numbers, new: Sequence[Tensor]) -> tuple[l
     return found.tolist(), [scores(photos, everything) for photos in new]
 
 
-def partitions(paths: list[Path], good: Tensor, name: str) -> dict[str, Partition]:
-    """Ways to leave photos out: any, by order, by likeness, and as a training chooses."""
+def partitions(paths: list[Path], good: Tensor, name: str) -> tuple[dict[str, Numbers], Partition]:
+    """Folds at random, by order, by likeness and as a training chooses them, and what it chooses."""
     small = nn.functional.adaptive_avg_pool2d(good, CELLS)
     orders = capture_orders(paths)
     alone, alike = np.arange(len(paths)), near_duplicates(small, orders[0])
     blocks = np.empty(len(paths), np.int64)
     blocks[orders[0]] = np.arange(len(paths)) * FOLDS // len(paths)
-    return {
-        "random": Partition(alone, grouped([str(each) for each in alone], FOLDS, 0), "near-duplicates"),
-        "order of names": Partition(alone, blocks, "order"),
-        "likeness": Partition(alike, grouped([str(each) for each in alike], FOLDS, 0), "near-duplicates"),
-        "chosen": by_folder(paths, FOLDS, 0) if name in BY_FOLDER else by_runs(paths, small, FOLDS, 0),
+    chosen = by_folder(paths, FOLDS, 0) if name in BY_FOLDER else by_runs(paths, small, FOLDS, 0)
+    ways = {
+        "random": grouped([str(each) for each in alone], FOLDS, 0),
+        "order of names": blocks,
+        "likeness": grouped([str(each) for each in alike], FOLDS, 0),
+        "chosen": chosen.folds,
     }
+    return ways, chosen
 
 
-def shares(good: Tensor, folds: Partition, new: Tensor, defective: Tensor, known: bool) -> tuple[int, float]:
+def shares(good: Tensor, folds: Numbers, new: Tensor, defective: Tensor) -> tuple[int, float]:
     """Rejected good photos that are new, and the share of defective ones that escape."""
-    found, (others, bad) = cross_fitted(good, folds.folds, [new, defective])
-    groups = Groups(folds.count, folds.by) if known else Groups()
-    limit = choose_threshold(found, found, OVERKILL, tail="estimated", groups=groups).score
+    found, (others, bad) = cross_fitted(good, folds, [new, defective])
+    limit = choose_threshold(found, found, OVERKILL, tail="estimated").score
     return int((np.array(others) > limit).sum()), float((np.array(bad) <= limit).mean())
 
 
@@ -127,11 +128,11 @@ def by_test_photos(cache: Path, names: Sequence[str]) -> None:
         good = photos[: len(facts["good"])]
         test = photos[len(good) :]
         bad = torch.from_numpy(facts["defective"])
-        ways = partitions([Path(path) for path in facts["good"]], good, name)
-        found = {way: shares(good, each, test[~bad], test[bad], way == "chosen") for way, each in ways.items()}
+        ways, chosen = partitions([Path(path) for path in facts["good"]], good, name)
+        found = {way: shares(good, folds, test[~bad], test[bad]) for way, folds in ways.items()}
         told = " | ".join(f"{rejected}, {100 * escape:.0f} %" for rejected, escape in found.values())
         count, most = int((~bad).sum()), int(binom.ppf(0.95, int((~bad).sum()), ALLOWED))
-        groups = f"{ways['chosen'].count}, by {ways['chosen'].by}"
+        groups = f"{chosen.count}, by {BY[chosen.by]}"
         print(f"| {name} ({count} good to test) | {len(good)} | {groups} | {told} | {most} |", flush=True)
 
 
@@ -149,10 +150,10 @@ def by_new_runs(cache: Path, names: Sequence[str]) -> None:
             new = np.zeros(len(good), np.bool_)
             new[order[quarter * len(good) // QUARTERS : (quarter + 1) * len(good) // QUARTERS]] = True
             kept = good[torch.from_numpy(~new)]
-            ways = partitions(list(paths[~new]), kept, name)
-            groups.append(str(ways["chosen"].count))
+            ways, chosen = partitions(list(paths[~new]), kept, name)
+            groups.append(str(chosen.count))
             for way, found in told.items():
-                one = shares(kept, ways[way], good[torch.from_numpy(new)], photos[bad], way == "chosen")
+                one = shares(kept, ways[way], good[torch.from_numpy(new)], photos[bad])
                 found.append((100 * one[0] // max(int(new.sum()), 1), one[1]))
         cols = []
         for found in told.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -88,6 +89,27 @@ def test_a_model_without_a_threshold_is_told_as_such(opened: Callable[[], Models
     assert (models.current, told["usable"], told["why_code"]) == (None, False, "no-threshold")
     with pytest.raises(StationError, match="part@1 has no threshold; set one with"):
         models.use("part@1", "anna")
+
+
+@pytest.mark.parametrize("tail", ["observed", "estimated"])
+def test_a_new_threshold_promises_what_the_independent_groups_allow(
+    opened: Callable[[], Models], tmp_path: Path, tail: str
+) -> None:
+    part = tmp_path / "models" / "part.bundle"
+    old = opened().with_threshold("part@1", None, 0.1, "anna", "").threshold
+    assert old is not None and old.supported and old.note == "", "of 30 photos, nothing is known of groups"
+    note = json.loads((part / "bundle.json").read_text(encoding="utf-8"))
+    note["provenance"]["groups"] = {"count": 8, "by": "order"}
+    (part / "bundle.json").write_text(json.dumps(note), encoding="utf-8")
+    recipe = (part / "recipe.toml").read_text(encoding="utf-8").replace('tail = "observed"', f'tail = "{tail}"')
+    (part / "recipe.toml").write_text(recipe, encoding="utf-8")
+    models = opened()
+    few, enough = (models.with_threshold("part@1", None, share, "anna", "").threshold for share in (0.1, 0.12))
+    assert few is not None and enough is not None
+    assert not few.supported and few.note.startswith("No promise: 8 independent groups (by order of capture); 9 are")
+    assert enough.note.startswith("The 30 good images are of 8 independent groups")
+    highest = max(models.find("part@1").held_out_scores)
+    assert few.score == highest if tail == "observed" else few.score < highest, "as the recipe has it"
 
 
 def test_the_files_looked_for_are_those_of_a_bundle() -> None:

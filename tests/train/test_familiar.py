@@ -471,10 +471,36 @@ def test_photos_of_a_sheet_are_left_out_together_and_counted_as_one(
         load_imagenet(model.imagenet)
     fit = fit_of(model, sheets[:10] + sheets[20:], sheets[10:20], recipe)
     assert fit.independent is not None and fit.independent.by == "order" and fit.independent.count <= 8
-    group_of = {parts.paths[index]: group for (parts, index), group in zip(fit.places, fit.told.groups, strict=True)}
-    assert all(len({group_of[path] for path in sheets[start : start + 8]}) <= 2 for start in range(0, 32, 8))
+    fold_of = {parts.paths[index]: fold for (parts, index), fold in zip(fit.places, fit.independent.folds, strict=True)}
+    assert all(len({fold_of[path] for path in sheets[start : start + 8]}) <= 2 for start in range(0, 32, 8))
     at_random = fit_of(model, sheets[:22], sheets[22:], recipe_of("threshold.calibration=cross-fitted"))
     assert at_random.independent is None
+
+
+def test_good_photos_are_scored_without_their_run_by_sources_calibrated_as_before(sheets: list[Path]) -> None:
+    models = []
+    for folds in ("random", "runs"):
+        kinds, cross = 'model.familiarity=["encoder", "imagenet"]', "threshold.calibration=cross-fitted"
+        recipe = recipe_of(kinds, cross, f"threshold.folds={folds}", "model.memory=64", "anomalies.place=codes")
+        models.append(model := model_of(recipe))
+        assert model.imagenet is not None
+        load_imagenet(model.imagenet)
+        fit = fit_of(model, sheets[:10] + sheets[20:], sheets[10:20], recipe)
+        fit.fit()
+    states = [each.state_dict() for each in models]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    told = fit.told.largest.copy()
+    siblings_known = []
+    for (parts, index), group in zip(fit.places, fit.told.groups.tolist(), strict=True):
+        fit.leave_out(group)
+        siblings_known.append(parts.score(model, index, CPU)[0])
+    fit.leave_out(NONE)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    scores, _ = fit.scores()
+    assert np.mean(scores) > np.mean(siblings_known) + 0.05
+    assert np.array_equal(fit.told.largest, told)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert fit.independent is not None and not np.array_equal(fit.told.groups, fit.independent.folds)
 
 
 def test_only_groups_of_the_photos_held_out_count_where_these_alone_set_the_threshold(sheets: list[Path]) -> None:

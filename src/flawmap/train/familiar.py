@@ -173,14 +173,16 @@ class CrossFit:
         self.folders = len({parts.paths[index].parent for parts, index in self.places}) if whole else 0
         self._looks = Looks(model, device)
         self.independent: Partition | None = None
+        self._runs: list[tuple[Place, int]] = []  # whose folds for the threshold are not those of the fit
+        units = [parts.paths[index] for parts, index in every]
+        units = [path.parent for path in units] if self.folders > 1 else units
+        group_of = grouped([str(unit) for unit in units], FOLDS if cross else len(units), recipe.run.seed)
         if recipe.threshold.folds == "runs":
-            self.independent = partition(every, len(self.places), self.folders > 1, self._looks, recipe.run.seed)
-            group_of = self.independent.folds if cross else self.independent.groups
-            self.independent = self.independent.of_first(len(self.places))
-        else:
-            units = [parts.paths[index] for parts, index in every]
-            units = [path.parent for path in units] if self.folders > 1 else units
-            group_of = grouped([str(unit) for unit in units], FOLDS if cross else len(units), recipe.run.seed)
+            found = partition(every, len(self.places), self.folders > 1, self._looks, recipe.run.seed)
+            if cross and found.by != "folder" and found.count < len(every):
+                self._runs = [*zip(every, found.folds.tolist(), strict=True)]
+            self.independent = found.of_first(len(self.places))
+            group_of = group_of if cross else found.groups
         groups = group_of[: len(self.places)]
         self._fitted = [*zip(self.places, groups.tolist(), strict=True)] if cross else [(place, -1) for place in learnt]
         self._remembered = [*zip(every, group_of.tolist(), strict=True)] if cross else [(place, -1) for place in more]
@@ -220,13 +222,29 @@ class CrossFit:
     def scores(self) -> tuple[list[float], list[float]]:
         """(score, largest value of the map) of each of `places`, as of a photo that nothing was set by."""
         scores: list[float] = []
+        runs = self._without_runs() if self._runs else None
         for number, (place, group) in enumerate(zip(self.places, self.told.groups.tolist(), strict=True)):
             self.leave_out(group)
+            if runs is not None:
+                runs.wear_gaussians(_of(self.model), self._runs[number][1])
+                round_weights(_of(self.model))
             score, self.told.peaks[number] = self._looks.score(place)
             scores.append(score)
         self.leave_out(NONE)
         self._looks = Looks(self.model, self.device)  # what was kept is not needed any more
         return scores, self.told.peaks.tolist()
+
+    def _without_runs(self) -> GoodEvidence:
+        """Gaussians and memory banks by the folds of the threshold; calibrated as in the fit."""
+        count = len(self.places)
+        found = GoodEvidence(
+            self.told.kinds, {}, np.array([fold for _, fold in self._runs[:count]]), self.told.largest,
+            self.told.peaks, self.told.usual, self.told.trust,
+        )  # fmt: skip
+        add_moments(found, self._runs[:count], self._looks)
+        if self._memory and {*PRETRAINED} & {*self.told.kinds}:
+            remember(found, found, self._runs, self._memory, self._looks)
+        return found
 
     @torch.no_grad()
     def scores_of(self, parts: GoodParts) -> list[float]:

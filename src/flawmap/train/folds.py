@@ -9,6 +9,9 @@ photos there resemble each other; a cluster of near-duplicates; a photo without 
 threshold promises: 90 photos of 6 sheets are six draws from what sheets may be (measure/threshold.py). *Folds* are
 unions of groups.
 
+They are left out for the scores that set the threshold, not where score sources are calibrated (train/familiar.py): odd
+runs, left out whole, would decide how much a source counts (docs/results/thresholds.md).
+
 Axes: P photos, C channels, h, w cells, D directions.
 """
 
@@ -106,8 +109,8 @@ def by_runs(
     profiles, orders = [nearest(features, share) for share in WHITENED], capture_orders(paths, times)
     clusters = near_duplicates(features, orders[0])
     orders = orders if len(paths) >= FEWEST else []
-    best = Partition(clusters, grouped([str(each) for each in clusters], count, seed), "near-duplicates")
-    highest = _largest(left_out(profiles[0], best.folds))
+    alike = grouped([str(each) for each in clusters], count, seed)
+    best, highest = Partition(clusters, alike, "near-duplicates"), _largest(left_out(profiles[0], alike))
     generator = np.random.default_rng([seed, 43])
     windows = _windows(len(paths))
     random = [generator.permutation(len(paths)) for _ in range(SHUFFLES)]
