@@ -216,18 +216,19 @@ class ModelSettings(Section):
         "selected",
         description="How much each score source counts, by its AUROC on painted defects. `selected`: in proportion to "
         "how far that is above chance, and sources that hardly find these defects or vary much among good photos are "
-        "left out. `cubed`: by its third power, pretrained features are never left out, and detection's own map, "
-        "which was trained on such defects, counts by half.",
+        "left out. `cubed`: by its third power, pretrained features are never left out, others also where no Gaussian "
+        "describes them, and detection's own map, which was trained on such defects, counts by half.",
     )
     reduction: Literal[1, 2, 3, 4] = Field(
         1,
         description="The discrete model, both reconstructions and detection see the image at 1/this of the network's "
         "size; pretrained features see all of it. Set by `image.size` where that is given. Paper: 1.",
     )
-    fusion: Literal["maximum", "log-mean-exp"] = Field(
+    fusion: Literal["maximum", "log-mean-exp", "mean"] = Field(
         "maximum",
-        description="How several kinds of evidence at a place become one, for the score: the strongest decides "
-        "(`maximum`), or what others say there adds to it a little (`log-mean-exp`).",
+        description="How several score sources at a place become one, for the score: the strongest decides "
+        "(`maximum`), what others say there adds to it a little (`log-mean-exp`), or all count by their weights "
+        "(`mean`).",
     )
 
     guided: bool = Field(

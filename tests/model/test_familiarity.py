@@ -191,6 +191,31 @@ def test_a_log_mean_exp_lets_evidence_add_to_the_strongest(kinds: int) -> None:
     assert float(familiarity.together(largest)) == pytest.approx(joined, rel=1e-5)
 
 
+@pytest.mark.parametrize("bounded", [False, True])
+@pytest.mark.parametrize("kinds", [0, 1, 3])
+def test_a_mean_weighs_all_sources_alike_none_below_its_floor(kinds: int, bounded: bool) -> None:
+    names: tuple[Source, ...] = ("encoder", "local", "detection")
+    familiarity = Familiarity(dict.fromkeys(names[:kinds], 5), "mean", bounded=bounded)
+    for number in range(1 + kinds):
+        familiarity.knots[number], familiarity.heights[number] = straight(number - 1.0, 0.5)
+    if familiarity.floors is not None:
+        familiarity.floors[:] = torch.tensor([-0.5, -1.0, 0.25, -9.0])[: 1 + kinds]
+    logits = random(2, 2, 32, 32, seed=7)
+    features = {name: random(2, 5, 8, 8, seed=8 + number) for number, name in enumerate(names)}
+    away = [
+        torch.nn.functional.interpolate((found - number + 1) / 0.5, size=(32, 32))[:, 0].double()
+        for number, found in enumerate(familiarity.evidence(logits, features))
+    ]
+    largest = torch.tensor([3.0, -2.0, 700.0, 1.0])[: 1 + kinds]
+    one = (largest.double() - torch.arange(1 + kinds) + 1) / 0.5
+    if familiarity.floors is not None:
+        away = [found.clamp_min(float(floor)) for found, floor in zip(away, familiarity.floors, strict=True)]
+        one = torch.maximum(one, familiarity.floors.double())
+    wanted = torch.stack(away).mean(0)
+    torch.testing.assert_close(familiarity(logits, features)[1], torch.sigmoid(STEEPNESS * wanted).float())
+    assert float(familiarity.together(largest)) == pytest.approx(float(one.mean()), rel=1e-5)
+
+
 def test_imagenets_evidence_is_of_features_averaged_over_their_surroundings() -> None:
     familiarity = Familiarity({"imagenet": 3})
     density = familiarity.densities["imagenet"]

@@ -295,6 +295,29 @@ def test_a_source_that_varies_much_from_one_good_photo_to_the_next_is_left_out(
     assert "encoder" not in fit.model.familiarity.sources and fit.model.familiarity.sources
 
 
+@pytest.mark.parametrize(("weights", "left_out"), [("cubed", True), ("selected", False)])
+def test_with_cubed_weights_a_source_that_varies_much_from_place_to_place_is_left_out_unless_pretrained(
+    weights: str, left_out: bool, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = 'model.familiarity=["encoder", "local", "imagenet"]'
+    fit = prepared(recipe_of(kinds, f"model.source_weights={weights}"), photos)
+    evidence = familiar._evidence
+
+    def uneven(*arguments: Any) -> Any:
+        for number, (found, cells) in enumerate(evidence(*arguments)):
+            height = found.shape[-2]
+            rows = torch.arange(height)[:, None] < height // 2
+            yield (found * 0 + 0.01 * found - 2.0 * rows if number in (1, 3) else 0.01 * found), cells
+
+    monkeypatch.setattr(familiar, "_evidence", uneven)
+    for name, value in (("UNSTEADY", 100.0), ("USEFUL", 0.0), ("with_defects", bright_square)):
+        monkeypatch.setattr(familiar, name, value)
+    fit.fit()
+    assert fit.model.familiarity is not None
+    kept = ("local", "imagenet") if left_out else ("encoder", "local", "imagenet")
+    assert fit.model.familiarity.sources == kept
+
+
 @pytest.mark.parametrize("blind", [True, False])
 def test_the_map_that_is_shown_is_the_one_that_outlines_better(
     blind: bool, photos: list[Path], monkeypatch: pytest.MonkeyPatch

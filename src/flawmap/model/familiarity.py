@@ -10,7 +10,8 @@ then the distance from the most alike of them, not from the mean (nearest neighb
 Each kind of evidence is measured by how rare so much of it is among good parts: the largest value on each good photo
 is mapped to the normal distribution, quantile by quantile. Kinds differ in their tails, and by mean and deviation alone
 the one with the longest would decide what is an outlier. An image is as suspicious as its most suspicious places: there
-the strongest evidence decides, or the logarithm of the mean of their exponentials, to which others that agree add.
+the strongest evidence decides, or the logarithm of the mean of their exponentials, to which others that agree add, or
+the mean of all.
 Each kind counts in proportion to how well it finds defects painted onto good parts; one that hardly finds them is left
 out, and the map that is shown is of all evidence together or of detection alone (train/familiar.py).
 
@@ -31,7 +32,7 @@ from flawmap.model.blocks import enlarged
 from flawmap.model.guided import guided
 
 Source = Literal["encoder", "local", "detection", "imagenet", "imagenet_high"]
-Fusion = Literal["maximum", "log-mean-exp"]
+Fusion = Literal["maximum", "log-mean-exp", "mean"]
 MAP = "map"  # detection's own map, among the evidence
 PHOTO = "photo"  # among the features where maps are guided: the image itself
 LOW, HIGH = "imagenet", "imagenet_high"  # pretrained features of low and of high resolution (imagenet.py)
@@ -47,7 +48,7 @@ COMPONENTS_FLOOR = 1e-3  # the same of principal components: below it runtimes d
 SHRINKAGE = 1e-3  # of the mean variance, added to every variance
 SHRINKAGE_OF_MEMORY = 0.1  # the same where the distance from the nearest counts
 STEEPNESS = 0.5  # of the map, per deviation above good parts
-LEAST = -3.0  # deviations that a source counts as in the map at least, where that is bounded
+LEAST = -4.0  # deviations that a source counts as at least in the map, and in a mean, where that is bounded
 SOFTNESS = 2.0  # deviations, by which exponentials of evidence grow e times: the larger, the nearer to the mean of all
 KNOTS = 10  # of each kind of evidence, between which its deviations above good parts are linear
 
@@ -127,8 +128,8 @@ class Familiarity(nn.Module):
     is shown. Until they are set, evidence counts as it is, and all kinds alike. `guided`: half of the map that is shown
     takes its outlines from the image (guided.py), which is then among the features, by the name of PHOTO. `around`:
     cells along the side of the square that features of low resolution are a mean over; `components`: principal
-    components that are kept of these, 0 for all. `bounded`: in the map each source counts as no less than its
-    `floors` (kinds,): how ordinary a place looks to one source must not outweigh what another sees there.
+    components that are kept of these, 0 for all. `bounded`: in a mean, as the map is one, each source counts as no less
+    than its `floors` (kinds,): how ordinary a place looks to one source must not outweigh what another sees there.
     """
 
     knots: Tensor
@@ -205,16 +206,16 @@ class Familiarity(nn.Module):
         found = self.evidence(logits, features)
         shown = self.shares[0] * self._bounded(0, self._calibrated(0, found[0]))
         mean = nn.functional.avg_pool2d(found[0], side, 1, side // 2, count_include_pad=False) if side > 1 else found[0]
-        fused = self._calibrated(0, mean)
+        fused = self._one(0, self._calibrated(0, mean))
         sources = [self._calibrated(number, cells) for number, cells in enumerate(found[1:], 1)]
         if sources:
-            together, most = self.shares[1] * self._bounded(1, sources[0]), sources[0]
+            together, one = self.shares[1] * self._bounded(1, sources[0]), self._one(1, sources[0])
             for number, cells in enumerate(sources[1:], 2):
                 together = together + self.shares[number] * self._bounded(number, cells)
-                most = self._joined(most, cells)
+                one = self._joined(one, self._one(number, cells))
             shown = shown + enlarged(together, logits.shape[-2:])
-            fused = self._joined(fused, nn.functional.interpolate(most, size=logits.shape[-2:]))
-        fused = fused - self._of_one(1 + len(sources))
+            fused = self._joined(fused, nn.functional.interpolate(one, size=logits.shape[-2:]))
+        fused = self._of_all(fused, 1 + len(sources))
         if self.guided:
             shown = (shown + guided(shown, features[PHOTO])) / 2
         return torch.sigmoid(STEEPNESS * shown[:, 0]), torch.sigmoid(STEEPNESS * fused[:, 0])
@@ -244,25 +245,34 @@ class Familiarity(nn.Module):
             counted = counted + torch.minimum((found - knots[ramp]).clamp_min(0), widths[ramp]) * slopes[ramp]
         return counted + (found - knots[-2]).clamp_min(0) * slopes[-1]
 
+    def _one(self, number: int, deviations: Tensor) -> Tensor:
+        """What a source is fused with others as, for what its deviations count as."""
+        return self._bounded(number, deviations) if self.fusion == "mean" else deviations
+
     def _joined(self, evidence: Tensor, other: Tensor) -> Tensor:
-        """Evidence of two kinds, or of more joined already, as one; `_of_one` of all is still to be subtracted."""
+        """Evidence of two kinds, or of more joined already, as one; of all, `_of_all` is still to be taken."""
+        if self.fusion == "mean":
+            return evidence + other
         most = torch.maximum(evidence, other)
         if self.fusion == "maximum":
             return most
         return most + SOFTNESS * torch.log1p(torch.exp(-(evidence - other).abs() / SOFTNESS))
 
-    def _of_one(self, kinds: int) -> float:
-        """What so many kinds of evidence that are all 0 come to when they are joined."""
-        return 0.0 if self.fusion == "maximum" else SOFTNESS * math.log(kinds)
+    def _of_all(self, joined: Tensor, kinds: int) -> Tensor:
+        """What so many kinds of evidence come to that are joined: 0 where all are 0."""
+        if self.fusion == "mean":
+            return joined / kinds
+        return joined if self.fusion == "maximum" else joined - SOFTNESS * math.log(kinds)
 
     def together(self, largest: Tensor) -> Tensor:
         """Each kind's largest evidence (kinds,) as one, in deviations above good parts: a number.
 
         What an image comes to if these lie in one place; if they do not, `maximum` comes to the same, and
-        `log-mean-exp` to no more.
+        `log-mean-exp` and `mean` to no more.
         """
         found = [self._calibrated(number, value.float().view(1, 1, 1, 1)) for number, value in enumerate(largest)]
-        return functools.reduce(self._joined, found).squeeze() - self._of_one(len(found))
+        found = [self._one(number, value) for number, value in enumerate(found)]
+        return self._of_all(functools.reduce(self._joined, found), len(found)).squeeze()
 
     def make_room(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
         """Give each Gaussian a memory as large as the one among `tensors`, which are then loaded, or none."""

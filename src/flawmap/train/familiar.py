@@ -62,6 +62,7 @@ SEEN = 100  # pixels of a painted defect that must be seen
 USEFUL = 0.6  # AUROC on painted defects that a source must come to
 KEPT_BYTES = 1 << 30  # of what is seen in good photos, for the next look
 UNSTEADY = 0.65  # deviation of a source's largest evidence among good photos, a logarithm, beyond which it tells little
+UNEVEN = 0.6  # the same from place to place of good photos, beyond which no Gaussian describes them
 
 
 class Look(NamedTuple):
@@ -265,9 +266,14 @@ class CrossFit:
         """Leave out the sources of `model.familiarity` that do not serve, and choose the map that is shown. In place.
 
         These are sources whose largest evidence varies by more than UNSTEADY from one good photo to the next, and those
-        that do not find painted defects with an AUROC of USEFUL. Returns the AUROC of each evidence, of its largest
-        value on good pictures against the same with painted defects; empty, and all are kept, where the recipe paints
-        none or none could be seen.
+        that do not find painted defects with an AUROC of USEFUL; with `model.source_weights` = "cubed" also those whose
+        evidence varies by more than UNEVEN from place to place, and never pretrained ones. Returns the AUROC of each
+        evidence, of its largest value on good pictures against the same with painted defects; empty, and all are kept,
+        where the recipe paints none or none could be seen.
+
+        The logarithm of a mean squared distance from a Gaussian that describes the features well hardly varies: of D
+        independent directions by about (2 / D)^0.5. Where places are of several kinds, one Gaussian for all is wide,
+        and an odd place may lie well inside it (docs/results/jury.md).
 
         The map that is shown is of all evidence where ImageNet's features are among it: detection was trained on
         painted defects, and outlines these far better than real ones (docs/speed.md). Without them, these defects tell.
@@ -307,7 +313,11 @@ class CrossFit:
         largest = np.array([*good, *painted])  # (pictures, kinds of evidence)
         found_by = {name: image_auroc(defective, values) for name, values in zip(self.kinds, largest.T, strict=True)}
         steady = dict(zip(self.kinds, self.told.largest.std(axis=0) <= UNSTEADY, strict=True))
-        always = PRETRAINED if recipe.model.source_weights == "cubed" else ()
+        always: tuple[str, ...] = ()
+        if recipe.model.source_weights == "cubed":
+            always = PRETRAINED
+            even = dict(zip(self.kinds, self.told.usual <= UNEVEN, strict=True))
+            steady = {name: steady[name] and even[name] for name in self.kinds}
         kept = [name for name in familiarity.sources if name in always or (steady[name] and found_by[name] >= USEFUL)]
         self.model.keep(kept)
         if kept:
