@@ -176,6 +176,18 @@ def test_a_bundle_keeps_its_ignore_mask(tmp_path: Path) -> None:
         load_bundle(tmp_path / "part.bundle")
 
 
+@pytest.mark.parametrize(("detail", "drawn"), [(None, True), (0.8, True), (0.12, False)])
+def test_a_report_shows_reconstructions_that_keep_detail(detail: float | None, drawn: bool, tmp_path: Path) -> None:
+    write_image(tmp_path / "part.png", np.full((64, 64, 3), 100, np.uint8))
+    inspector = bright(recipe("image.height=64", "image.width=64"), score=0.3)
+    if detail is not None:
+        inspector.bundle.provenance["reconstruction_detail"] = detail
+    list(inspect_to_folder(inspector, [tmp_path / "part.png"], tmp_path / "found"))
+    page = (tmp_path / "found" / "report.html").read_text(encoding="utf-8")
+    assert ("as a good part" in page) is drawn
+    assert ("of good photos&#39; detail the object-specific one keeps a correlation of 0.12" in page) is not drawn
+
+
 def test_folder_of_results_has_maps_of_the_images_size_and_small_pictures(tmp_path: Path) -> None:
     pixels = np.full((700, 1100, 3), 100, np.uint8)
     pixels[600:640, 1000:1040] = 250

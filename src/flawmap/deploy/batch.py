@@ -22,6 +22,7 @@ from flawmap.bundle import Bundle
 from flawmap.data.images import Stored, colour_map, encode_jpeg, overlay, to_uint8, write_image
 from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import DataError, ImageError
+from flawmap.measure.reconstruction import DETAIL, worth_drawing
 from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.scores import Region
 from flawmap.measure.smallest import LABEL, smallest_of
@@ -112,6 +113,7 @@ def _write_all(inspector: Inspector, paths: Sequence[Path], out: Path, batch: in
     worst: list[tuple[float, int, ReportImage]] = []
     scores: list[tuple[float, bool | None]] = []
     total = failed = defective = 0
+    drawn = worth_drawing(inspector.bundle.provenance)
     # surrogateescape: a file name that is not valid Unicode is written as the bytes it has.
     with (
         (out / "results.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as table,
@@ -124,7 +126,8 @@ def _write_all(inspector: Inspector, paths: Sequence[Path], out: Path, batch: in
             if pixels is not None and isinstance(found, Inspection):
                 result = _draw(result, pixels, found, out, number)
                 scores.append((found.score, None))
-                item = (result.score or 0.0, -number, report_image(str(path), found))
+                row = report_image(str(path), found, reconstructions=drawn)
+                item = (result.score or 0.0, -number, row)
                 (heapq.heappush if len(worst) < SHOWN else heapq.heappushpop)(worst, item)
             total, failed = total + 1, failed + bool(result.error)
             defective += result.defective is True
@@ -139,10 +142,12 @@ def _write_all(inspector: Inspector, paths: Sequence[Path], out: Path, batch: in
     (out / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def report_image(name: str, found: Inspection, truth: bool | None = None, kind: str = "") -> ReportImage:
-    """One image's row of a report: what the network saw, its two drawings, the map and the outlined regions.
+def report_image(
+    name: str, found: Inspection, truth: bool | None = None, kind: str = "", reconstructions: bool = True
+) -> ReportImage:
+    """One image's row of a report: what the network saw, its two reconstructions, the map and the outlined regions.
 
-    `truth`: whether the part is known to be defective, `kind`: of the defect.
+    `truth`: whether the part is known to be defective, `kind`: of the defect; `reconstructions`: whether to show them.
     """
     size = found.input_image.shape[:2]
     small = found.network_map
@@ -157,6 +162,8 @@ def report_image(name: str, found: Inspection, truth: bool | None = None, kind: 
         "map": colour_map(small),
         "regions": overlay(found.input_image, small, lines),
     }
+    if not reconstructions:
+        del pictures["as a good part"], pictures["as it is"]
     verdict = {True: "defective", False: "good", None: "no threshold"}[found.defective]
     return ReportImage(
         name,
@@ -178,6 +185,10 @@ def page_provenance(bundle: Bundle) -> dict[str, Any]:
         image = bundle.recipe.image
         tiles = "in tiles of" if image.policy == "tile" else "at"
         facts["photos"] = f"{photo[1]}×{photo[0]} pixels, inspected {tiles} {image.width}×{image.height}"
+    if not worth_drawing(facts):
+        facts["reconstructions"] = (
+            f"not shown: of good photos' detail the object-specific one keeps a correlation of {facts.pop(DETAIL):.2f}"
+        )
     limit = bundle.threshold
     if found := smallest_of(bundle.provenance, None if limit is None else limit.score):
         facts[LABEL] = found.words

@@ -29,6 +29,7 @@ from flawmap.measure.evaluate import (
 )
 from flawmap.measure.exchangeability import GoodParts, compare_good
 from flawmap.measure.near_duplicates import LeftOut, Near, Without
+from flawmap.measure.reconstruction import worth_drawing
 from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.threshold import Groups, Threshold, choose_threshold, threshold_from_labelled
 
@@ -84,11 +85,12 @@ def evaluate(
     shown: list[ReportImage] = []
     spare = SpareFile() if inspector.tiled else None
     limit = math.nan if inspector.bundle.threshold is None else inspector.bundle.threshold.pixel
+    drawn = worth_drawing(inspector.bundle.provenance)
     for sample, found in _inspected(inspector, samples, without):
         row = _row(sample, found, listing.root, protocol, limit)
         rows.append(row if spare is None else _spared(row, spare))
         if out is not None:
-            shown.append(report_image(row.image, found, row.defective, row.kind))
+            shown.append(report_image(row.image, found, row.defective, row.kind, drawn))
         if len(shown) == 4 * SHOWN:  # what is not worth seeing among these is not among all
             shown = _worth_seeing(shown)
     evaluation = replace(

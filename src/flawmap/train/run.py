@@ -27,6 +27,7 @@ from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import Scope, read_scope
 from flawmap.errors import CheckpointError, ConfigError, DataError, FlawmapError, TrainingError, first_line
 from flawmap.measure.photos import TILES, GoodPhotos, learn, take
+from flawmap.measure.reconstruction import DETAIL
 from flawmap.measure.threshold import Groups, choose_threshold
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
@@ -39,6 +40,7 @@ from flawmap.train.detect import train_detection
 from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole_folders
 from flawmap.train.folds import capture_orders
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
+from flawmap.train.reconstruction import reconstruction_detail
 from flawmap.train.refine import train_refinement
 from flawmap.train.size import size_line
 from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, names_of, photo_size, reduced, sized
@@ -324,6 +326,7 @@ def train(
         sources = model.familiarity.sources if model.familiarity is not None else ()
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"familiarity": sources})})
     photos = learn_photos(model, (known, held_out), machine.device)
+    detail = reconstruction_detail(model, held_out, machine.device)
     if fitting is not None and model.familiarity is not None:
         scores, peaks = fitting.scores()
         told = [parts.paths[index] for parts, index in fitting.places]
@@ -357,6 +360,7 @@ def train(
         "held_out_folders": folders,
         "backbone": None if backbone is None else described(recipe.model.backbone, backbone),
         "groups": independent,
+        DETAIL: detail,
         "seed": recipe.run.seed,
         "machine": machine.describe(),
         "minutes_asked": None if plan is None else plan.minutes,
