@@ -42,10 +42,11 @@ class ImageSettings(Section):
     size: Literal["given", "auto", "measured"] | Annotated[int, Field(ge=64, le=2048)] = Field(
         "given",
         description="Resize: the shorter side of the network's input, in pixels. `auto`: the photos' own, between 256 "
-        "and 512; `measured`: the smallest of some between these at which pretrained features tell spots and lines "
-        "drawn into the photos about as well as at the best; a number: the photos' own, at most so many. The other "
-        "side follows by `aspect`, and `model.reduction` with both. `given`: `height` and `width`, which win over a "
-        "size wherever a recipe states them.",
+        "and 512, of photos of several sizes one that at most a quarter is enlarged to; `measured`: the smallest of "
+        "some between these at which pretrained features tell spots and lines drawn into the photos about as well as "
+        "at the best; a number: the photos' own, at most so many. The other side follows by `aspect`, and "
+        "`model.reduction` with both. `given`: `height` and `width`, which win over a size wherever a recipe states "
+        "them.",
     )
     budget_gflop: float = Field(
         0.0,

@@ -66,6 +66,16 @@ def test_the_size_follows_the_photos_unless_it_is_stated(
     assert sized(recipe, plain(tmp_path, 64, 64)).image == recipe.image, "settled once and for all"
 
 
+def test_at_most_a_quarter_of_photos_of_several_sizes_is_enlarged(tmp_path: Path) -> None:
+    paths = []
+    for number, side in enumerate([280, 288, 400, 410, 420, 430, 440, 450]):
+        (tmp_path / str(number)).mkdir()
+        paths += plain(tmp_path / str(number), side, side)[:1]
+    recipe = load_recipe(None, ["image.size=auto"])
+    assert sized(recipe, paths).image.height == 288
+    assert sized(recipe, paths[1:]).image.height == 400
+
+
 def test_gflop_are_those_that_pytorch_counts_of_a_model_with_full_memory_banks() -> None:
     settings = ['model.familiarity=["imagenet", "imagenet_high"]', "model.memory=50", "model.components=16"]
     recipe = load_recipe(None, [*TINY, *settings, "image.height=64", "image.width=96"])

@@ -35,6 +35,7 @@ LONGEST = 4  # times the shorter side
 SMALLEST, LARGEST = 256, 512  # pixels along the shorter side of the network's input, where it follows the photos
 TRIED = (320, 384, 512)  # between them, where a size is measured, besides the photos' own
 REDUCED = 224  # pixels along the shorter side of what is left of an image that is reduced, at least
+ENLARGED = 4  # of how many photos one may be enlarged: pixels that are made up serve nothing
 FOLDERS = 8  # from this many on, a folder of good photos is taken to be a part, a day or a batch of its own
 
 
@@ -68,7 +69,7 @@ def sized(recipe: Recipe, paths: Sequence[Path], say: Callable[[str], object] = 
     shapes = _shapes(paths)
     if not follows_photos(settings) or not shapes:
         return recipe.model_copy(update={"image": _shaped(settings, shapes)})
-    own = int(statistics.median(map(min, shapes)))
+    own = sorted(map(min, shapes))[(len(shapes) - 1) // ENLARGED]
     most = settings.size if isinstance(settings.size, int) else LARGEST
     largest = min(most, max(own, SMALLEST))
     if settings.size != "measured":
