@@ -27,10 +27,11 @@ from flawmap.data.images import read_image, read_mask, resize_image
 from flawmap.data.layouts import Sample, read_layout
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.measure.metrics import image_ap, image_auroc
+from flawmap.measure.orientation import Orientation
 from flawmap.model.familiarity import HIGH, LOW, SHRINKAGE_OF_MEMORY, Density, Moments, surroundings
 from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.train.core_set import core_set
-from flawmap.train.orientation import PHOTOS, Orientation, from_images
+from flawmap.train.orientation import PHOTOS, from_images
 from flawmap.train.turned import ANGLES, patches_within, turned_picture
 
 SETS = ("toy_figures", "kolektor", "mtoc", "elpv_poly", "bsdata", "magnetic_tile")
@@ -86,7 +87,9 @@ def turned_part(sample: Sample, angle: float, place: float, pad: bool, side: int
     square = resize_image(both[0, :3].permute(1, 2, 0).contiguous().numpy(), size, size, "area")
     shown = nn.functional.adaptive_max_pool2d(both[:, 3:], size)[0, 0] > 0.5
     return Part(
-        torch.from_numpy(square.transpose(2, 0, 1).copy())[None], bool(sample.defective), None if mask is None else shown
+        torch.from_numpy(square.transpose(2, 0, 1).copy())[None],
+        bool(sample.defective),
+        None if mask is None else shown,
     )
 
 

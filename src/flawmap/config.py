@@ -271,6 +271,12 @@ class ModelSettings(Section):
         "memory bank of each holds, chosen by k-center greedy (coreset), so that a new one is compared with the most "
         "similar of them (nearest neighbour) instead of with the mean of all. 0: with the mean.",
     )
+    turned_patches: Literal["never", "auto", "always"] = Field(
+        "never",
+        description="With `memory`: the banks also hold patches of the good photos turned by 45°, 90°, …, 315° (of up "
+        "to 200 photos), so that few photos show parts at every angle. `auto`: where the good photos show parts at "
+        "varying angles, which is told before the training. A training settles it to `always` or `never`.",
+    )
 
     @model_validator(mode="after")
     def _odd(self) -> ModelSettings:
@@ -335,6 +341,12 @@ class AnomalySettings(Section):
     rotate_degrees: float = Field(90.0, ge=0, le=180, description="Largest rotation, in degrees. Authors: 90.")
     rotate_border: Literal["black", "mirror"] = Field(
         "black", description="What a rotated image shows beyond its border. Authors: black."
+    )
+    turned: Literal["given", "auto"] = Field(
+        "given",
+        description="`auto`: where the good photos show parts at varying angles, which is told before the training, "
+        "and `rotate` is 0, half of the images are rotated by up to 180°, mirrored beyond their border, and "
+        "`detect.replay_turns` is `quarter` instead of `none`. `given`: as these settings say.",
     )
     place: Literal["codes", "image", "smudges"] = Field(
         "codes",

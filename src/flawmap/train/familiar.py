@@ -42,6 +42,8 @@ from flawmap.train.folds import CELLS as GRID
 from flawmap.train.folds import Partition, by_folder, by_runs, grouped
 from flawmap.train.loop import seeded
 from flawmap.train.sources import GoodParts
+from flawmap.train.turned import ANGLES, patches_within, turned_picture
+from flawmap.train.turned import PHOTOS as TURNED_PHOTOS
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -111,6 +113,15 @@ class Looks:
             return
         for picture, inside in parts.pictures(index, limit):
             yield self.model.pretrained(_laid_out(picture, self.device)), inside
+
+    def turned(self, place: Place, limit: int = 0) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Pretrained features (1, C, h, w), by source, of each picture of a photo turned by each of ANGLES, and the
+        pixels (H, W) bool that count and were in the picture before; `limit` as of `GoodParts.pictures`."""
+        parts, index = place
+        for picture, inside in parts.pictures(index, limit):
+            for degrees in ANGLES:
+                turned, valid = turned_picture(picture, inside, degrees)
+                yield self.model.pretrained(_laid_out(turned, self.device)), valid
 
     def score(self, place: Place) -> tuple[float, float]:
         """As `GoodParts.score`, by what familiarity is set to now."""
@@ -195,7 +206,8 @@ class CrossFit:
         """
         add_moments(self.told, self._fitted, self._looks)
         if self._memory:
-            remember(self.told, self.told, self._remembered, self._memory, self._looks)
+            turned = self.recipe.model.turned_patches == "always"
+            remember(self.told, self.told, self._remembered, self._memory, self._looks, turned)
         usual = measure(self.told, list(enumerate(self.places)), self._looks)
         self.told.usual[:] = [math.sqrt(max(float(moments.covariance()), 0.0)) for moments in usual]
         self.leave_out(NONE)
@@ -385,23 +397,34 @@ def add_moments(told: GoodEvidence, photos: Sequence[tuple[Place, int]], looks: 
 
 
 def remember(
-    told: GoodEvidence, known: GoodEvidence, photos: Sequence[tuple[Place, int]], count: int, looks: Looks
+    told: GoodEvidence,
+    known: GoodEvidence,
+    photos: Sequence[tuple[Place, int]],
+    count: int,
+    looks: Looks,
+    turned: bool = False,
 ) -> None:
     """Add to the memory banks of `told` about `count` patches of photos, each with its group: as unlike as possible
     within a group (coreset).
 
-    How unlike they are is measured by the Gaussian of all that is `known`, in DIRECTIONS at random.
+    How unlike they are is measured by the Gaussian of all that is `known`, in DIRECTIONS at random. `turned`: patches
+    of turned copies of up to about TURNED_PHOTOS of the photos are among these, in their group.
     """
+    copied = {place for place, _ in evenly(photos, TURNED_PHOTOS)} if turned else set()
     banks = {name: Candidates(name, known, looks) for name in _of(looks.model).sources if name in PRETRAINED}
     groups: dict[int, list[Place]] = {}
     for place, group in photos:
         groups.setdefault(group, []).append(place)
     for group, places in groups.items():
-        room = CELLS // len(places) // (1 if places[0][0].whole is not None else TILES)  # of each picture
+        pictures = len(places) + len(ANGLES) * len(copied.intersection(places))
+        room = CELLS // pictures // (1 if places[0][0].whole is not None else TILES)  # of each picture
         for place in places:
             for features, inside in looks.pretrained(place, TILES):
                 for name, bank in banks.items():
-                    bank.add(features[name], inside, room)
+                    bank.add(patches_of(features[name], inside, bank.around), room)
+            for features, valid in looks.turned(place, TILES) if place in copied else ():
+                for name, bank in banks.items():
+                    bank.add(patches_within(features[name], valid, bank.around), room)
         for name, bank in banks.items():
             chosen = bank.choose(math.ceil(count * len(places) / len(photos)))
             told.patches.setdefault(name, {})[group] = chosen
@@ -423,10 +446,9 @@ class Candidates:
         self.points: list[Tensor] = []
         self.cells: list[Tensor] = []  # in half precision, as they are stored: there may be hundreds of thousands
 
-    def add(self, features: Tensor, inside: Mask | None, room: int) -> None:
-        """Up to about `room` cells of a picture's features (1, C, h, w), of those that count."""
-        found = patches_of(features, inside, self.around)
-        found = found[:: max(-(-len(found) // max(room, 1)), 1)]
+    def add(self, patches: Tensor, room: int) -> None:
+        """Up to about `room` of a picture's patches (N, C)."""
+        found = patches[:: max(-(-len(patches) // max(room, 1)), 1)]
         self.points.append(self.projected(found))
         self.cells.append(found.half().cpu())
 

@@ -45,6 +45,7 @@ from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.train.familiar import PHOTOS, TILES, Looks, add_moments, evenly, patches_of
 from flawmap.train.owned_bank import OwnedBank, Photos
 from flawmap.train.sources import GoodParts, names_of
+from flawmap.train.turned import ANGLES, patches_within
 
 FEWEST = 2  # training photos that must be left, to calibrate on and to fit to
 CANDIDATES = 200_000  # patches of all photos that may come in the place of others, at most about
@@ -86,6 +87,8 @@ class LeaveOut:
         self._moments = functools.lru_cache(KEPT)(self._moments_of)
         self._distances = functools.lru_cache(1)(self._distances_of)
         pictures = len(self.paths) * (1 if bundle.recipe.image.policy == "resize" else 2 * TILES)  # fewer than 2 TILES
+        self._turned = bundle.recipe.model.turned_patches == "always"
+        pictures *= 1 + len(ANGLES) if self._turned else 1
         room = max(CANDIDATES // max(pictures, 1), 1)
         self._banks = {
             source: OwnedBank(source, self.evidence, self._looks, pictures, room) for source in self.evidence.patches
@@ -121,6 +124,9 @@ class LeaveOut:
             for features, inside in self._looks.pretrained(self._place(path), TILES):
                 for source, bank in self._banks.items():
                     bank.add(number, patches_of(features[source], inside, bank.candidates.around))
+            for features, valid in self._looks.turned(self._place(path), TILES) if self._turned else ():
+                for source, bank in self._banks.items():
+                    bank.add(number, patches_within(features[source], valid, bank.candidates.around))
         for bank in self._banks.values():
             if lost := bank.lost():
                 raise DataError(

@@ -13,87 +13,48 @@ Axes: P photos, K turns, C channels, H, W rows and columns of a photo, h, w of f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from flawmap.bundle import load_imagenet
+from flawmap.config import Recipe
 from flawmap.data.dataset import rotated
 from flawmap.data.images import Image, read_image, resize_image
+from flawmap.measure.orientation import FEWEST, Orientation
+from flawmap.model.familiarity import PRETRAINED
 from flawmap.model.imagenet import ImageNetFeatures
 
-LABEL = "orientation of parts"
-ORIENTATION = "orientation"  # in a bundle's provenance
 PHOTOS = 24  # of the good photos, at most
-FEWEST = 8  # that can tell
 TURNS = 12  # of 360 degrees
 SIDE = 160  # pixels of the central square of a photo, made so large
 ROW = 3  # of EfficientNet-Lite0's rows of blocks: 80 channels at 1/16
 SHIFT = 0.25  # of the side, by which parts may be moved against each other, along either axis
-# On six real sets and five drawn surfaces, as they are and turned at random (docs/results/turned-parts.md).
-STANDS_OUT = 0.5  # of the agreement: what turns that fit must have beyond the mean of all turns
-BETTER = 0.18  # of the agreement: what it must gain by turning
-LEAST = 0.05  # that it must gain at least
+ROTATED = {"rotate": 0.5, "rotate_degrees": 180.0, "rotate_border": "mirror"}  # of `anomalies`, where parts vary
 STARTS = 8  # photos whose own best turns the search begins from
 SWEEPS = 20
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """Whether parts lie at varying angles.
-
-    photos: how many tell; apart: the share of these that lie at another angle than most; as_they_lie, turned: mean
-    agreement of two photos, in [-1, 1], as they lie and with each photo turned so that all agree best; any_turn: with
-    each turned anyhow. All 0 where there are too few photos.
-    """
-
-    photos: int
-    apart: float = 0.0
-    as_they_lie: float = 0.0
-    turned: float = 0.0
-    any_turn: float = 0.0
-
-    @property
-    def stands_out(self) -> bool:
-        """Whether the photos show an angle at all."""
-        return self.photos >= FEWEST and self.turned - self.any_turn > STANDS_OUT * max(self.turned, 0.0)
-
-    @property
-    def varies(self) -> bool:
-        """Whether parts lie at varying angles."""
-        gain = self.turned - self.as_they_lie
-        return self.stands_out and gain > LEAST and gain > BETTER * self.turned
-
-    @property
-    def words(self) -> str:
-        """As `parts lie at varying angles: 16 of 24 good photos are turned against the rest (…)`."""
-        if self.photos < FEWEST:
-            return f"{self.photos} good photos are too few to tell whether parts lie at varying angles"
-        told = f"agreement {self.as_they_lie:.2f} as they lie, {self.turned:.2f} turned to fit"
-        if not self.stands_out:
-            return f"parts show no angle: {self.photos} good photos look much the same at any turn ({told})"
-        if not self.varies:
-            return f"parts lie alike, or look alike as they are turned: {self.photos} good photos tell ({told})"
-        apart = f"{round(self.apart * self.photos)} of {self.photos} good photos are turned against the rest"
-        return f"parts lie at varying angles: {apart} ({told})"
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in a bundle's provenance."""
-        return asdict(self)
+def asks_for_orientation(recipe: Recipe) -> bool:
+    """Whether what a recipe does depends on how parts lie."""
+    model = recipe.model
+    patches = model.turned_patches == "auto" and model.memory and {*PRETRAINED} & {*model.familiarity}
+    return bool(patches) or recipe.anomalies.turned == "auto"
 
 
-def orientation_of(provenance: Mapping[str, Any]) -> Orientation | None:
-    """What a provenance says of it; None where it does not."""
-    note: Any = provenance.get(ORIENTATION)
-    try:
-        found = Orientation(**note)
-        return found if found.words else None
-    except (TypeError, ValueError):
-        return None
+def settled(recipe: Recipe, orientation: Orientation) -> Recipe:
+    """`recipe` with `model.turned_patches` and `anomalies.turned` settled by how parts lie."""
+    model, defects, detect = recipe.model, recipe.anomalies, recipe.detect
+    if model.turned_patches == "auto":
+        model = model.model_copy(update={"turned_patches": "always" if orientation.varies else "never"})
+    if defects.turned == "auto" and orientation.varies and not defects.rotate:
+        defects = defects.model_copy(update=ROTATED)
+        if detect.replay_turns == "none":
+            detect = detect.model_copy(update={"replay_turns": "quarter"})
+    defects = defects.model_copy(update={"turned": "given"})
+    return recipe.model_copy(update={"model": model, "anomalies": defects, "detect": detect})
 
 
 def recognise(paths: Sequence[Path], device: torch.device | str = "cpu") -> Orientation:
