@@ -23,18 +23,18 @@ from torch import Tensor, nn
 
 from flawmap.bundle import load_imagenet
 from flawmap.data.dataset import rotated
-from flawmap.data.images import read_image, read_mask, resize_image
+from flawmap.data.images import Mask, read_image, read_mask, resize_image
 from flawmap.data.layouts import Sample, read_layout
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.measure.orientation import Orientation
-from flawmap.model.familiarity import HIGH, LOW, SHRINKAGE_OF_MEMORY, Density, Moments, surroundings
+from flawmap.model.familiarity import HIGH, LOW, SHRINKAGE_OF_MEMORY, Density, Moments, surroundings, within_border
 from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.train.core_set import core_set
 from flawmap.train.orientation import PHOTOS, from_images
-from flawmap.train.turned import ANGLES, patches_within, turned_picture
 
 SETS = ("toy_figures", "kolektor", "mtoc", "elpv_poly", "bsdata", "magnetic_tile")
+ANGLES = tuple(45.0 * number for number in range(1, 8))  # degrees
 PADDED = ("toy_figures",)
 SIDE, COMPONENTS, AROUND = 384, 256, 3
 CANDIDATES, DIRECTIONS = 60_000, 64
@@ -44,9 +44,38 @@ BANKS = {  # patches of the bank; angles by which good photos are turned; whethe
     "2000, turned by 45°": (2000, ANGLES, False),
     "2000, turned by 45°, the Gaussian too": (2000, ANGLES, True),
     "4000": (4000, (), False),
+    "4000, turned by 90°": (4000, ANGLES[1::2], False),
     "4000, turned by 45°": (4000, ANGLES, False),
 }
 Image = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class Turned(NamedTuple):
+    """A turned picture (1, 3, H, W), and the pixels (H, W) bool of it that count and were in the picture before."""
+
+    picture: Tensor
+    valid: Tensor
+
+
+def turned_picture(picture: Tensor, inside: Mask | None, degrees: float) -> Turned:
+    """A picture (1, 3, H, W) on the CPU turned about its centre; `inside`: (H, W) what of it counts, None for all."""
+    angles = torch.tensor([math.radians(degrees)])
+    counts = torch.ones(1, 1, *picture.shape[-2:])
+    if inside is not None:
+        counts = torch.from_numpy(inside)[None, None].float()
+    turned = rotated(picture, angles, "reflection", "bicubic").clamp(0, 1)
+    return Turned(turned, rotated(counts, angles)[0, 0] > 0.999)
+
+
+def patches_within(features: Tensor, valid: Tensor, around: int) -> Tensor:
+    """Patches (N, C) of features (1, C, h, w), each a mean over `around` by `around` cells, of those whose cells are
+    `valid` (H, W) bool altogether. The outermost cells are left out, as everywhere. There may be none."""
+    means = surroundings(features, around)
+    outside = (~valid[None, None]).to(features.device, torch.float32)
+    inner = within_border(nn.functional.adaptive_max_pool2d(outside, features.shape[-2:]))
+    side = inner.shape[-1] - means.shape[-1] + 1
+    inner = nn.functional.max_pool2d(inner, side, 1) if side > 1 else inner
+    return means[0][:, inner[0, 0] == 0].t()
 
 
 class Part(NamedTuple):

@@ -273,8 +273,8 @@ class ModelSettings(Section):
     )
     turned_patches: Literal["never", "auto", "always"] = Field(
         "never",
-        description="With `memory`: the banks also hold patches of the good photos turned by 45°, 90°, …, 315° (of up "
-        "to 200 photos), so that few photos show parts at every angle. `auto`: where the good photos show parts at "
+        description="With `memory`: the banks also hold patches of the good photos turned by 90°, 180° and 270° (of "
+        "up to 200 photos), so that few photos show parts at more angles. `auto`: where the good photos show parts at "
         "varying angles, which is told before the training. A training settles it to `always` or `never`.",
     )
 

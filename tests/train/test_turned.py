@@ -1,4 +1,4 @@
-"""Turned copies of good photos: what of them counts, and that memory banks hold their patches, group by group."""
+"""Memory banks hold patches of turned photos, group by group."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from flawmap.measure.evidence import NONE
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.familiarity import HIGH, LOW
 from flawmap.train import familiar
-from flawmap.train.familiar import CrossFit
+from flawmap.train.familiar import QUARTERS, CrossFit, Looks, patches_of
 from flawmap.train.leave_out import LeaveOut
 from flawmap.train.renew import renew
 from flawmap.train.run import train
 from flawmap.train.sources import GoodParts
-from flawmap.train.turned import ANGLES, patches_within, turned_picture
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 SETTINGS = ["refine.steps=0", "model.norm=batch", "anomalies.place=codes", "image.height=128", "image.width=128",
@@ -39,32 +38,6 @@ def test_a_positive_angle_turns_counterclockwise() -> None:
     found = rotated(picture, torch.tensor([math.pi / 2, math.pi]), "reflection", "bicubic")
     torch.testing.assert_close(found[0], torch.rot90(picture[0], 1, (1, 2)), atol=1e-5, rtol=0)
     torch.testing.assert_close(found[1], torch.rot90(picture[1], 2, (1, 2)), atol=1e-5, rtol=0)
-
-
-def test_of_a_turned_picture_counts_what_was_in_it_and_counted() -> None:
-    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    whole = [turned_picture(picture, None, degrees).valid for degrees in (45, 90)]
-    assert not whole[0][0, 0] and whole[0][32, 32] and 0.75 < float(whole[0].float().mean()) < 0.84  # an octagon
-    assert whole[1].all()
-    left = np.zeros((64, 64), np.bool_)
-    left[:, :32] = True
-    below = turned_picture(picture, left, 90).valid
-    assert below[32:].all() and not below[:32].any(), "the left half lies below"
-
-
-def test_patches_are_means_of_cells_that_are_valid_altogether() -> None:
-    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
-    features = torch.stack([rows, columns])[None]
-    valid = torch.zeros(128, 128, dtype=torch.bool)
-    valid[16:64, 16:72] = True  # rows of cells 2 to 7, columns 2 to 8
-    valid[40, 40] = False  # a pixel of the cell in row and column 5
-    single = {(int(row), int(column)) for row, column in patches_within(features, valid, 1)}
-    assert single == {(row, column) for row in range(2, 8) for column in range(2, 9)} - {(5, 5)}
-    means = {(int(row), int(column)) for row, column in patches_within(features, valid, 3)}
-    beside = {(row, column) for row in range(4, 7) for column in range(4, 7)}  # of the cell that is not
-    assert means == {(row, column) for row in range(3, 7) for column in range(3, 8)} - beside
-    assert patches_within(features, torch.zeros(128, 128, dtype=torch.bool), 3).shape == (0, 2)
-    assert len(patches_within(features, torch.ones(128, 128, dtype=torch.bool), 3)) == 12 * 12, "without the border"
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +63,10 @@ def fit_of(photos: list[Path], turned: str, *settings: str) -> CrossFit:
     return found
 
 
-def patches(fit: CrossFit, photo: Path, degrees: float, name: str) -> torch.Tensor:
-    """Patches (N, C) of a photo, turned, as they are remembered."""
+def looked_at(fit: CrossFit, photo: Path) -> list[tuple[dict[str, torch.Tensor], np.ndarray | None]]:
+    """Pretrained features of a photo turned by each quarter, and what counts."""
     parts = GoodParts([photo], fit.recipe, Scope(fit.recipe.image, None))
-    ((picture, inside),) = parts.pictures(0)
-    turned, valid = turned_picture(picture, inside, degrees)
-    return patches_within(fit.model.pretrained(turned)[name], valid, 3)
+    return list(Looks(fit.model, CPU).turned((parts, 0)))
 
 
 @pytest.mark.parametrize("name", [LOW, HIGH])
@@ -104,13 +75,39 @@ def test_banks_hold_patches_of_turned_photos_in_the_group_of_the_photo(name: str
     assert 48 <= sum(map(len, fit.told.patches[name].values())) <= 48 + familiar.FOLDS, "no more than without"
     turned = 0
     for (parts, index), group in zip(fit.places, fit.told.groups.tolist(), strict=True):
-        for degrees in ANGLES:
-            own = patches(fit, parts.paths[index], degrees, name)
+        for features, inside in looked_at(fit, parts.paths[index]):
+            own = patches_of(features[name], inside, 3)
             for other, bank in fit.told.patches[name].items():
                 same = int((torch.cdist(bank, own) < 1e-2 * bank.norm(dim=1, keepdim=True)).any(1).sum())
                 assert not same or other == group
                 turned += same
-    assert turned > 24, "most patches are of turned photos, which are seven of eight"
+    assert turned > 24, "most patches are of turned photos, which are three of four"
+
+
+def test_turned_photos_lose_nothing_whatever_their_shape(photos: list[Path]) -> None:
+    exclude = "[[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]"  # the left half
+    recipe = load_recipe(TINY, [*SETTINGS, "image.height=96", f"image.exclude={exclude}"])
+    model = build(recipe.model, with_refinement=False).eval()
+    seen: list[torch.Tensor] = []
+    model.pretrained = lambda picture: seen.append(picture) or {}  # type: ignore[method-assign, assignment]
+    parts = GoodParts(photos[:1], recipe, Scope(recipe.image, None))
+    counts = [inside for _, inside in Looks(model, CPU).turned((parts, 0))]
+    ((picture, _),) = parts.pictures(0)
+    assert len(seen) == len(QUARTERS) == 3
+    for quarters, (found, inside) in enumerate(zip(seen, counts, strict=True), 1):
+        torch.testing.assert_close(torch.rot90(found, -quarters, (-2, -1)), picture, atol=0, rtol=0)
+        assert inside is not None and inside.shape == found.shape[-2:]
+        assert np.rot90(inside, -quarters)[:, 64:].all() and not np.rot90(inside, -quarters)[:, :64].any()
+
+
+def test_a_backbone_that_takes_one_size_alone_sees_half_turns_of_oblong_photos(photos: list[Path]) -> None:
+    recipe = load_recipe(TINY, [*SETTINGS, "image.height=96"])
+    model = build(recipe.model, with_refinement=False).eval()
+    shapes: list[tuple[int, ...]] = []
+    model.pretrained = lambda picture: shapes.append(picture.shape[-2:]) or {}  # type: ignore[method-assign, assignment]
+    model.imagenet.size = (96, 128)  # type: ignore[union-attr, assignment]
+    list(Looks(model, CPU).turned((GoodParts(photos[:1], recipe, Scope(recipe.image, None)), 0)))
+    assert shapes == [(96, 128)]
 
 
 def test_a_turned_part_is_nearer_to_what_is_remembered_of_turned_photos(photos: list[Path]) -> None:
@@ -120,7 +117,8 @@ def test_a_turned_part_is_nearer_to_what_is_remembered_of_turned_photos(photos: 
         assert fit.model.familiarity is not None
         fit.leave_out(NONE)
         density = dict(fit.model.familiarity.named_densities())[LOW]
-        found = patches(fit, photos[-1], 100, LOW)  # between two of the angles
+        features, inside = looked_at(fit, photos[-1])[0]
+        found = patches_of(features[LOW], inside, 3)
         away.append(float(density(found.t()[None, :, :, None]).mean()))
     assert away[1] < away[0] - 0.3, "logarithms of squared distances"
 

@@ -9,6 +9,7 @@ Axes: B images or tiles, C channels, H, W rows and columns of the network's inpu
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,8 +43,6 @@ from flawmap.train.folds import CELLS as GRID
 from flawmap.train.folds import Partition, by_folder, by_runs, grouped
 from flawmap.train.loop import seeded
 from flawmap.train.sources import GoodParts
-from flawmap.train.turned import ANGLES, patches_within, turned_picture
-from flawmap.train.turned import PHOTOS as TURNED_PHOTOS
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -57,6 +56,8 @@ OWN = 0.5  # weight of detection's map beside sources that were not trained on p
 LEAST = 0.01  # that a kind counts as, next to the best
 CELLS = 400_000  # among which those of a group are chosen, at most about
 DIRECTIONS = 64  # in which it is told how unlike such places are
+QUARTERS = (1, 2, 3)  # turns of a photo whose patches are remembered too, where parts lie at any angle
+TURNED_PHOTOS = 200  # good photos that are turned, at most about
 TILES = 8  # of each photo, where photos are cut into tiles
 PAINTED = 192  # pictures with painted defects that sources are tried on, half as many by `cubed` weights
 ADVANTAGE = 1.05  # of detection in outlining painted defects
@@ -114,14 +115,19 @@ class Looks:
         for picture, inside in parts.pictures(index, limit):
             yield self.model.pretrained(_laid_out(picture, self.device)), inside
 
-    def turned(self, place: Place, limit: int = 0) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """Pretrained features (1, C, h, w), by source, of each picture of a photo turned by each of ANGLES, and the
-        pixels (H, W) bool that count and were in the picture before; `limit` as of `GoodParts.pictures`."""
+    def turned(self, place: Place, limit: int = 0) -> Iterator[tuple[dict[str, Tensor], Mask | None]]:
+        """As `pretrained`, of each picture of a photo turned by each of QUARTERS, which loses and blurs nothing.
+
+        A backbone that takes images of one size alone, not square, sees half turns alone.
+        """
         parts, index = place
+        fixed = getattr(self.model.imagenet, "size", None)
         for picture, inside in parts.pictures(index, limit):
-            for degrees in ANGLES:
-                turned, valid = turned_picture(picture, inside, degrees)
-                yield self.model.pretrained(_laid_out(turned, self.device)), valid
+            square = picture.shape[-2] == picture.shape[-1]
+            for quarters in QUARTERS if square or fixed is None else (2,):
+                turned = torch.rot90(picture, quarters, (-2, -1))
+                counts = None if inside is None else np.rot90(inside, quarters).copy()
+                yield self.model.pretrained(_laid_out(turned, self.device)), counts
 
     def score(self, place: Place) -> tuple[float, float]:
         """As `GoodParts.score`, by what familiarity is set to now."""
@@ -416,15 +422,13 @@ def remember(
     for place, group in photos:
         groups.setdefault(group, []).append(place)
     for group, places in groups.items():
-        pictures = len(places) + len(ANGLES) * len(copied.intersection(places))
+        pictures = len(places) + len(QUARTERS) * len(copied.intersection(places))
         room = CELLS // pictures // (1 if places[0][0].whole is not None else TILES)  # of each picture
         for place in places:
-            for features, inside in looks.pretrained(place, TILES):
+            turned_copies = looks.turned(place, TILES) if place in copied else ()
+            for features, inside in itertools.chain(looks.pretrained(place, TILES), turned_copies):
                 for name, bank in banks.items():
                     bank.add(patches_of(features[name], inside, bank.around), room)
-            for features, valid in looks.turned(place, TILES) if place in copied else ():
-                for name, bank in banks.items():
-                    bank.add(patches_within(features[name], valid, bank.around), room)
         for name, bank in banks.items():
             chosen = bank.choose(math.ceil(count * len(places) / len(photos)))
             told.patches.setdefault(name, {})[group] = chosen
