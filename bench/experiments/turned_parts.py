@@ -174,7 +174,7 @@ def variants(row: Any, name: str, pictures: Sequence[Tensor]) -> None:
 
 
 @torch.inference_mode()
-def scores(folder: Path, names: Sequence[str], photos: int, turn: bool) -> None:
+def scores(folder: Path, names: Sequence[str], photos: int, turn: bool, labels: Sequence[str]) -> None:
     """Print image AUROC and pixel AP of each bank on each set, of low and of high resolution."""
     network = ImageNetFeatures().eval()
     load_imagenet(network)
@@ -187,7 +187,7 @@ def scores(folder: Path, names: Sequence[str], photos: int, turn: bool) -> None:
         test = [sample for sample in listing.test if sample.defective is not None]
         began = time.monotonic()
         learnt, tested = parts_of(good, name, 0, turn=turn), parts_of(test, name, 1, turn=turn)
-        banks = _banks(learnt, network)
+        banks = _banks(learnt, network, labels)
         for source, densities in banks.items():
             for label, (auroc, ap) in _measured(densities, source, tested, network).items():
                 print(f"| {name} | {source} | {label} | {auroc:.3f} | {ap:.3f} |", flush=True)
@@ -199,12 +199,13 @@ def _features(picture: Tensor, network: ImageNetFeatures) -> dict[str, Tensor]:
     return {LOW: network.low_resolution(blocks), HIGH: network.high_resolution(blocks)}
 
 
-def _banks(learnt: Sequence[Part], network: ImageNetFeatures) -> dict[str, dict[str, Density]]:
-    """Of each source, a Gaussian with a memory bank for each of BANKS."""
+def _banks(learnt: Sequence[Part], network: ImageNetFeatures, labels: Sequence[str]) -> dict[str, dict[str, Density]]:
+    """Of each source, a Gaussian with a memory bank for each of the BANKS named."""
+    every = sorted({0.0, *(angle for label in labels for angle in BANKS[label][1])})
     cells: dict[str, dict[float, list[Tensor]]] = {name: {} for name in (LOW, HIGH)}
     sums = {name: [Moments(channels) for _ in range(2)] for name, channels in _channels(network).items()}
     for part in learnt:
-        for angle in (0.0, *ANGLES):
+        for angle in every:
             picture, valid = turned_picture(part.picture, None, angle) if angle else (part.picture, _all(part.picture))
             for name, features in _features(picture, network).items():
                 found = patches_within(features, valid, AROUND)
@@ -213,9 +214,10 @@ def _banks(learnt: Sequence[Part], network: ImageNetFeatures) -> dict[str, dict[
                 step = max(-(-len(found) * len(learnt) // CANDIDATES), 1)
                 cells[name].setdefault(angle, []).append(found[::step].half())
     found_banks: dict[str, dict[str, Density]] = {}
-    for name, moments in sums.items():
-        for label, (count, angles, whole) in BANKS.items():
-            usual = moments[1 if whole else 0]
+    for name, both in sums.items():
+        for label in labels:
+            count, angles, whole = BANKS[label]
+            usual = both[1 if whole else 0]
             density = Density(len(usual.total), COMPONENTS)
             density.fit(usual.mean(), usual.covariance(), SHRINKAGE_OF_MEMORY)
             patches = torch.cat([one for angle in (0.0, *angles) for one in cells[name][angle]])
@@ -274,12 +276,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="holds a folder for each set")
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--photos", type=int, default=100, help="good photos, at most")
+    parser.add_argument("--banks", default=";".join(BANKS), help="names with semicolons between them")
     parser.add_argument("--as-they-lie", action="store_true", help="scores of the same squares, not turned")
     chosen = parser.parse_args()
     if chosen.what == "recognition":
         recognition(chosen.folder, chosen.sets.split(","))
     else:
-        scores(chosen.folder, chosen.sets.split(","), chosen.photos, not chosen.as_they_lie)
+        scores(chosen.folder, chosen.sets.split(","), chosen.photos, not chosen.as_they_lie, chosen.banks.split(";"))
 
 
 if __name__ == "__main__":
