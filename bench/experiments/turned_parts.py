@@ -136,7 +136,7 @@ def _image(part: Part) -> Image:
     return found
 
 
-def recognition(folder: Path, names: Sequence[str]) -> None:
+def recognition(folder: Path, names: Sequence[str], photos: int) -> None:
     """Print what is recognised of each set and each drawn surface, as it is and turned."""
     print("| parts | turned by | agreement as they lie | turned to fit | turned anyhow | apart | recognised |")
     print("|" + "---|" * 7)
@@ -149,13 +149,13 @@ def recognition(folder: Path, names: Sequence[str]) -> None:
 
     for name in names:
         samples = sorted(read_layout(folder / name).train_good, key=lambda sample: sample.image)
-        count = min(PHOTOS, len(samples))
+        count = min(PHOTOS, photos, len(samples))
         chosen = [samples[number * len(samples) // count] for number in range(count)]
         row(name, "–", from_images(read_image(sample.image) for sample in chosen))
         whole = [turned_part(sample, 0, 0.5, name in PADDED, SIDE, False) for sample in chosen]
         variants(row, name, [part.picture for part in whole])
     for name in SURFACES:
-        drawn = [draw_good(name, 192, np.random.default_rng([5, number])) for number in range(PHOTOS)]
+        drawn = [draw_good(name, 192, np.random.default_rng([5, number])) for number in range(min(PHOTOS, photos))]
         row(name, "–", from_images(drawn))
         variants(row, name, [torch.from_numpy(image.transpose(2, 0, 1).copy())[None] for image in drawn])
 
@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--as-they-lie", action="store_true", help="scores of the same squares, not turned")
     chosen = parser.parse_args()
     if chosen.what == "recognition":
-        recognition(chosen.folder, chosen.sets.split(","))
+        recognition(chosen.folder, chosen.sets.split(","), chosen.photos)
     else:
         scores(chosen.folder, chosen.sets.split(","), chosen.photos, not chosen.as_they_lie, chosen.banks.split(";"))
 
