@@ -1,7 +1,8 @@
 """Parts at any angle: whether they are recognised, and what turned patches bring, by features alone; nothing trained.
 
     python bench/experiments/turned_parts.py recognition SETS_FOLDER
-    python bench/experiments/turned_parts.py scores SETS_FOLDER [--sets toy_figures,kolektor] [--photos 100]
+    python bench/experiments/turned_parts.py scores SETS_FOLDER --sets toy_figures,kolektor,bsdata,mtoc
+    python bench/experiments/turned_parts.py scores SETS_FOLDER --sets toy_figures,kolektor --photos 20
 
 No set here has turned parts, so that some are made: of each photo a square (about the defect, else at a random place
 along the longer side; toy figures, which fill their photos, on a square of their background), turned with its mask by a
