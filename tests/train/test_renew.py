@@ -158,7 +158,9 @@ def test_places_of_photos_taken_in_are_remembered_beside_the_old(
     }
     added = sum(map(len, after.values())) - sum(map(len, before.values()))
     assert old.remembered == 16 and told.remembered == 24 and len(old.groups) == 6
-    assert 8 <= added <= 16 and len(before) < len(after), "as many of a photo as of the old: one, rounded up"
+    assert 8 <= added <= 16 and len(before) < len(after), (
+        "as many of a photo as of the old: one, rounded up"
+    )
     save_bundle(renewed, tmp_path / "renewed.bundle")
     reread = load_bundle(tmp_path / "renewed.bundle")
     assert reread.evidence is not None and reread.model.familiarity is not None
