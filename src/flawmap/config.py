@@ -273,6 +273,12 @@ class ModelSettings(Section):
         "memory bank of each holds, chosen by k-center greedy (coreset), so that a new one is compared with the most "
         "similar of them (nearest neighbour) instead of with the mean of all. 0: with the mean.",
     )
+    turned_patches: Literal["never", "auto", "always"] = Field(
+        "never",
+        description="With `memory`: the banks also hold patches of the good photos turned by 90°, 180° and 270° (of "
+        "up to 200 photos), so that few photos show parts at more angles. `auto`: where the good photos show parts at "
+        "varying angles, which is told before the training. A training settles it to `always` or `never`.",
+    )
 
     @model_validator(mode="after")
     def _odd(self) -> ModelSettings:
@@ -337,6 +343,12 @@ class AnomalySettings(Section):
     rotate_degrees: float = Field(90.0, ge=0, le=180, description="Largest rotation, in degrees. Authors: 90.")
     rotate_border: Literal["black", "mirror"] = Field(
         "black", description="What a rotated image shows beyond its border. Authors: black."
+    )
+    turned: Literal["given", "auto"] = Field(
+        "given",
+        description="`auto`: where the good photos show parts at varying angles, which is told before the training, "
+        "and `rotate` is 0, half of the images are rotated by up to 180°, mirrored beyond their border, and "
+        "`detect.replay_turns` is `quarter` instead of `none`. `given`: as these settings say.",
     )
     place: Literal["codes", "image", "smudges"] = Field(
         "codes",
@@ -721,11 +733,18 @@ def recipe_from_text(text: str, name: str = "recipe") -> Recipe:
         raise ConfigError(f"{name} is not valid TOML: {problem}") from problem
 
 
+SETTLED = {"image": {"height", "width"}, "model": {"reduction"}}  # by `image.size`, where they are not stated
+
+
 def dump_recipe(recipe: Recipe) -> str:
-    """The whole recipe as TOML, each setting written out."""
+    """The whole recipe as TOML, each setting written out; but none that `image.size` still is to settle, as it would
+    then be stated and win."""
     lines: list[str] = []
     for section, values in recipe.model_dump(mode="json").items():
         lines.append(f"[{section}]")
+        if recipe.image.size != "given":
+            open_ = SETTLED.get(section, set()) - getattr(recipe, section).model_fields_set
+            values = {name: value for name, value in values.items() if name not in open_}
         # JSON's strings, numbers, booleans and arrays are valid TOML.
         lines += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
         lines.append("")

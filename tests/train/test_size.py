@@ -10,7 +10,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flawmap.bundle import build, load_bundle
-from flawmap.config import ImageSettings, ModelSettings, Recipe, load_recipe
+from flawmap.config import (
+    ImageSettings,
+    ModelSettings,
+    Recipe,
+    dump_recipe,
+    load_recipe,
+    recipe_from_text,
+    training_recipes,
+)
 from flawmap.data.images import to_uint8, write_image
 from flawmap.data.layouts import read_layout
 from flawmap.data.scope import Scope
@@ -64,6 +72,21 @@ def test_the_size_follows_the_photos_unless_it_is_stated(
     recipe = sized(load_recipe(None, settings), plain(tmp_path, height, width))
     assert (recipe.image.height, recipe.image.width, recipe.model.reduction) == expected
     assert sized(recipe, plain(tmp_path, 64, 64)).image == recipe.image, "settled once and for all"
+
+
+@pytest.mark.parametrize("name", training_recipes())
+@pytest.mark.parametrize("stated", [[], ["image.height=320"]])
+def test_a_recipe_that_was_written_out_follows_the_photos_as_before(
+    name: str, stated: list[str], tmp_path: Path
+) -> None:
+    recipe = load_recipe(name, stated)
+    written = recipe_from_text(dump_recipe(recipe))
+    assert written == recipe
+    photos = plain(tmp_path, 1000, 700)
+    settled = sized(recipe, photos)
+    assert sized(written, photos) == settled
+    again = recipe_from_text(dump_recipe(settled))
+    assert sized(again, plain(tmp_path, 64, 64)) == settled == again
 
 
 def test_at_most_a_quarter_of_photos_of_several_sizes_is_enlarged(tmp_path: Path) -> None:

@@ -91,20 +91,30 @@ def random_rotations(
 
     Outside is black (`border` "zeros") or the image mirrored at its sides ("reflection").
     """
-    batch, _, height, width = images.shape
+    batch = len(images)
     turned = (torch.rand(batch, generator=generator) < share).nonzero().flatten()
     angles = (torch.rand(batch, generator=generator) - 0.5)[turned] * (2 * math.radians(degrees))
     if len(turned) == 0:
         return images
+    result = images.clone()
+    result[turned] = rotated(images[turned], angles, border)
+    return result
+
+
+def rotated(images: Tensor, angles: Tensor, border: str = "zeros", mode: str = "bilinear") -> Tensor:
+    """Rotate images (B, C, H, W) about their centres by `angles` (B,), in radians, counterclockwise.
+
+    `border`: as in `random_rotations`; `mode`: bilinear, or bicubic, which keeps more detail and may overshoot.
+    """
+    _, channels, height, width = images.shape
     aspect = height / width  # grid_sample's coordinates run from -1 to 1 along either side
     rows = [
         torch.stack([angles.cos(), -angles.sin() * aspect, angles * 0], 1),
         torch.stack([angles.sin() / aspect, angles.cos(), angles * 0], 1),
     ]
-    grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), [len(turned), 3, height, width], align_corners=False)
-    result = images.clone()
-    result[turned] = torch.nn.functional.grid_sample(images[turned], grid, padding_mode=border, align_corners=False)
-    return result
+    shape = [len(images), channels, height, width]
+    grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), shape, align_corners=False)
+    return torch.nn.functional.grid_sample(images, grid, mode=mode, padding_mode=border, align_corners=False)
 
 
 def random_crops(images: Tensor, generator: torch.Generator, side: int) -> Tensor:

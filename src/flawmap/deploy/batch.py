@@ -22,6 +22,8 @@ from flawmap.bundle import Bundle
 from flawmap.data.images import Stored, colour_map, encode_jpeg, overlay, to_uint8, write_image
 from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import DataError, ImageError
+from flawmap.measure.orientation import LABEL as ORIENTATION_LABEL
+from flawmap.measure.orientation import orientation_of
 from flawmap.measure.reconstruction import DETAIL, worth_drawing
 from flawmap.measure.report import ReportImage, render_report
 from flawmap.measure.scores import Region
@@ -189,6 +191,8 @@ def page_provenance(bundle: Bundle) -> dict[str, Any]:
         facts["reconstructions"] = (
             f"not shown: of good photos' detail the object-specific one keeps a correlation of {facts.pop(DETAIL):.2f}"
         )
+    if parts := orientation_of(bundle.provenance):
+        facts[ORIENTATION_LABEL] = parts.words
     limit = bundle.threshold
     if found := smallest_of(bundle.provenance, None if limit is None else limit.score):
         facts[LABEL] = found.words

@@ -91,7 +91,7 @@ def oddness(model: DSR, paths: Sequence[Path], recipe: Recipe, scope: Scope, dev
     looks = _Features(model, device)
     telling = evenly(list(zip(photos, groups.tolist(), strict=True)), REMEMBERED_PHOTOS)
     add_moments(told, telling, looks)
-    remember(told, told, telling, PLACES, looks)
+    remember(told, told, telling, PLACES, looks, recipe.model.turned_patches == "always")
     measure(told, list(enumerate(photos)), looks)
     largest = told.largest[:, 1:]  # without the map's
     low, middle, high = np.quantile(largest, [0.25, 0.5, 0.75], axis=0)

@@ -9,6 +9,7 @@ Axes: B images or tiles, C channels, H, W rows and columns of the network's inpu
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ OWN = 0.5  # weight of detection's map beside sources that were not trained on p
 LEAST = 0.01  # that a kind counts as, next to the best
 CELLS = 400_000  # among which those of a group are chosen, at most about
 DIRECTIONS = 64  # in which it is told how unlike such places are
+QUARTERS = (1, 2, 3)  # turns of a photo whose patches are remembered too, where parts lie at any angle
+TURNED_PHOTOS = 200  # good photos that are turned, at most about
 TILES = 8  # of each photo, where photos are cut into tiles
 PAINTED = 192  # pictures with painted defects that sources are tried on, half as many by `cubed` weights
 ADVANTAGE = 1.05  # of detection in outlining painted defects
@@ -113,6 +116,20 @@ class Looks:
         for picture, inside in parts.pictures(index, limit):
             yield self.model.pretrained(_laid_out(picture, self.device)), inside
 
+    def turned(self, place: Place, limit: int = 0) -> Iterator[tuple[dict[str, Tensor], Mask | None]]:
+        """As `pretrained`, of each picture of a photo turned by each of QUARTERS, which loses and blurs nothing.
+
+        A backbone that takes images of one size alone, not square, sees half turns alone.
+        """
+        parts, index = place
+        fixed = getattr(self.model.imagenet, "size", None)
+        for picture, inside in parts.pictures(index, limit):
+            square = picture.shape[-2] == picture.shape[-1]
+            for quarters in QUARTERS if square or fixed is None else (2,):
+                turned = torch.rot90(picture, quarters, (-2, -1))
+                counts = None if inside is None else np.rot90(inside, quarters).copy()
+                yield self.model.pretrained(_laid_out(turned, self.device)), counts
+
     def score(self, place: Place) -> tuple[float, float]:
         """As `GoodParts.score`, by what familiarity is set to now."""
         parts, index = place
@@ -153,6 +170,7 @@ class CrossFit:
     ) -> None:
         self.model, self.trained, self.held_out = model, trained, held_out
         self.recipe, self.device = recipe, device
+        self._turned = recipe.model.turned_patches == "always"  # whether turned patches are remembered
         self.kinds = (MAP, *_of(model).sources)
         cross = recipe.threshold.calibration == "cross-fitted"
         told = [(held_out, index) for index in range(len(held_out))]
@@ -198,7 +216,7 @@ class CrossFit:
         """
         add_moments(self.told, self._fitted, self._looks)
         if self._memory:
-            remember(self.told, self.told, self._remembered, self._memory, self._looks)
+            remember(self.told, self.told, self._remembered, self._memory, self._looks, self._turned)
         usual = measure(self.told, list(enumerate(self.places)), self._looks)
         self.told.usual[:] = [math.sqrt(max(float(moments.covariance()), 0.0)) for moments in usual]
         self.leave_out(NONE)
@@ -244,7 +262,7 @@ class CrossFit:
         )  # fmt: skip
         add_moments(found, self._runs[:count], self._looks)
         if self._memory and {*PRETRAINED} & {*self.told.kinds}:
-            remember(found, found, self._runs, self._memory, self._looks)
+            remember(found, found, self._runs, self._memory, self._looks, self._turned)
         return found
 
     @torch.no_grad()
@@ -413,23 +431,32 @@ def add_moments(told: GoodEvidence, photos: Sequence[tuple[Place, int]], looks: 
 
 
 def remember(
-    told: GoodEvidence, known: GoodEvidence, photos: Sequence[tuple[Place, int]], count: int, looks: Looks
+    told: GoodEvidence,
+    known: GoodEvidence,
+    photos: Sequence[tuple[Place, int]],
+    count: int,
+    looks: Looks,
+    turned: bool = False,
 ) -> None:
     """Add to the memory banks of `told` about `count` patches of photos, each with its group: as unlike as possible
     within a group (coreset).
 
-    How unlike they are is measured by the Gaussian of all that is `known`, in DIRECTIONS at random.
+    How unlike they are is measured by the Gaussian of all that is `known`, in DIRECTIONS at random. `turned`: patches
+    of turned copies of up to about TURNED_PHOTOS of the photos are among these, in their group.
     """
+    copied = {place for place, _ in evenly(photos, TURNED_PHOTOS)} if turned else set()
     banks = {name: Candidates(name, known, looks) for name in _of(looks.model).sources if name in PRETRAINED}
     groups: dict[int, list[Place]] = {}
     for place, group in photos:
         groups.setdefault(group, []).append(place)
     for group, places in groups.items():
-        room = CELLS // len(places) // (1 if places[0][0].whole is not None else TILES)  # of each picture
+        pictures = len(places) + len(QUARTERS) * len(copied.intersection(places))
+        room = CELLS // pictures // (1 if places[0][0].whole is not None else TILES)  # of each picture
         for place in places:
-            for features, inside in looks.pretrained(place, TILES):
+            turned_copies = looks.turned(place, TILES) if place in copied else ()
+            for features, inside in itertools.chain(looks.pretrained(place, TILES), turned_copies):
                 for name, bank in banks.items():
-                    bank.add(features[name], inside, room)
+                    bank.add(patches_of(features[name], inside, bank.around), room)
         for name, bank in banks.items():
             chosen = bank.choose(math.ceil(count * len(places) / len(photos)))
             told.patches.setdefault(name, {})[group] = chosen
@@ -451,10 +478,9 @@ class Candidates:
         self.points: list[Tensor] = []
         self.cells: list[Tensor] = []  # in half precision, as they are stored: there may be hundreds of thousands
 
-    def add(self, features: Tensor, inside: Mask | None, room: int) -> None:
-        """Up to about `room` cells of a picture's features (1, C, h, w), of those that count."""
-        found = patches_of(features, inside, self.around)
-        found = found[:: max(-(-len(found) // max(room, 1)), 1)]
+    def add(self, patches: Tensor, room: int) -> None:
+        """Up to about `room` of a picture's patches (N, C)."""
+        found = patches[:: max(-(-len(patches) // max(room, 1)), 1)]
         self.points.append(self.projected(found))
         self.cells.append(found.half().cpu())
 

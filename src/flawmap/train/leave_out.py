@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ from flawmap.measure.near_duplicates import (
 )
 from flawmap.model.familiarity import LOW, Moments
 from flawmap.model.imagenet import ImageNetFeatures
-from flawmap.train.familiar import PHOTOS, TILES, Looks, add_moments, evenly, patches_of
+from flawmap.train.familiar import PHOTOS, QUARTERS, TILES, Looks, add_moments, evenly, patches_of
 from flawmap.train.owned_bank import OwnedBank, Photos
 from flawmap.train.sources import GoodParts, names_of
 
@@ -86,6 +87,8 @@ class LeaveOut:
         self._moments = functools.lru_cache(KEPT)(self._moments_of)
         self._distances = functools.lru_cache(1)(self._distances_of)
         pictures = len(self.paths) * (1 if bundle.recipe.image.policy == "resize" else 2 * TILES)  # fewer than 2 TILES
+        self._turned = bundle.recipe.model.turned_patches == "always"
+        pictures *= 1 + len(QUARTERS) if self._turned else 1
         room = max(CANDIDATES // max(pictures, 1), 1)
         self._banks = {
             source: OwnedBank(source, self.evidence, self._looks, pictures, room) for source in self.evidence.patches
@@ -118,7 +121,9 @@ class LeaveOut:
     def _find_patches(self) -> None:
         """Find the photo of each patch in the memory banks, and candidates for others. Raises DataError."""
         for number, path in enumerate(self.paths) if self._banks else ():
-            for features, inside in self._looks.pretrained(self._place(path), TILES):
+            place = self._place(path)
+            turned = self._looks.turned(place, TILES) if self._turned else ()
+            for features, inside in itertools.chain(self._looks.pretrained(place, TILES), turned):
                 for source, bank in self._banks.items():
                     bank.add(number, patches_of(features[source], inside, bank.candidates.around))
         for bank in self._banks.values():

@@ -101,7 +101,8 @@ def renew(
     add_moments(added, list(zip(photos, groups.tolist(), strict=True)), looks)
     if old.patches:  # as many of each photo as there are of the old
         share = max(sum(map(len, bank.values())) for bank in old.patches.values()) / old.remembered
-        remember(added, old, list(zip(photos, groups.tolist(), strict=True)), math.ceil(share * len(parts)), looks)
+        grouped_photos, count = list(zip(photos, groups.tolist(), strict=True)), math.ceil(share * len(parts))
+        remember(added, old, grouped_photos, count, looks, bundle.recipe.model.turned_patches == "always")
     told = old.joined(added)
     first = len(old.groups)
     measure(told, [(first + index, photo) for index, photo in enumerate(photos)], looks)

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from flawmap.data.layouts import Listing, Sample
 from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import Scope, read_scope
 from flawmap.errors import CheckpointError, ConfigError, DataError, FlawmapError, TrainingError, first_line
+from flawmap.measure.orientation import ORIENTATION, Orientation, orientation_of
 from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.reconstruction import DETAIL
 from flawmap.measure.threshold import Groups, choose_threshold
@@ -40,6 +41,7 @@ from flawmap.train.detect import train_detection
 from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole_folders
 from flawmap.train.folds import capture_orders
 from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
+from flawmap.train.orientation import asks_for_orientation, recognise, settled
 from flawmap.train.reconstruction import reconstruction_detail
 from flawmap.train.refine import train_refinement
 from flawmap.train.size import size_line
@@ -47,6 +49,7 @@ from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, names
 
 RUNS = 4  # stretches in the order of capture that are held out, where these are not whole folders
 RECIPE, DEFECTS, CHOICE = "recipe.toml", "defects.json", "choice.json"
+ANGLES = "orientation.json"
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
 DRAWING = ("coarse_restriction", "fine_restriction", "object_decoder")
 WARM = {"all": (*DRAWING, "detection"), "drawing": DRAWING, "none": ()}
@@ -63,6 +66,7 @@ _FREE = (
     "familiarity",
     "fusion",
     "memory",
+    "turned_patches",
     "backbone",
     "backbone_mean",
     "backbone_deviation",
@@ -179,6 +183,17 @@ def _noted_size(folder: Path, recipe: Recipe) -> Recipe | None:
     return recipe.model_copy(update={"image": noted.image, "model": model})
 
 
+def _orientation(folder: Path, recipe: Recipe, good: Sequence[Path], device: torch.device) -> Orientation | None:
+    """Whether parts lie at varying angles, as an unfinished training in `folder` noted or by the photos; None where the
+    recipe does not ask."""
+    if not asks_for_orientation(recipe):
+        return None
+    with suppress(OSError, ValueError, TypeError):
+        if noted := orientation_of({ORIENTATION: json.loads((folder / ANGLES).read_text(encoding="utf-8"))}):
+            return noted
+    return recognise(good, device)
+
+
 def _say_plan(plan: Plan, recipe: Recipe) -> None:
     steps = recipe.detect.steps
     enough = f", of which {steps} are enough for so few photos" if steps < plan.steps else ""
@@ -260,6 +275,10 @@ def train(
     asked, recipe = recipe, _noted_size(folder, recipe) or sized(recipe, good, say)
     photo = photo_size(good)
     say(size_line(asked, recipe, photo))
+    orientation = _orientation(folder, recipe, good, machine.device)
+    if orientation is not None:
+        recipe = settled(recipe, orientation)
+        say(orientation.words)
     backbone = own_backbone(recipe)
     if backbone is not None:
         recipe = recipe.model_copy(update={"model": noted(recipe.model, backbone)})
@@ -276,7 +295,7 @@ def train(
     recipe = for_few(recipe, len(train_paths))
     learning = recipe.model_copy(update={"image": small})
     fresh = not folder.exists()
-    resumed = _take_up(folder, recipe, learnt, names_of(aside, good), chosen)
+    resumed = _take_up(folder, recipe, learnt, names_of(aside, good), chosen, orientation)
     with _removed_unless_begun(folder, fresh):
         plan = planned(folder, minutes, resumed)
         images = good_images(train_paths, learning, scope, folder, quiet)
@@ -353,6 +372,7 @@ def train(
         **chosen,
         "photo_size": [*photo],
         "inspected_at": [recipe.image.height, recipe.image.width],
+        ORIENTATION: None if orientation is None else orientation.to_json(),
         "trained_on": len(images),
         "varied": varied > 0,
         "held_out": len(held_out),
@@ -542,11 +562,12 @@ def _take_up(
     learnt: Sequence[tuple[str, str]],
     aside: Sequence[str],
     choice: Mapping[str, Any],
+    orientation: Orientation | None = None,
 ) -> bool:
     """Make or take up the folder of an unfinished training; whether there is a checkpoint to go on from.
 
     `learnt`: the real defects it learns from, as `hashes` gives them, which must stay the same. `aside`: the names of
-    the photos that are set aside. `choice`: how the recipe was chosen.
+    the photos that are set aside. `choice`: how the recipe was chosen. `orientation`: how parts lie, where it counts.
     """
     note, defects = folder / RECIPE, folder / DEFECTS
     known = json.dumps(learnt)
@@ -565,6 +586,8 @@ def _take_up(
             write_atomically(defects, known)
         if choice:
             write_atomically(folder / CHOICE, json.dumps(choice))
+        if orientation is not None:
+            write_atomically(folder / ANGLES, json.dumps(orientation.to_json()))
     except OSError as problem:
         raise TrainingError(f"cannot write to {folder}: {problem.strerror}") from problem
     return any(folder.glob("*.safetensors"))
