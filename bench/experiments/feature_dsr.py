@@ -21,11 +21,14 @@ import numpy as np
 import torch
 from feature_dsr_model import (
     CLIP,
+    GROUPS,
+    SCALES,
     Head,
     Painted,
     Painting,
     Restriction,
     amounts,
+    at_scales,
     dequantized,
     learn_books,
     nearest_patch,
@@ -41,11 +44,10 @@ from flawmap.model.familiarity import Density, Moments
 from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.train.losses import focal_loss
 
-CROP, BATCH = 32, 4  # cells a side, crops a step
+CROP, BATCH = 24, 4  # cells a side, crops a step
 NATURAL = 100  # photos
 HIGH, LOW = SOURCES["high"], SOURCES["low"]
 Maps = dict[str, Tensor]
-KINDS = {"difference": "codes", "codes": "codes", "noise": "noise"}
 
 
 class Part(NamedTuple):
@@ -160,43 +162,40 @@ class Detector:
         }
         self.restriction = Restriction(channels)
         self.residual = Density(channels)
-        patch = channels + 1
-        self.heads = nn.ModuleDict(
-            {
-                f"{kind}{beside}": Head(inputs + (patch if beside else 0), kernel=1 if kind == "noise" else 3)
-                for kind, inputs in (("difference", channels + 16), ("codes", channels), ("noise", channels))
-                for beside in ("", " + patch")
-            }
-        )
+        heads = {"maps": Head(2 * len(SCALES), anchored=True)}
+        for kind, inputs in (("difference", channels + GROUPS), ("codes", channels), ("noise", channels)):
+            kernel = 1 if kind == "noise" else 3
+            heads[kind] = Head(inputs, kernel=kernel)
+            heads[f"{kind} + patch"] = Head(inputs + channels + GROUPS + 1, kernel=kernel, anchored=True)
+        self.heads = nn.ModuleDict(heads)
 
     def painting(self, kind: str) -> Painting:
         """How defects of a kind are made."""
-        low, high = self.chosen.strength
-        return Painting(kind, (low, high), self.chosen.noise, distractors=self.chosen.distractors)
+        strength = self.chosen.noise if kind == "noise" else self.chosen.strength
+        return Painting(kind, strength, self.chosen.distractors)
 
     def reconstructions(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The general one and the object-specific one, (B, C, h, w) each."""
         general = dequantized(self.books, features) if self.chosen.input == "codes" else features
         return general, self.restriction(general)
 
-    def known(self, features: Tensor, without: Tensor | None) -> dict[str, Tensor]:
-        """What each head reads (B, C', h, w), and the bank's and the restriction's maps (B, 1, h, w)."""
+    def known(self, features: Tensor, without: Tensor | None, kinds: Sequence[str] = ("codes", "noise")) -> Maps:
+        """What each head of `kinds` reads (B, C', h, w), and the bank's and the restriction's maps (B, 1, h, w)."""
         with torch.no_grad():
-            general, restricted = self.reconstructions(features)
-            difference = general - restricted
             patch, distance = nearest_patch(self.part.density, features, self.part.owners, without)
-            near = torch.cat([features - patch, distance], 1)
-            of_difference = torch.cat([difference, amounts(features - restricted)], 1)
-        return {
-            "high": distance,
-            "residual": self.residual(features - restricted),
-            "difference": of_difference,
-            "difference + patch": torch.cat([of_difference, near], 1),
-            "codes": features,
-            "codes + patch": torch.cat([features, near], 1),
-            "noise": features,
-            "noise + patch": torch.cat([features, near], 1),
-        }
+            near = torch.cat([features - patch, amounts(features - patch), distance], 1)
+            beside = torch.cat([features, near], 1)
+            found = {"high": distance}
+            if "noise" in kinds:
+                found |= {"noise": features, "noise + patch": beside}
+            if "codes" in kinds:
+                general, restricted = self.reconstructions(features)
+                residual = features - restricted
+                difference = torch.cat([general - restricted, amounts(residual)], 1)
+                maps = torch.cat([self.residual(residual), distance], 1)
+                found |= {"codes": features, "codes + patch": beside, "residual": maps[:, :1], "maps": at_scales(maps)}
+                found |= {"difference": difference, "difference + patch": torch.cat([difference, near], 1)}
+        return found
 
     def painted(self, numbers: Sequence[int], kind: str) -> tuple[Painted, Tensor]:
         crops, others, owners = self.part.crops(numbers, self.generator)
@@ -215,19 +214,30 @@ class Detector:
         moments = Moments(self.part.white.shape[1])
         self.facts["restriction's residual, other good photos"] = self._residual(self.second, moments)
         self.residual.fit(moments.mean(), moments.covariance())
+        self._anchor()
 
         def heads_loss() -> Tensor:
             losses = []
             for kind in ("codes", "noise"):
                 made, owners = self.painted(self.second, kind)
-                known = self.known(made.features, owners)
+                known = self.known(made.features, owners, [kind])
                 for name, head in self.heads.items():
-                    if KINDS[name.removesuffix(" + patch")] == kind:
+                    if name in known:
                         losses.append(focal_loss(head(known[name]), made.mask, unsure=made.unsure))
             return torch.stack(losses).sum()
 
         self.facts["heads' loss"] = descend([self.heads], self.chosen.steps, heads_loss)
         self.heads.eval()
+
+    @torch.no_grad()
+    def _anchor(self) -> None:
+        """Heads start from even odds at a distance that one good cell of a hundred has."""
+        drawn = [self.part.crops(self.second, self.generator) for _ in range(8)]
+        found = [nearest_patch(self.part.density, crops, self.part.owners, owners)[1] for crops, _, owners in drawn]
+        level = torch.stack(found).flatten().quantile(0.99)
+        for head in self.heads.values():
+            assert isinstance(head, Head)
+            head.level.copy_(level)
 
     @torch.no_grad()
     def _residual(self, numbers: Sequence[int], moments: Moments | None) -> float:
@@ -242,16 +252,15 @@ class Detector:
 
     @torch.no_grad()
     def maps(self, features: Tensor, without: Tensor | None = None) -> Maps:
-        """Each source's map of features (B, C, h, w): (B, 1, h, w), log-odds of heads as means of 3 by 3 cells."""
+        """Each source's map of features (B, C, h, w): (B, 1, h, w), of heads the log-odds."""
         known = self.known(features, without)
         found = {name: known[name] for name in ("high", "residual")}
         for name, head in self.heads.items():
             logits = head(known[name])
-            odds = nn.functional.pad(logits[:, 1:] - logits[:, :1], (1, 1, 1, 1), mode="replicate")
-            found[name] = nn.functional.avg_pool2d(odds, 3, 1)
+            found[name] = logits[:, 1:] - logits[:, :1]
         return found
 
-    def on_painted(self, kind: str, rounds: int = 24) -> dict[str, tuple[float, float]]:
+    def on_painted(self, kind: str, rounds: int = 16) -> dict[str, tuple[float, float]]:
         """Image AUROC and cell AP of each source on crops of good photos left out, with and without defects."""
         scores: dict[str, list[Tensor]] = {}
         cells: dict[str, list[Tensor]] = {}
@@ -284,6 +293,8 @@ def all_maps(detector: Detector) -> tuple[Maps, Maps]:
     raw = {name: torch.cat(each) for name, each in found.items()}
     cut = 1 + HIGH.around // 2
     shown = {name: whole(part.photos, each, cut) for name, each in raw.items()}
+    for name in detector.heads:
+        raw[name] = nn.functional.avg_pool2d(raw[name], 3, 1)  # what counts of a head is the largest mean
     return {"low": part.low[:, None], **raw}, {"low": part.low, **shown}
 
 
@@ -311,7 +322,7 @@ def fuse(part: Part, raw: Maps, shown: Maps, names: Sequence[str]) -> Fused:
     )
 
 
-def explained(detector: Detector, raw: Maps) -> dict[str, Any]:
+def explained(detector: Detector, raw: Maps, shown: Maps) -> dict[str, Any]:
     """What explains the figures: correlations with the bank's distance, training defects found on photos left out."""
     left = len(detector.part.left)
     defective = torch.from_numpy(detector.part.photos.defective)
@@ -321,7 +332,7 @@ def explained(detector: Detector, raw: Maps) -> dict[str, Any]:
             continue
         largest, bank = each.flatten(1).amax(1), raw["high"].flatten(1).amax(1)
         facts[f"{name}: correlation with high, cells and photos of the test"] = [
-            _correlation(each[left:].flatten(), raw["high"][left:].flatten()),
+            _correlation(shown[name][left:].flatten(), shown["high"][left:].flatten()),
             _correlation(largest[left:], bank[left:]),
         ]
         good, bad = largest[left:][~defective], largest[left:][defective]
@@ -330,7 +341,8 @@ def explained(detector: Detector, raw: Maps) -> dict[str, Any]:
         ]
     for kind in ("codes", "noise"):
         found = detector.on_painted(kind)
-        facts[f"painted ({kind}) on photos left out"] = {name: [round(x, 3) for x in two] for name, two in found.items()}
+        for name, (auroc, ap) in found.items():
+            facts[f"{name}: AUROC, AP on painted {kind}, photos left out"] = [round(auroc, 3), round(ap, 3)]
     return facts
 
 
@@ -379,12 +391,12 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--input", choices=["codes", "features"], default="codes", help="what the restriction reads")
-    parser.add_argument("--codes", type=int, default=1024, help="of the fine codebook; the coarse one has half as many")
-    parser.add_argument("--strength", type=bounds, default=(0.15, 0.8), help="share of the way to another code")
-    parser.add_argument("--noise", type=bounds, default=(0.3, 1.5), help="deviation of Gaussian noise as defects")
+    parser.add_argument("--codes", type=int, default=512, help="of the fine codebook; the coarse one has half as many")
+    parser.add_argument("--strength", type=bounds, default=(0.5, 4.0), help="share of the way to another code")
+    parser.add_argument("--noise", type=bounds, default=(0.3, 2.0), help="deviation of Gaussian noise as defects")
     parser.add_argument("--distractors", type=float, default=0.5, help="share of crops with some")
-    parser.add_argument("--restrict", type=int, default=600, help="steps of the restriction")
-    parser.add_argument("--steps", type=int, default=600, help="steps of the heads")
+    parser.add_argument("--restrict", type=int, default=300, help="steps of the restriction")
+    parser.add_argument("--steps", type=int, default=400, help="steps of the heads")
     parser.add_argument("--save", type=Path, help="folder for facts and rows, a file a set")
     chosen = parser.parse_args()
     natural = natural_cells(chosen.cache, chosen.natural)
@@ -396,8 +408,13 @@ def main() -> None:
         detector.learn()
         raw, shown = all_maps(detector)
         found[name] = rows_of(part, raw, shown)
-        facts = explained(detector, raw)
-        print(f"{name} ({time.monotonic() - began:.0f} s): {json.dumps(facts, indent=1)}", flush=True)
+        facts = explained(detector, raw, shown)
+        print(
+            f"{name} ({time.monotonic() - began:.0f} s)",
+            *(f"  {key}: {value}" for key, value in facts.items()),
+            sep="\n",
+            flush=True,
+        )
         if chosen.save:
             chosen.save.mkdir(parents=True, exist_ok=True)
             (chosen.save / f"{name}.json").write_text(json.dumps({"rows": found[name], "facts": facts}))

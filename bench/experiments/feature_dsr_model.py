@@ -20,6 +20,7 @@ from flawmap.model.anomalies import replace_codes
 from flawmap.model.codebook import Codebook
 from flawmap.model.familiarity import Density
 
+SCALES = (9, 5, 3, 1)  # cells along the side of a mean of score maps
 GROUPS = 16  # of components, over which the amount of a difference is averaged
 CLIP = 12.0  # deviations; natural photos lie far outside what a part's features vary by
 
@@ -34,15 +35,15 @@ class Books(NamedTuple):
 class Painting(NamedTuple):
     """How training defects are made.
 
-    `kind`: "codes" (resampled), "noise" (Gaussian) or "both" (half of each); `strength`: bounds of the share of the way to
-    another code; `noise`: bounds of its deviation; `ranks`: bounds of the share of the codebook that is drawn from.
+    `kind`: "codes" (resampled) or "noise" (Gaussian); `strength`: bounds of how many times the difference of codes is
+    added, or of the noise's deviation, drawn uniformly in the logarithm; `distractors`: share of crops with some;
+    `ranks`: bounds of the share of the codebook that is drawn from.
     """
 
-    kind: str = "codes"
-    strength: tuple[float, float] = (0.15, 0.8)
-    noise: tuple[float, float] = (0.3, 1.5)
+    kind: str
+    strength: tuple[float, float]
+    distractors: float
     ranks: tuple[float, float] = (0.2, 1.0)
-    distractors: float = 0.5
 
 
 class Painted(NamedTuple):
@@ -114,18 +115,13 @@ def paint(books: Books, crops: Tensor, others: Tensor, painting: Painting, gener
     clean = torch.lerp(crops, others, nn.functional.avg_pool2d(place, 3, 1, 1))
     mask = masks(0.3)
     share = _around(mask[:, None].float())
-    draws = torch.rand(batch, 5, generator=generator)
-
-    def between(bounds: tuple[float, float], draw: Tensor) -> Tensor:
-        return (bounds[0] + (bounds[1] - bounds[0]) * draw)[:, None, None, None]
-
-    noise = torch.randn(crops.shape, generator=generator) * between(painting.noise, draws[:, 0])
-    change = noise
-    if painting.kind != "noise":
-        change = _resampled(books, clean, mask, painting, generator) * between(painting.strength, draws[:, 0])
-        change = _smoothed(change, mask, draws[:, 1] < 0.5)
-        if painting.kind == "both":
-            change = torch.where((draws[:, 2] < 0.5)[:, None, None, None], noise, change)
+    low, high = painting.strength
+    draws = torch.rand(batch, 2, generator=generator)
+    if painting.kind == "noise":
+        change = torch.randn(crops.shape, generator=generator)
+    else:
+        change = _smoothed(_resampled(books, clean, mask, painting.ranks, generator), mask, draws[:, 1] < 0.5)
+    change = change * (low * (high / low) ** draws[:, 0])[:, None, None, None]
     changed = (clean + share * change).clamp(-CLIP, CLIP)
     return Painted(changed, clean, mask, (share[:, 0] > 0) & ~mask)
 
@@ -144,13 +140,13 @@ def _smoothed(change: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _resampled(
-    books: Books, features: Tensor, mask: Tensor, painting: Painting, generator: torch.Generator
+    books: Books, features: Tensor, mask: Tensor, ranks: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
     """Other codes less a cell's own, (B, C, h, w), of both grids or of either. Half of the images: one material for
     all of the mask, that is the code of one cell of it."""
     batch = len(features)
     draws = torch.rand(batch, 4, generator=generator)
-    low, high = painting.ranks
+    low, high = ranks
     strengths = low + (high - low) * draws[:, :2]
     one = draws[:, 3] < 0.5
     changes = []
@@ -166,8 +162,8 @@ def _resampled(
             if len(inside):
                 new[image][at[image]] = inside[int(torch.randint(len(inside), (1,), generator=generator))]
         changes.append(book.lookup(new) - book.lookup(own))
-    with_coarse, with_fine = draws[:, 2] < 0.75, (draws[:, 2] < 0.5) | (draws[:, 2] >= 0.75)
-    return quadrupled(changes[0], features) * with_coarse[:, None, None, None] + changes[1] * with_fine[:, None, None, None]
+    kinds = draws[:, 2, None, None, None]
+    return quadrupled(changes[0], features) * (kinds < 0.75) + changes[1] * ((kinds < 0.5) | (kinds >= 0.75))
 
 
 class Restriction(nn.Module):
@@ -197,21 +193,33 @@ def _convolution(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Head(nn.Module):
-    """Logits (B, 2, h, w), the second "defect", from what is known of each cell; `kernel` of its second layer."""
+    """Logits (B, 2, h, w), the second "defect", from what is known of each cell; `kernel` of its second layer.
 
-    def __init__(self, inputs: int, hidden: int = 64, kernel: int = 3) -> None:
+    With `anchored` the last channel that comes in is the distance from the memory bank, and what is learnt is a
+    correction of it: log-odds start as `gain` times what it is above `level`.
+    """
+
+    def __init__(self, inputs: int, hidden: int = 64, kernel: int = 3, anchored: bool = False) -> None:
         super().__init__()
+        last = nn.Conv2d(hidden // 2, 2, 1)
         self.layers = nn.Sequential(
             nn.Conv2d(inputs, hidden, 1),
             nn.GELU(),
             nn.Conv2d(hidden, hidden // 2, kernel, padding=kernel // 2, padding_mode="replicate"),
             nn.GELU(),
-            nn.Conv2d(hidden // 2, 2, 1),
+            last,
         )
+        self.anchored = anchored
+        self.gain, self.level = nn.Parameter(torch.tensor(4.0)), nn.Parameter(torch.tensor(0.0))
+        if anchored:
+            nn.init.zeros_(last.weight)
 
     def forward(self, known: Tensor) -> Tensor:
         logits: Tensor = self.layers(known)
-        return logits
+        if not self.anchored:
+            return logits
+        odds = self.gain * (known[:, -1:] - self.level)
+        return logits + torch.cat([torch.zeros_like(odds), odds], 1)
 
 
 @torch.no_grad()
@@ -238,3 +246,9 @@ def nearest_patch(density: Density, white: Tensor, owners: Tensor, without: Tens
 def amounts(difference: Tensor) -> Tensor:
     """Mean amount of a difference (B, C, h, w) over groups of components that vary alike much: (B, GROUPS, h, w)."""
     return torch.log(difference.abs().unflatten(1, (GROUPS, -1)).mean(2) + 0.05)
+
+
+def at_scales(maps: Tensor) -> Tensor:
+    """Score maps (B, S, h, w) as means over SCALES cells: (B, S * scales, h, w)."""
+    means = [nn.functional.avg_pool2d(maps, side, 1, side // 2, count_include_pad=False) for side in SCALES]
+    return torch.cat(means, 1)
