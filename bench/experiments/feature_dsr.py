@@ -136,7 +136,7 @@ def descend(networks: Sequence[nn.Module], steps: int, loss_of: Callable[[], Ten
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -366,16 +366,15 @@ def table(found: Mapping[str, Mapping[str, Fused]]) -> str:
     lines = ["| source | " + " | ".join(found) + " | mean |", "|" + "---|" * (len(found) + 2)]
     for label in next(iter(found.values())):
         each = [rows[label] for rows in found.values()]
-        alone = label in ("low", "high") or ", " not in label
-        cells = [_cell(one.mean, one.largest, one.pixel, alone) for one in each]
-        mean = _cell(*np.array(each)[:, :2].mean(0), float(np.nanmean(np.array(each)[:, 2])), alone)
-        lines.append(f"| {label} | {' | '.join(cells)} | {mean} |")
+        means = np.array(each, np.float64)
+        each.append(Fused(*means[:, :2].mean(0).tolist(), float(np.nanmean(means[:, 2]))))
+        lines.append(f"| {label} | {' | '.join(_cell(one) for one in each)} |")
     return "\n".join(lines)
 
 
-def _cell(mean: float, largest: float, pixel: float, alone: bool) -> str:
-    auroc = f"{mean:.3f}" if alone else f"{mean:.3f}/{largest:.3f}"
-    return auroc if np.isnan(pixel) else f"{auroc}, {pixel:.3f}"
+def _cell(one: Fused) -> str:
+    auroc = f"{one.mean:.3f}" if one.mean == one.largest else f"{one.mean:.3f}/{one.largest:.3f}"
+    return auroc if np.isnan(one.pixel) else f"{auroc}, {one.pixel:.3f}"
 
 
 def bounds(text: str) -> tuple[float, float]:
@@ -397,11 +396,17 @@ def main() -> None:
     parser.add_argument("--distractors", type=float, default=0.5, help="share of crops with some")
     parser.add_argument("--restrict", type=int, default=300, help="steps of the restriction")
     parser.add_argument("--steps", type=int, default=400, help="steps of the heads")
-    parser.add_argument("--save", type=Path, help="folder for facts and rows, a file a set")
+    parser.add_argument(
+        "--save", type=Path, help="folder for rows and facts, a file a set; those there are not measured again"
+    )
     chosen = parser.parse_args()
     natural = natural_cells(chosen.cache, chosen.natural)
     found = {}
     for name in chosen.sets.split(","):
+        kept = chosen.save / f"{name}.json" if chosen.save else None
+        if kept and kept.exists():
+            found[name] = {row: Fused(*each) for row, each in json.loads(kept.read_text())["rows"].items()}
+            continue
         began = time.monotonic()
         part = prepared(chosen.folder, chosen.cache, name, natural)
         detector = Detector(part, chosen)
@@ -409,15 +414,12 @@ def main() -> None:
         raw, shown = all_maps(detector)
         found[name] = rows_of(part, raw, shown)
         facts = explained(detector, raw, shown)
-        print(
-            f"{name} ({time.monotonic() - began:.0f} s)",
-            *(f"  {key}: {value}" for key, value in facts.items()),
-            sep="\n",
-            flush=True,
-        )
-        if chosen.save:
-            chosen.save.mkdir(parents=True, exist_ok=True)
-            (chosen.save / f"{name}.json").write_text(json.dumps({"rows": found[name], "facts": facts}))
+        print(f"{name} ({time.monotonic() - began:.0f} s)", flush=True)
+        for key, value in facts.items():
+            print(f"  {key}: {value}", flush=True)
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps({"rows": found[name], "facts": facts}))
     print(table(found))
 
 

@@ -60,7 +60,9 @@ def k_means(cells: Tensor, codes: int, generator: torch.Generator, rounds: int =
     """Centres (K, C) of cells (N, C), from random ones of them; an empty one moves onto a random cell."""
     centres = cells[torch.randperm(len(cells), generator=generator)[:codes]].clone()
     for _ in range(rounds):
-        distances = [torch.addmm(centres.square().sum(1), some, centres.t(), alpha=-2.0) for some in cells.split(4096)]
+        distances = [
+            torch.addmm(centres.square().sum(1), some, centres.t(), alpha=-2.0) for some in torch.split(cells, 4096)
+        ]
         nearest = torch.cat([each.argmin(1) for each in distances])
         counts = torch.zeros(len(centres)).index_add_(0, nearest, torch.ones(len(cells)))
         sums = torch.zeros_like(centres).index_add_(0, nearest, cells)
@@ -98,7 +100,8 @@ def learn_books(good: Tensor, natural: Tensor, codes: tuple[int, int], generator
 def dequantized(books: Books, features: Tensor) -> Tensor:
     """The general reconstruction: what the codes of both grids say, (B, C, h, w)."""
     upper = quadrupled(books.coarse(halves(features)).codes, features)
-    return upper + books.fine(features - upper).codes
+    found: Tensor = upper + books.fine(features - upper).codes
+    return found
 
 
 @torch.no_grad()
@@ -238,14 +241,15 @@ def nearest_patch(density: Density, white: Tensor, owners: Tensor, without: Tens
             squares = squares.masked_fill(owners == without[number], torch.inf)
         least, nearest = torch.addmm(squares, cells, memory.t(), alpha=-2.0).min(1)
         mean = (least + cells.square().sum(1)).clamp_min(0) / memory.shape[1]
-        patches.append(memory[nearest].t().unflatten(1, image.shape[1:]))
+        patches.append(memory[nearest].t().reshape(image.shape))
         distances.append(torch.log(mean + density.floor).view(1, *image.shape[1:]))
     return torch.stack(patches), torch.stack(distances)
 
 
 def amounts(difference: Tensor) -> Tensor:
     """Mean amount of a difference (B, C, h, w) over groups of components that vary alike much: (B, GROUPS, h, w)."""
-    return torch.log(difference.abs().unflatten(1, (GROUPS, -1)).mean(2) + 0.05)
+    batch, _, height, width = difference.shape
+    return torch.log(difference.abs().reshape(batch, GROUPS, -1, height, width).mean(2) + 0.05)
 
 
 def at_scales(maps: Tensor) -> Tensor:
