@@ -366,8 +366,8 @@ def table(found: Mapping[str, Mapping[str, Fused]]) -> str:
     lines = ["| source | " + " | ".join(found) + " | mean |", "|" + "---|" * (len(found) + 2)]
     for label in next(iter(found.values())):
         each = [rows[label] for rows in found.values()]
-        means = np.array(each, np.float64)
-        each.append(Fused(*means[:, :2].mean(0).tolist(), float(np.nanmean(means[:, 2]))))
+        mean, largest = np.mean([one[:2] for one in each], 0).tolist()
+        each.append(Fused(mean, largest, float(np.nanmean([one.pixel for one in each]))))
         lines.append(f"| {label} | {' | '.join(_cell(one) for one in each)} |")
     return "\n".join(lines)
 

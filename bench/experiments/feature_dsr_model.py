@@ -60,10 +60,9 @@ def k_means(cells: Tensor, codes: int, generator: torch.Generator, rounds: int =
     """Centres (K, C) of cells (N, C), from random ones of them; an empty one moves onto a random cell."""
     centres = cells[torch.randperm(len(cells), generator=generator)[:codes]].clone()
     for _ in range(rounds):
-        distances = [
-            torch.addmm(centres.square().sum(1), some, centres.t(), alpha=-2.0) for some in torch.split(cells, 4096)
-        ]
-        nearest = torch.cat([each.argmin(1) for each in distances])
+        lengths, opposite = centres.square().sum(1), centres.t()
+        found = [torch.addmm(lengths, some, opposite, alpha=-2.0).argmin(1) for some in torch.split(cells, 4096)]
+        nearest = torch.cat(found)
         counts = torch.zeros(len(centres)).index_add_(0, nearest, torch.ones(len(cells)))
         sums = torch.zeros_like(centres).index_add_(0, nearest, cells)
         spare = cells[torch.randint(len(cells), (len(centres),), generator=generator)]
