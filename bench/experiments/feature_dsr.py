@@ -46,6 +46,12 @@ from flawmap.train.losses import focal_loss
 
 CROP, BATCH = 24, 4  # cells a side, crops a step
 NATURAL = 100  # photos
+KINDS = ("codes", "noise", "natural")  # of training defects
+HEADS = {  # what they read, by the kind of training defects they learn
+    "codes": ("maps", "difference", "difference + patch", "codes", "codes + patch"),
+    "noise": ("noise", "noise + patch"),
+    "natural": ("natural", "natural + patch"),
+}
 HIGH, LOW = SOURCES["high"], SOURCES["low"]
 Maps = dict[str, Tensor]
 
@@ -163,15 +169,16 @@ class Detector:
         self.restriction = Restriction(channels)
         self.residual = Density(channels)
         heads = {"maps": Head(2 * len(SCALES), anchored=True)}
-        for kind, inputs in (("difference", channels + GROUPS), ("codes", channels), ("noise", channels)):
+        inputs_of = {"difference": channels + GROUPS, "codes": channels, "noise": channels, "natural": channels}
+        for kind, inputs in inputs_of.items():
             kernel = 1 if kind == "noise" else 3
             heads[kind] = Head(inputs, kernel=kernel)
             heads[f"{kind} + patch"] = Head(inputs + channels + GROUPS + 1, kernel=kernel, anchored=True)
-        self.heads = nn.ModuleDict(heads)
+        self.heads = nn.ModuleDict({name: head for name, head in heads.items() if name in chosen.heads.split(",")})
 
     def painting(self, kind: str) -> Painting:
         """How defects of a kind are made."""
-        strength = self.chosen.noise if kind == "noise" else self.chosen.strength
+        strength = self.chosen.strength if kind == "codes" else self.chosen.noise
         return Painting(kind, strength, self.chosen.distractors)
 
     def reconstructions(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +186,7 @@ class Detector:
         general = dequantized(self.books, features) if self.chosen.input == "codes" else features
         return general, self.restriction(general)
 
-    def known(self, features: Tensor, without: Tensor | None, kinds: Sequence[str] = ("codes", "noise")) -> Maps:
+    def known(self, features: Tensor, without: Tensor | None, kinds: Sequence[str] = KINDS) -> Maps:
         """What each head of `kinds` reads (B, C', h, w), and the bank's and the restriction's maps (B, 1, h, w)."""
         with torch.no_grad():
             patch, distance = nearest_patch(self.part.density, features, self.part.owners, without)
@@ -188,6 +195,8 @@ class Detector:
             found = {"high": distance}
             if "noise" in kinds:
                 found |= {"noise": features, "noise + patch": beside}
+            if "natural" in kinds:
+                found |= {"natural": features, "natural + patch": beside}
             if "codes" in kinds:
                 general, restricted = self.reconstructions(features)
                 residual = features - restricted
@@ -218,11 +227,12 @@ class Detector:
 
         def heads_loss() -> Tensor:
             losses = []
-            for kind in ("codes", "noise"):
-                made, owners = self.painted(self.second, kind)
-                known = self.known(made.features, owners, [kind])
-                for name, head in self.heads.items():
-                    if name in known:
+            for kind in KINDS:
+                heads = {name: self.heads[name] for name in HEADS[kind] if name in self.heads}
+                if heads:
+                    made, owners = self.painted(self.second, kind)
+                    known = self.known(made.features, owners, [kind])
+                    for name, head in heads.items():
                         losses.append(focal_loss(head(known[name]), made.mask, unsure=made.unsure))
             return torch.stack(losses).sum()
 
@@ -339,7 +349,7 @@ def explained(detector: Detector, raw: Maps, shown: Maps) -> dict[str, Any]:
         facts[f"{name}: largest, median of left out, good test, defective"] = [
             round(float(some.median()), 2) for some in (largest[:left], good, bad)
         ]
-    for kind in ("codes", "noise"):
+    for kind in KINDS:
         found = detector.on_painted(kind)
         for name, (auroc, ap) in found.items():
             facts[f"{name}: AUROC, AP on painted {kind}, photos left out"] = [round(auroc, 3), round(ap, 3)]
@@ -388,6 +398,7 @@ def main() -> None:
     parser.add_argument("cache", type=Path)
     parser.add_argument("natural", type=Path, help="natural photos, .jpg")
     parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--heads", default=",".join(name for names in HEADS.values() for name in names))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--input", choices=["codes", "features"], default="codes", help="what the restriction reads")
     parser.add_argument("--codes", type=int, default=512, help="of the fine codebook; the coarse one has half as many")

@@ -35,9 +35,10 @@ class Books(NamedTuple):
 class Painting(NamedTuple):
     """How training defects are made.
 
-    `kind`: "codes" (resampled) or "noise" (Gaussian); `strength`: bounds of how many times the difference of codes is
-    added, or of the noise's deviation, drawn uniformly in the logarithm; `distractors`: share of crops with some;
-    `ranks`: bounds of the share of the codebook that is drawn from.
+    `kind`: "codes" (resampled), "noise" (Gaussian) or "natural" (towards codes of natural photos); `strength`: bounds
+    of how many times the difference of codes is added, of the noise's deviation, or of the root mean square of what is
+    added, drawn uniformly in the logarithm; `distractors`: share of crops with some; `ranks`: bounds of the share of
+    the codebook that is drawn from.
     """
 
     kind: str
@@ -121,6 +122,9 @@ def paint(books: Books, crops: Tensor, others: Tensor, painting: Painting, gener
     draws = torch.rand(batch, 2, generator=generator)
     if painting.kind == "noise":
         change = torch.randn(crops.shape, generator=generator)
+    elif painting.kind == "natural":
+        change = _smoothed(_towards_natural(books, clean, generator), mask, draws[:, 1] < 0.5)
+        change = change / change.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
     else:
         change = _smoothed(_resampled(books, clean, mask, painting.ranks, generator), mask, draws[:, 1] < 0.5)
     change = change * (low * (high / low) ** draws[:, 0])[:, None, None, None]
@@ -166,6 +170,16 @@ def _resampled(
         changes.append(book.lookup(new) - book.lookup(own))
     kinds = draws[:, 2, None, None, None]
     return quadrupled(changes[0], features) * (kinds < 0.75) + changes[1] * ((kinds < 0.5) | (kinds >= 0.75))
+
+
+def _towards_natural(books: Books, features: Tensor, generator: torch.Generator) -> Tensor:
+    """Natural photos' coarse codes less a cell's own, (B, C, h, w); in half of the images one code for all cells."""
+    grid = halves(features)
+    size, natural = books.coarse.size, books.coarse.size // 4  # the last ones: `learn_books`
+    drawn = torch.randint(size - natural, size, (len(grid), *grid.shape[-2:]), generator=generator)
+    one = torch.rand(len(grid), generator=generator) < 0.5
+    drawn = torch.where(one[:, None, None], drawn[:, :1, :1], drawn)
+    return quadrupled(books.coarse.lookup(drawn) - books.coarse(grid).codes, features)
 
 
 class Restriction(nn.Module):
