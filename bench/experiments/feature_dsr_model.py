@@ -26,19 +26,20 @@ CLIP = 12.0  # deviations; natural photos lie far outside what a part's features
 
 
 class Books(NamedTuple):
-    """Codebook of means of 2 by 2 cells, and of what is left of each cell."""
+    """Codebook of means of 2 by 2 cells, and of what is left of each cell; natural photos' cells (N, C)."""
 
     coarse: Codebook
     fine: Codebook
+    natural: Tensor
 
 
 class Painting(NamedTuple):
     """How training defects are made.
 
-    `kind`: "codes" (resampled), "noise" (Gaussian) or "natural" (towards codes of natural photos); `strength`: bounds
-    of how many times the difference of codes is added, of the noise's deviation, or of the root mean square of what is
-    added, drawn uniformly in the logarithm; `distractors`: share of crops with some; `ranks`: bounds of the share of
-    the codebook that is drawn from.
+    `kind`: "codes" (resampled), "noise" (Gaussian) or "natural" (differences of natural photos' cells). `strength`:
+    bounds of how many times the difference of codes is added, of the noise's deviation, or of the root mean square of
+    what is added, drawn uniformly in the logarithm. `distractors`: share of crops with some. `ranks`: bounds of the
+    share of the codebook that is drawn from.
     """
 
     kind: str
@@ -93,7 +94,7 @@ def learn_books(good: Tensor, natural: Tensor, codes: tuple[int, int], generator
         kept = count - count // 4
         book.vectors = torch.cat([k_means(cells, kept, generator), k_means(other, count - kept, generator)])
         found.append(book)
-    return Books(*found)
+    return Books(found[0], found[1], natural)
 
 
 @torch.no_grad()
@@ -123,7 +124,7 @@ def paint(books: Books, crops: Tensor, others: Tensor, painting: Painting, gener
     if painting.kind == "noise":
         change = torch.randn(crops.shape, generator=generator)
     elif painting.kind == "natural":
-        change = _smoothed(_towards_natural(books, clean, generator), mask, draws[:, 1] < 0.5)
+        change = _smoothed(_of_natural(books, clean, generator), mask, draws[:, 1] < 0.5)
         change = change / change.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
     else:
         change = _smoothed(_resampled(books, clean, mask, painting.ranks, generator), mask, draws[:, 1] < 0.5)
@@ -172,14 +173,17 @@ def _resampled(
     return quadrupled(changes[0], features) * (kinds < 0.75) + changes[1] * ((kinds < 0.5) | (kinds >= 0.75))
 
 
-def _towards_natural(books: Books, features: Tensor, generator: torch.Generator) -> Tensor:
-    """Natural photos' coarse codes less a cell's own, (B, C, h, w); in half of the images one code for all cells."""
+def _of_natural(books: Books, features: Tensor, generator: torch.Generator) -> Tensor:
+    """Differences of two cells of natural photos, (B, C, h, w); in half of the images one for all cells."""
     grid = halves(features)
-    size, natural = books.coarse.size, books.coarse.size // 4  # the last ones: `learn_books`
-    drawn = torch.randint(size - natural, size, (len(grid), *grid.shape[-2:]), generator=generator)
+    shape = (len(grid), *grid.shape[-2:])
     one = torch.rand(len(grid), generator=generator) < 0.5
-    drawn = torch.where(one[:, None, None], drawn[:, :1, :1], drawn)
-    return quadrupled(books.coarse.lookup(drawn) - books.coarse(grid).codes, features)
+    found = []
+    for _ in range(2):
+        drawn = torch.randint(len(books.natural), shape, generator=generator)
+        drawn = torch.where(one[:, None, None], drawn[:, :1, :1], drawn)
+        found.append(books.natural[drawn].permute(0, 3, 1, 2))
+    return quadrupled(found[0] - found[1], features)
 
 
 class Restriction(nn.Module):
