@@ -137,36 +137,69 @@ def features(photos: Photos, source: Source, index: int) -> Tensor:
     return (nn.functional.avg_pool2d(inner, source.around, 1) if source.around > 1 else inner)[0]
 
 
+class Fitted(NamedTuple):
+    """What good photos are like: `density` with its memory bank, the photo (N,) that each of its patches is from, and
+    the numbers of the good photos it learnt from and of those left out."""
+
+    density: Density
+    owners: Tensor
+    learnt: list[int]
+    left: list[int]
+
+
 @torch.no_grad()
-def measure(photos: Photos, source: Source) -> tuple[float, float]:
-    """(image AUROC, pixel AP on a grid of a quarter of the photo's size; NaN without masks)."""
+def fitted(photos: Photos, source: Source) -> Fitted:
+    """Mean, covariance and memory bank of four fifths of the good photos."""
     order = torch.randperm(photos.good, generator=torch.Generator().manual_seed(0)).tolist()
-    learnt = sorted(order[max(photos.good // 5, 6) :])
+    left_out = max(photos.good // 5, 6)
+    learnt, left = sorted(order[left_out:]), sorted(order[:left_out])
     first = features(photos, source, 0)
     moments = Moments(len(first))
     for index in learnt:
         moments.add(features(photos, source, index)[None])
     density = Density(len(first), source.components)
     density.fit(moments.mean(), moments.covariance(), 0.1 if source.bank else 1e-3)
-    if source.bank:
-        room = max(CANDIDATES // len(learnt), 16)
-        taken = [features(photos, source, index).flatten(1).t() for index in learnt]
-        cells = torch.cat([one[:: max(-(-len(one) // room), 1)] for one in taken])
-        white = density.white(cells)
-        generator = torch.Generator().manual_seed(42)
-        drawn = torch.randn(white.shape[1], min(DIRECTIONS, white.shape[1]), generator=generator)
-        density.remember(cells[core_set(white @ torch.linalg.qr(drawn)[0], BANK)])
+    if not source.bank:
+        return Fitted(density, torch.zeros(0, dtype=torch.int64), learnt, left)
+    room = max(CANDIDATES // len(learnt), 16)
+    taken = [features(photos, source, index).flatten(1).t() for index in learnt]
+    some = [one[:: max(-(-len(one) // room), 1)] for one in taken]
+    cells, owners = torch.cat(some), torch.tensor(learnt).repeat_interleave(torch.tensor([len(one) for one in some]))
+    white = density.white(cells)
+    generator = torch.Generator().manual_seed(42)
+    drawn = torch.randn(white.shape[1], min(DIRECTIONS, white.shape[1]), generator=generator)
+    chosen = core_set(white @ torch.linalg.qr(drawn)[0], BANK)
+    density.remember(cells[chosen])
+    return Fitted(density, owners[chosen], learnt, left)
+
+
+@torch.no_grad()
+def measure(photos: Photos, source: Source) -> tuple[float, float]:
+    """(image AUROC, pixel AP on a grid of a quarter of the photo's size; NaN without masks)."""
+    density = fitted(photos, source).density
     numbers = range(photos.good, photos.good + len(photos.defective))
     maps = torch.cat([density(features(photos, source, index)[None]) for index in numbers])
-    auroc = image_auroc(photos.defective, maps.flatten(1).amax(1).double().numpy())
-    if not photos.masks.any():
-        return auroc, float("nan")
+    return (
+        image_auroc(photos.defective, maps.flatten(1).amax(1).double().numpy()),
+        pixel_ap(photos, whole(photos, maps, 1 + source.around // 2)),
+    )
+
+
+def whole(photos: Photos, maps: Tensor, cut: int) -> Tensor:
+    """Maps (P, 1, h, w) without `cut` cells along the borders -> (P, H / 4, W / 4) of the photos' size."""
     size = [side // 4 for side in photos.masks.shape[-2:]]
-    whole = nn.functional.pad(maps, (1 + source.around // 2,) * 4, mode="replicate")
-    shown = nn.functional.interpolate(whole, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
+    padded = nn.functional.pad(maps, (cut,) * 4, mode="replicate")
+    return nn.functional.interpolate(padded, size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def pixel_ap(photos: Photos, maps: Tensor) -> float:
+    """Average precision of maps (P, H / 4, W / 4) of the test photos, over those whose mask is known."""
+    if not photos.masks.any():
+        return float("nan")
+    size = maps.shape[-2:]
     truth = nn.functional.adaptive_max_pool2d(torch.from_numpy(photos.masks).float(), size).numpy() > 0
     known = photos.masked
-    return auroc, image_ap(truth[known].reshape(-1), shown[known].reshape(-1).astype(np.float64))
+    return image_ap(truth[known].reshape(-1), maps.numpy()[known].reshape(-1).astype(np.float64))
 
 
 def main() -> None:
