@@ -206,16 +206,16 @@ class Familiarity(nn.Module):
         found = self.evidence(logits, features)
         shown = self.shares[0] * self._bounded(0, self._calibrated(0, found[0]))
         mean = nn.functional.avg_pool2d(found[0], side, 1, side // 2, count_include_pad=False) if side > 1 else found[0]
-        fused = self._one(0, self._calibrated(0, mean))
+        fused = self._in_fusion(0, self._calibrated(0, mean))
         sources = [self._calibrated(number, cells) for number, cells in enumerate(found[1:], 1)]
         if sources:
-            together, one = self.shares[1] * self._bounded(1, sources[0]), self._one(1, sources[0])
+            together, one = self.shares[1] * self._bounded(1, sources[0]), self._in_fusion(1, sources[0])
             for number, cells in enumerate(sources[1:], 2):
                 together = together + self.shares[number] * self._bounded(number, cells)
-                one = self._joined(one, self._one(number, cells))
+                one = self._fuse_pair(one, self._in_fusion(number, cells))
             shown = shown + enlarged(together, logits.shape[-2:])
-            fused = self._joined(fused, nn.functional.interpolate(one, size=logits.shape[-2:]))
-        fused = self._of_all(fused, 1 + len(sources))
+            fused = self._fuse_pair(fused, nn.functional.interpolate(one, size=logits.shape[-2:]))
+        fused = self._fused(fused, 1 + len(sources))
         if self.guided:
             shown = (shown + guided(shown, features[PHOTO])) / 2
         return torch.sigmoid(STEEPNESS * shown[:, 0]), torch.sigmoid(STEEPNESS * fused[:, 0])
@@ -245,12 +245,12 @@ class Familiarity(nn.Module):
             counted = counted + torch.minimum((found - knots[ramp]).clamp_min(0), widths[ramp]) * slopes[ramp]
         return counted + (found - knots[-2]).clamp_min(0) * slopes[-1]
 
-    def _one(self, number: int, deviations: Tensor) -> Tensor:
-        """What a source is fused with others as, for what its deviations count as."""
+    def _in_fusion(self, number: int, deviations: Tensor) -> Tensor:
+        """A source's score map as it is fused with others: in a mean, bounded below."""
         return self._bounded(number, deviations) if self.fusion == "mean" else deviations
 
-    def _joined(self, evidence: Tensor, other: Tensor) -> Tensor:
-        """Evidence of two kinds, or of more joined already, as one; of all, `_of_all` is still to be taken."""
+    def _fuse_pair(self, evidence: Tensor, other: Tensor) -> Tensor:
+        """Two score maps, or one and several fused before, as one; `_fused` completes it."""
         if self.fusion == "mean":
             return evidence + other
         most = torch.maximum(evidence, other)
@@ -258,8 +258,8 @@ class Familiarity(nn.Module):
             return most
         return most + SOFTNESS * torch.log1p(torch.exp(-(evidence - other).abs() / SOFTNESS))
 
-    def _of_all(self, joined: Tensor, kinds: int) -> Tensor:
-        """What so many kinds of evidence come to that are joined: 0 where all are 0."""
+    def _fused(self, joined: Tensor, kinds: int) -> Tensor:
+        """The fusion of so many score maps, completed: 0 where all are 0."""
         if self.fusion == "mean":
             return joined / kinds
         return joined if self.fusion == "maximum" else joined - SOFTNESS * math.log(kinds)
@@ -271,8 +271,8 @@ class Familiarity(nn.Module):
         `log-mean-exp` and `mean` to no more.
         """
         found = [self._calibrated(number, value.float().view(1, 1, 1, 1)) for number, value in enumerate(largest)]
-        found = [self._one(number, value) for number, value in enumerate(found)]
-        return self._of_all(functools.reduce(self._joined, found), len(found)).squeeze()
+        found = [self._in_fusion(number, value) for number, value in enumerate(found)]
+        return self._fused(functools.reduce(self._fuse_pair, found), len(found)).squeeze()
 
     def make_room(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
         """Give each Gaussian a memory as large as the one among `tensors`, which are then loaded, or none."""
