@@ -288,15 +288,19 @@ def independent(found: Scores, shuffled: Scores, windows: Sequence[int], photos:
     found: `in_windows` of the order, (windows,); shuffled: the same of random orders, (orders, windows).
 
     Without its neighbours a photo scores higher than without as many photos at random. The difference grows with the
-    window until no sibling is left in. The order matters where it exceeds what random orders differ by. A window that
-    reaches half of it, with the photo itself, is about as long as a run: so on drawn runs of 5 to 40 photos, and on
-    solar cells (21 groups, of some 25 modules) and magnetic tiles (193, of some 170 tiles; docs/results/thresholds.md).
+    window until no sibling is left in, and slowly on where light or tools drift: what it comes to within an eighth of
+    the photos counts, if it is clear by then. The order matters where it exceeds what random orders differ by. A window
+    that reaches half of it, with the photo itself, is about as long as a run: so on drawn runs of 5 to 40 photos, on
+    solar cells (20 and 22 groups by features of two sizes, of some 25 modules) and magnetic tiles
+    (docs/results/thresholds.md).
     """
     gains, spread = found - shuffled.mean(0), shuffled.std(0, ddof=1) + 1e-9
     wide = np.array(windows) >= photos // 16
     if (gains[wide] / spread[wide]).max() < CERTAIN:
         return photos
-    half = gains[wide].max() / 2
+    near = wide & (np.array(windows) <= photos // 8)
+    clear = near.any() and (gains[near] / spread[near]).max() >= CERTAIN
+    half = gains[near if clear else wide].max() / 2
     first = int(np.argmax(gains >= half))
     part = (half - gains[first - 1]) / (gains[first] - gains[first - 1])
     window = windows[first - 1] + part * (windows[first] - windows[first - 1])
