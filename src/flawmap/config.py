@@ -64,7 +64,7 @@ class ImageSettings(Section):
         "fixed",
         description="`photos`: at the start of a training the longer side follows the good photos' own shape, between "
         "1 and 4 times the shorter of `height` and `width`, which the other side keeps. `fixed`: `height` and `width` "
-        "as they are, whatever the photos' shape. Not for tiles.",
+        "as they are, whatever the photos' shape. Tiles are fixed whatever is said here.",
     )
     shrink: Literal["linear", "area"] = Field(
         "linear", description="Interpolation when an image is made smaller; `linear` is the authors'."
@@ -90,10 +90,15 @@ class ImageSettings(Section):
         description="An image file of the photos' own size, white where they do not count; the bundle keeps a copy.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tiles_have_a_fixed_shape(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("policy") == "tile" and values.get("aspect") == "photos":
+            return values | {"aspect": "fixed"}
+        return values
+
     @model_validator(mode="after")
     def _polygons(self) -> ImageSettings:
-        if self.policy == "tile" and self.aspect == "photos":
-            raise ValueError("tiles have a fixed shape: aspect must be fixed with policy = tile")
         for polygon in (*self.include, *self.exclude):
             pairs = zip(polygon, polygon[1:] + polygon[:1], strict=True)
             if abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairs)) < 2e-6:
@@ -229,7 +234,7 @@ class ModelSettings(Section):
         "maximum",
         description="How several score sources at a place become one, for the score: the strongest decides "
         "(`maximum`), what others say there adds to it a little (`log-mean-exp`), or all count by their weights "
-        "(`mean`).",
+        "(`mean`; with `source_weights` = `cubed` none counts as less than -4 standard deviations, as in the map).",
     )
 
     guided: bool = Field(

@@ -52,7 +52,7 @@ def test_escape_at_other_overkills_is_a_row_each() -> None:
     page = render_report("lot", [], replace(found, escape_at=(at_overkill(rows, 0.02, 0.25, False),)))
     row = re.search(r"<tr><td>2 %</td>.*", page)
     assert row is not None
-    assert re.findall(r"<td[^>]*>([^<]*)</td>", row[0]) == ["2 %", "0.0 %", "25.0 %", "0.250", "not promised"]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", row[0]) == ["2 %", "0.0 %", "25.0 %", "0.250", "too few"]
 
 
 def test_good_parts_that_are_unlike_the_photos_are_told() -> None:

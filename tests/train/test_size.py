@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_a_recipe_that_was_written_out_follows_the_photos_as_before(
     assert sized(written, photos) == settled
     again = recipe_from_text(dump_recipe(settled))
     assert sized(again, plain(tmp_path, 64, 64)) == settled == again
+
+
+@pytest.mark.parametrize("name", ["fast", "accurate"])
+def test_what_the_line_proposes_can_be_set(name: str, tmp_path: Path) -> None:
+    recipe = sized(load_recipe(name), plain(tmp_path, 3000, 2000))
+    proposed = re.findall(r"--set (\S+)", size_line(load_recipe(name), recipe, (3000, 2000)))
+    assert proposed[0] == "image.policy=tile" and len(proposed) == 2
+    tiles = load_recipe(name, [proposed[0]])
+    assert (tiles.image.policy, tiles.image.aspect) == ("tile", "fixed")
+    more = sized(load_recipe(name, [proposed[1]]), plain(tmp_path, 3000, 2000))
+    assert more.image.width == 2 * recipe.image.width
 
 
 def test_at_most_a_quarter_of_photos_of_several_sizes_is_enlarged(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def _asked(evaluation: Evaluation | None) -> list[tuple[str, str, str, str, str]
             _words(Value(one.escape), share=True)[0],
             _words(Value(one.overkill), share=True)[0],
             short(one.threshold),
-            "promised" if one.supported else "not promised",
+            "enough" if one.supported else "too few",
         )
         for one in evaluation.escape_at
     ]

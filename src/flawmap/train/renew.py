@@ -90,7 +90,10 @@ def renew(
     independent = Groups.of(bundle.provenance)
     if independent.count:
         siblings = partition(photos, len(photos), len(folders) >= FEWEST, looks, bundle.recipe.run.seed)
-        groups, independent = siblings.folds, replace(independent, count=independent.count + siblings.count)
+        known = {Path(name).name for name in bundle.provenance.get("good_photos") or []}
+        new = any(path.name not in known for path in parts.paths)
+        more = siblings.count if siblings.by == "folder" else 1  # what is taken in at once may be one run
+        groups, independent = siblings.folds, replace(independent, count=independent.count + new * more)
     else:
         units = [str(path.parent if len(folders) >= FEWEST else path) for path in parts.paths]
         groups = grouped(units, FOLDS, bundle.recipe.run.seed)
@@ -115,8 +118,8 @@ def renew(
     before = np.array(old.deviations(model.familiarity, round_weights))
     after = np.array(told.deviations(model.familiarity, round_weights)[:first])  # last: it leaves all photos told
     scores = [*moved(bundle.provenance["held_out_scores"], STEEPNESS * (after - before)), *good_after]
-    known = int(bundle.provenance.get("held_out_folders") or 0)
-    folders_told = known + len(folders) if known else 0
+    told_before = int(bundle.provenance.get("held_out_folders") or 0)
+    folders_told = told_before + len(folders) if told_before else 0
     aside = _still_aside(bundle, parts.paths)
     threshold = choose_threshold(
         scores,
