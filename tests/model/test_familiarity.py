@@ -191,6 +191,25 @@ def test_a_log_mean_exp_lets_evidence_add_to_the_strongest(kinds: int) -> None:
     assert float(familiarity.together(largest)) == pytest.approx(joined, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("names", "bounded", "wanted"),
+    [
+        (("encoder", "imagenet", "imagenet_high"), True, [0.3, 0.3, 0.1, 0.3]),
+        (("encoder", "imagenet", "imagenet_high"), False, [0.25] * 4),
+        (("encoder", "imagenet"), True, [1 / 3] * 3),
+        (("imagenet_high",), True, [0.5, 0.5]),
+    ],
+)
+def test_in_a_bounded_map_low_resolution_counts_by_a_third_beside_high(
+    names: tuple[Source, ...], bounded: bool, wanted: list[float]
+) -> None:
+    familiarity = Familiarity(dict.fromkeys(names, 5), "mean", bounded=bounded)
+    familiarity.share(together=True)
+    assert familiarity.shares.tolist() == pytest.approx(wanted)
+    familiarity.share(together=False)
+    assert familiarity.shares.tolist() == [1.0] + [0.0] * len(names)
+
+
 @pytest.mark.parametrize("bounded", [False, True])
 @pytest.mark.parametrize("kinds", [0, 1, 3])
 def test_a_mean_weighs_all_sources_alike_none_below_its_floor(kinds: int, bounded: bool) -> None:

@@ -134,4 +134,4 @@ def test_how_ordinary_a_place_looks_to_one_source_does_not_outweigh_another() ->
         model.evidence = lambda *_, values=values: list(values)  # type: ignore[method-assign]
         maps.append(float(model(torch.zeros(1, 2, 8, 8), {})[0].max()))
     unbounded = 1 / (1 + np.exp(-0.5 * (odd + ordinary) / 3))
-    assert maps == pytest.approx([unbounded, 1 / (1 + np.exp(-0.5 * (odd - 3) / 3))], abs=1e-4)
+    assert maps == pytest.approx([unbounded, 1 / (1 + np.exp(-0.5 * (odd - 4) / 3))], abs=1e-4)

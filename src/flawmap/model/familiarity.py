@@ -49,6 +49,7 @@ SHRINKAGE = 1e-3  # of the mean variance, added to every variance
 SHRINKAGE_OF_MEMORY = 0.1  # the same where the distance from the nearest counts
 STEEPNESS = 0.5  # of the map, per deviation above good parts
 LEAST = -4.0  # deviations that a source counts as at least in the map, and in a mean, where that is bounded
+LOW_SHARE = 1 / 3  # of the low resolution in a bounded map, where the high one is there: it tells whether, not where
 SOFTNESS = 2.0  # deviations, by which exponentials of evidence grow e times: the larger, the nearer to the mean of all
 KNOTS = 10  # of each kind of evidence, between which its deviations above good parts are linear
 
@@ -295,6 +296,9 @@ class Familiarity(nn.Module):
         self.shares = torch.full_like(self.shares[:1], 1 / len(self.knots) if together else 0.0).repeat(len(self.knots))
         if not together:
             self.shares[0] = 1
+        elif self.floors is not None and {LOW, HIGH} <= {*self.sources}:
+            self.shares[1 + self.sources.index(LOW)] *= LOW_SHARE
+            self.shares /= self.shares.sum()
 
 
 def _of_surroundings(density: Density, features: Tensor, around: int) -> Tensor:
