@@ -29,7 +29,7 @@ def drawn_sets() -> list[str]:
     return [DRAWN + surface for surface in SURFACES]
 
 
-def collect(bundle: Path, report: Path, minutes: float = 0.0) -> dict[str, Any]:
+def collect(bundle: Path, report: Path, minutes: float | None = None) -> dict[str, Any]:
     """Figures of the bundle in the folder `bundle` and its evaluation in the folder `report`.
 
     `minutes`: that the training took over all attempts, where they were counted; at least those that the bundle knows.
@@ -51,10 +51,10 @@ def collect(bundle: Path, report: Path, minutes: float = 0.0) -> dict[str, Any]:
             "groups": independent_groups(provenance, note["threshold"]),
             "image": {side: recipe.get("image", {}).get(side) for side in ("height", "width")},
             "steps": recipe.get("detect", {}).get("steps"),
-            "minutes": round(max(minutes, float(provenance["minutes"])), 2),
+            "minutes": round(max(minutes or 0.0, float(provenance["minutes"])), 2),
             # not counted over all attempts: the minutes are the last one's
-            "minutes_at_least": bool(provenance["resumed"]) and not minutes,
-            "resumed": went_on(provenance, minutes) if minutes else bool(provenance["resumed"]),
+            "minutes_at_least": bool(provenance["resumed"]) and minutes is None,
+            "resumed": bool(provenance["resumed"]) if minutes is None else went_on(provenance, minutes),
             "peak_memory_mb": provenance["peak_memory_mb"],
             "trained_on": provenance["trained_on"],
             "trained_by": provenance["machine"],
