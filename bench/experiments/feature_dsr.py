@@ -35,6 +35,7 @@ from feature_dsr_model import (
     paint,
 )
 from feature_scores import SETS, SOURCES, Photos, features, fitted, photos_of, pixel_ap, whole
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flawmap.bundle import load_imagenet
@@ -114,7 +115,7 @@ def natural_cells(cache: Path, folder: Path) -> Tensor:
 def prepared(folder: Path, cache: Path, name: str, natural: Tensor) -> Part:
     """The set's whitened features and memory banks, from the cache where they are there."""
     photos = photos_of(folder, cache, name, HIGH.side)
-    note, path = cache / f"{name}-dsr.pt", cache / f"{name}-dsr-white.npy"
+    note, path = cache / f"{name}-dsr.safetensors", cache / f"{name}-dsr-white.npy"
     if not note.exists():
         high, low = fitted(photos, HIGH), fitted(photos, LOW)
         total = photos.good + len(photos.defective)
@@ -126,9 +127,19 @@ def prepared(folder: Path, cache: Path, name: str, natural: Tensor) -> Part:
             white[index] = cells.half().numpy()
         numbers = [*high.left, *range(photos.good, total)]
         maps = torch.cat([low.density(features(photos, LOW, index)[None]) for index in numbers])
-        torch.save({"high": tuple(high), "low": whole(photos, maps, 1 + LOW.around // 2)}, note)
-    stored = torch.load(note, weights_only=False)
-    density, owners, learnt, left = stored["high"]
+        assert high.density.memory is not None, "high resolution has a memory bank"
+        tensors = {
+            "mean": high.density.mean, "whitening": high.density.whitening, "memory": high.density.memory,
+            "owners": high.owners, "learnt": torch.tensor(high.learnt), "left": torch.tensor(high.left),
+            "low": whole(photos, maps, 1 + LOW.around // 2),
+        }  # fmt: skip
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, note)
+    stored = load_file(note)
+    density = Density(len(stored["mean"]), HIGH.components)
+    density.mean.copy_(stored["mean"])
+    density.whitening.copy_(stored["whitening"])
+    density.memory = stored["memory"]
+    owners, learnt, left = stored["owners"], stored["learnt"].tolist(), stored["left"].tolist()
     cells = density.white(natural).clamp(-CLIP, CLIP)
     return Part(photos, np.load(path, mmap_mode="c"), density, owners, learnt, left, stored["low"], cells)
 

@@ -283,7 +283,7 @@ class ModelSettings(Section):
         "never",
         description="With `memory`: the banks also hold patches of the good photos turned by 90°, 180° and 270° (of "
         "up to 200 photos), so that few photos show parts at more angles. `auto`: where the good photos show parts at "
-        "varying angles, which is told before the training. A training settles it to `always` or `never`.",
+        "varying angles, which is recognised before the training. A training settles it to `always` or `never`.",
     )
 
     @model_validator(mode="after")
@@ -352,7 +352,7 @@ class AnomalySettings(Section):
     )
     turned: Literal["given", "auto"] = Field(
         "given",
-        description="`auto`: where the good photos show parts at varying angles, which is told before the training, "
+        description="`auto`: where the good photos show parts at varying angles, recognised before the training, "
         "and `rotate` is 0, half of the images are rotated by up to 180°, mirrored beyond their border, and "
         "`detect.replay_turns` is `quarter` instead of `none`. `given`: as these settings say.",
     )

@@ -1,4 +1,4 @@
-"""Whether parts lie at varying angles, as a bundle keeps it: told by the good photos before a training
+"""Whether parts lie at varying angles, as a bundle keeps it: recognised from the good photos before a training
 (train/orientation.py).
 """
 

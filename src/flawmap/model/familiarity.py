@@ -130,7 +130,7 @@ class Familiarity(nn.Module):
     takes its outlines from the image (guided.py), which is then among the features, by the name of PHOTO. `around`:
     cells along the side of the square that features of low resolution are a mean over; `components`: principal
     components that are kept of these, 0 for all. `bounded`: in a mean, as the map is one, each source counts as no less
-    than its `floors` (kinds,): how ordinary a place looks to one source must not outweigh what another sees there.
+    than its `floors` (kinds,): a place that is ordinary by one source must not outweigh what another finds there.
     """
 
     knots: Tensor
@@ -250,14 +250,14 @@ class Familiarity(nn.Module):
         """A source's score map as it is fused with others: in a mean, bounded below."""
         return self._bounded(number, deviations) if self.fusion == "mean" else deviations
 
-    def _fuse_pair(self, evidence: Tensor, other: Tensor) -> Tensor:
+    def _fuse_pair(self, one: Tensor, other: Tensor) -> Tensor:
         """Two score maps, or one and several fused before, as one; `_fused` completes it."""
         if self.fusion == "mean":
-            return evidence + other
-        most = torch.maximum(evidence, other)
+            return one + other
+        most = torch.maximum(one, other)
         if self.fusion == "maximum":
             return most
-        return most + SOFTNESS * torch.log1p(torch.exp(-(evidence - other).abs() / SOFTNESS))
+        return most + SOFTNESS * torch.log1p(torch.exp(-(one - other).abs() / SOFTNESS))
 
     def _fused(self, joined: Tensor, kinds: int) -> Tensor:
         """The fusion of so many score maps, completed: 0 where all are 0."""

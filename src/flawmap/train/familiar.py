@@ -285,8 +285,8 @@ class CrossFit:
 
         These are sources whose largest evidence varies by more than UNSTEADY from one good photo to the next, and those
         that do not find painted defects with an AUROC of USEFUL; with `model.source_weights` = "cubed" also those whose
-        evidence varies by more than UNEVEN from place to place, and never pretrained ones. Returns the AUROC of each
-        evidence, of its largest value on good pictures against the same with painted defects; empty, and all are kept,
+        score maps vary by more than UNEVEN from place to place, and never pretrained ones. Returns the AUROC of each
+        source, of its largest value on good pictures against the same with painted defects; empty, and all are kept,
         where the recipe paints none or none could be seen.
 
         The logarithm of a mean squared distance from a Gaussian that describes the features well hardly varies: of D
