@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawmap.errors import DataError
-from flawmap.measure.threshold import Groups, Tail, Threshold, choose_threshold, threshold_from_labelled
+from flawmap.measure.threshold import (
+    Groups,
+    Tail,
+    Threshold,
+    choose_threshold,
+    promised_share,
+    threshold_from_labelled,
+)
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
@@ -198,3 +205,18 @@ def test_groups_are_read_from_provenance_and_unknown_in_an_old_bundle() -> None:
     assert Groups.of({"groups": {"count": 18, "by": "folder"}}) == Groups(18, "folder")
     assert Groups.of({}) == Groups.of({"groups": {}}) == Groups(0, "")
     assert str(Groups(18, "folder")) == "18 independent groups (by folder)"
+
+
+@pytest.mark.parametrize(
+    ("groups", "tail", "share"),
+    [
+        (0, "observed", 0.05), (0, "estimated", 0.05), (9, "observed", 0.1), (9, "estimated", 0.05 + 0.95 / 10),
+        (19, "observed", 0.05), (99, "observed", 0.05), (99, "estimated", 0.05 + 0.95 / 100),
+    ],
+)  # fmt: skip
+def test_what_is_promised_follows_from_the_independent_groups(groups: int, tail: Tail, share: float) -> None:
+    assert promised_share(0.05, 90, Groups(groups), tail) == pytest.approx(share)
+
+
+def test_few_images_of_unknown_groups_promise_one_of_them() -> None:
+    assert promised_share(0.05, 9) == pytest.approx(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ def test_a_threshold_of_the_users_own_is_held_against_the_photos() -> None:
 def test_without_scores_of_good_photos_nothing_is_known(known: Version | None) -> None:
     found = promise_of(Rejected(100, 90, 90, 0), known)
     assert (found["verdict"], found["promised"], found["parts"]) == ("unknown", None, 100)
+
+
+def test_few_independent_groups_promise_less() -> None:
+    few = replace(version(), groups=Groups(9, "folder"))
+    found = promise_of(Rejected(100, 23, 23, 0), few)
+    assert found["promised"] == pytest.approx(0.1)  # one of ten groups, rather than 5 % of 90 photos
+    assert found["verdict"] == "no sign"
+    assert verdict_on(100, 23, 23, 0) == "broken"
 
 
 def part(number: int, score: float, model: str = "part@1") -> Entry:

@@ -170,7 +170,8 @@ def good_parts(bundle: Bundle, rows: Sequence[ImageResult]) -> GoodParts | None:
     if bundle.threshold is None:
         return None
     photos = bundle.provenance.get("held_out_scores") or []
-    return compare_good([row.score for row in rows if not row.defective], photos, bundle.threshold)
+    scores = [row.score for row in rows if not row.defective]
+    return compare_good(scores, photos, bundle.threshold, Groups.of(bundle.provenance), bundle.recipe.threshold.tail)
 
 
 def check_protocol(protocol: str) -> None:

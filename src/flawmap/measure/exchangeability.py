@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flawmap.measure.threshold import Threshold
+from flawmap.measure.threshold import UNKNOWN, Groups, Tail, Threshold, promised_share
 
 LEVEL = 1e-3  # chance of a false alarm, at most
 ADVICE = "add photos of their kind with `flawmap refine`, or check light and position with `flawmap check`"
@@ -69,17 +69,23 @@ class GoodParts:
         return {**vars(self), "unlike": self.unlike, "sentence": self.sentence}
 
 
-def compare_good(scores: Sequence[float], photo_scores: Sequence[float], threshold: Threshold) -> GoodParts | None:
+def compare_good(
+    scores: Sequence[float],
+    photo_scores: Sequence[float],
+    threshold: Threshold,
+    groups: Groups = UNKNOWN,
+    tail: Tail = "observed",
+) -> GoodParts | None:
     """Compare scores of good parts (m,) with those of the good photos (n,) that set the threshold.
 
-    None where there are no parts or photos. Scores are numbers, anything else is a mistake of the program
-    (AssertionError).
+    `groups`, `tail`: as the threshold was set with; they limit what it promises. None where there are no parts or
+    photos. Scores are numbers, anything else is a mistake of the program (AssertionError).
     """
     if not scores or not photo_scores:
         return None
     assert all(math.isfinite(score) for score in (*scores, *photo_scores)), "a score is a number"
     above, photos_above = (sum(score > threshold.score for score in group) for group in (scores, photo_scores))
-    promised = promised_share(threshold, len(photo_scores))
+    promised = promised_share(threshold.overkill, len(photo_scores), groups, tail)
     return GoodParts(
         parts=len(scores),
         above=above,
@@ -93,11 +99,6 @@ def compare_good(scores: Sequence[float], photo_scores: Sequence[float], thresho
         ),
         chance_higher=_chance_higher(scores, photo_scores),
     )
-
-
-def promised_share(threshold: Threshold, photos: int) -> float:
-    """The share of good parts that a threshold from so many photos can promise to reject at most."""
-    return max(threshold.overkill, 1 / (photos + 1))
 
 
 def chance_of(above: int, parts: int, photos_above: int, photos: int, promised: float | None) -> float:

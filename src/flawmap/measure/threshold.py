@@ -142,6 +142,19 @@ def choose_threshold(
     )
 
 
+def promised_share(overkill: float, images: int, groups: Groups = UNKNOWN, tail: Tail = "observed") -> float:
+    """Return the share of good parts that a threshold from so many good images can promise to reject at most.
+
+    On average over draws of the good images, where their `groups` are exchangeable with those of parts to come; without
+    known groups each image is one. `tail`: as of choose_threshold; where it may be "estimated", the order statistic is
+    one of images rather than of groups, and promises less.
+    """
+    independent = groups.count or images
+    if groups.count and tail == "estimated":
+        return overkill + (1 - overkill) / (independent + 1)
+    return max(overkill, 1 / (independent + 1))
+
+
 def threshold_from_labelled(
     good_scores: Sequence[float], bad_scores: Sequence[float], good_map_peaks: Sequence[float], overkill: float
 ) -> Threshold:
@@ -170,8 +183,7 @@ def _note_of_groups(
         return ""
     if basis == "estimated":
         return note
-    share = max(overkill, 1 / (groups.count + 1))
-    share = overkill + (1 - overkill) / (groups.count + 1) if basis == "photos" else share
+    share = promised_share(overkill, images, groups, "observed" if basis == "observed" else "estimated")
     return f"{note} Of new groups, up to {100 * share:.2g} % of good parts are rejected on average."
 
 

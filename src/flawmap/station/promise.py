@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flawmap.measure.exchangeability import chance_of, promised_share
+from flawmap.measure.exchangeability import chance_of
+from flawmap.measure.threshold import promised_share
 from flawmap.station.models import Version, last_switch
 from flawmap.station.results import Query, Results
 
@@ -56,7 +57,7 @@ def promise_of(counted: Rejected, version: Version | None) -> dict[str, Any]:
     photos_above = sum(score > threshold.score for score in photos)
     promised = photos_above / len(photos)  # of a threshold that a user gave, which promises nothing
     if threshold.method != "given":
-        promised = promised_share(threshold, len(photos))
+        promised = promised_share(threshold.overkill, len(photos), version.groups, version.tail)
 
     def chance(above: int, share: float) -> float:
         return chance_of(above, may_be_good, photos_above, len(photos), share)
