@@ -15,12 +15,14 @@ result of a bundle and an evaluation that exist. --write puts the table into doc
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
 import shutil
 import signal
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,8 @@ def run(chosen: argparse.Namespace, name: str, seed: int, lock: int) -> dict[str
             raise Failed(f"{problem}; its messages are in {folder / 'log.txt'}") from problem
     figures = collect(bundle, evaluation, clock(spent) / 60)
     commits = note_commits(chosen, folder)  # once more: it is said if the code changed meanwhile
-    return {"commit": ", ".join(commits), "load_before": load, **described(chosen, name, seed), **figures}
+    stated = {"recipe_sha256": recipe_digest(chosen)}
+    return {"commit": ", ".join(commits), "load_before": load, **described(chosen, name, seed), **stated, **figures}
 
 
 def described(chosen: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
@@ -82,15 +85,37 @@ def settings(chosen: argparse.Namespace) -> list[str]:
     return [re.sub(r"(?<![\w.])/(?:[^/\s\"']+/)*", "", setting) for setting in chosen.settings]
 
 
+def recipe_digest(chosen: argparse.Namespace) -> str:
+    """SHA-256 of what the recipe sets, whatever its comments and layout.
+
+    A recipe that comes with flawmap is the one of the package that is measured. Raises SystemExit where there is none.
+    """
+    shipped = chosen.package / "flawmap" / "recipes" / f"{chosen.recipe}.toml"
+    file = shipped if shipped.exists() else Path(chosen.recipe)
+    try:
+        stated = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise SystemExit(f"--recipe {chosen.recipe} is no recipe that can be read ({problem})") from problem
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+
+def check_same(chosen: argparse.Namespace, known: dict[str, Any], what: str) -> None:
+    """Raise SystemExit where a run that is `known`, by its settings and recipe, is not the one asked for."""
+    if known["settings"] != settings(chosen):
+        raise SystemExit(f"{what} with the settings {known['settings']}; give these, or another --tag")
+    if known.get("recipe_sha256", recipe_digest(chosen)) != recipe_digest(chosen):
+        raise SystemExit(f"{what} when the recipe {chosen.recipe} was another; give another --tag")
+
+
 def note_commits(chosen: argparse.Namespace, folder: Path) -> list[str]:
     """Note the commit of the code for the run in `folder`, and return all that it was worked on with.
 
-    Raises SystemExit when the run was begun with other settings.
+    Raises SystemExit when the run was begun with other settings, or a recipe that was another.
     """
-    file, given = folder / "state.json", settings(chosen)
-    note = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"settings": given, "commits": []}
-    if note["settings"] != given:
-        raise SystemExit(f"{folder} was begun with the settings {note['settings']}; give these, or another --tag")
+    file = folder / "state.json"
+    begun = {"settings": settings(chosen), "recipe_sha256": recipe_digest(chosen), "commits": []}
+    note = json.loads(file.read_text(encoding="utf-8")) if file.exists() else begun
+    check_same(chosen, note, f"{folder} was begun")
     note["commits"] = list(dict.fromkeys([*note["commits"], chosen.commit or commit(chosen.package, ["."])]))
     file.write_text(json.dumps(note) + "\n", encoding="utf-8")
     return list(note["commits"])
@@ -141,13 +166,11 @@ def run_all(chosen: argparse.Namespace) -> int:
 
 
 def is_done(chosen: argparse.Namespace, file: str) -> bool:
-    """Whether there is a result; SystemExit when it is of other settings."""
+    """Whether there is a result; SystemExit when it is of other settings, or a recipe that was another."""
     path = chosen.out / f"{file}.json"
     if not path.exists():
         return False
-    stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    if stored != settings(chosen):
-        raise SystemExit(f"{file} was measured with the settings {stored}; give another --tag")
+    check_same(chosen, json.loads(path.read_text(encoding="utf-8")), f"{file} was measured")
     return True
 
 

@@ -92,7 +92,10 @@ def write_evaluation(folder: Path) -> None:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with sets, and a package that stands in for flawmap; what `main` changes in the process is undone."""
-    (tmp_path / "src" / "flawmap").mkdir(parents=True)
+    (tmp_path / "src" / "flawmap" / "recipes").mkdir(parents=True)
+    for name in ("fast", "accurate"):
+        recipe = tmp_path / "src" / "flawmap" / "recipes" / f"{name}.toml"
+        recipe.write_text("[detect]\nsteps = 9\n", encoding="utf-8")
     for name, text in (("__init__", ""), ("__main__", FLAWMAP)):
         (tmp_path / "src" / "flawmap" / f"{name}.py").write_text(text, encoding="utf-8")
     for name in SETS:
@@ -229,12 +232,28 @@ def test_other_settings_want_a_tag(run: Callable[..., int], place: Path) -> None
     given = ["--data", place / "data", "--sets", "mtoc,kolektor", "--seeds", "0"]
     (place / "data" / "kolektor" / "stopped-once").touch()
     run(*given)
-    with pytest.raises(SystemExit, match=r"mtoc-fast-seed0 was measured with the settings \[\]; give another --tag"):
+    with pytest.raises(SystemExit, match=r"mtoc-fast-seed0 was measured with the settings \[\]; give these, or"):
         run(*given, "--set", "detect.steps=9")
     with pytest.raises(SystemExit, match=r"kolektor-fast-seed0 was begun with the settings \[\]"):
         run("--data", place / "data", "--sets", "kolektor", "--seeds", "0", "--set", "detect.steps=9")
     assert run(*given, "--set", "detect.steps=9", "--tag", "longer") == 1  # kolektor is stopped once
     assert (place / "out" / "mtoc-fast-longer-seed0.json").exists()
+
+
+def test_a_recipe_that_changed_wants_a_tag(run: Callable[..., int], place: Path) -> None:
+    given = ["--data", place / "data", "--sets", "mtoc,kolektor", "--seeds", "0"]
+    (place / "data" / "kolektor" / "stopped-once").touch()
+    run(*given)
+    recipe = place / "src" / "flawmap" / "recipes" / "fast.toml"
+    recipe.write_text("# longer\n[detect]\nsteps=9", encoding="utf-8")
+    assert run("--data", place / "data", "--sets", "mtoc", "--seeds", "0") == 0  # it says the same
+    recipe.write_text("[detect]\nsteps = 10\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="mtoc-fast-seed0 was measured when the recipe fast was another; give another"):
+        run(*given)
+    with pytest.raises(SystemExit, match="kolektor-fast-seed0 was begun when the recipe fast was another"):
+        run("--data", place / "data", "--sets", "kolektor", "--seeds", "0")
+    with pytest.raises(SystemExit, match="--recipe faster is no recipe that can be read"):
+        run(*given, "--recipe", "faster")
 
 
 def test_a_surface_is_drawn_once_for_all_seeds_and_states(run: Callable[..., int], place: Path) -> None:
