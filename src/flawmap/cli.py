@@ -76,10 +76,10 @@ Damaged = Annotated[
     str | None,
     typer.Option("--damaged", metavar="refuse|accept", help="Photos that are damaged; accept fills what is missing."),
 ]
-READ_PHOTOS = frozenset(  # each of these has the option --damaged
-    ("pretrain", "train", "inspect", "refine", "suspects", "evaluate", "check", "limits", "repeat", "explain")
-    + ("threshold", "export", "benchmark", "serve", "watch")
-)
+READ_PHOTOS = (  # each of these has the option --damaged
+    "pretrain", "train", "inspect", "refine", "suspects", "evaluate", "check", "limits", "repeat", "explain",
+    "threshold", "export", "benchmark", "serve", "watch",
+)  # fmt: skip
 Item = TypeVar("Item")
 Batch = Annotated[int, typer.Option("--batch", min=0, help="Images (or tiles) at a time; 0: 1 on a CPU, 8 on a GPU.")]
 

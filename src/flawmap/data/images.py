@@ -171,6 +171,11 @@ def to_float(pixels: Stored) -> Image:
     return np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), dtype=np.float32, order="C")
 
 
+def held_bytes(pixels: Stored) -> int:
+    """Memory that an image of `read_pixels` holds, in bytes: grey is held once."""
+    return pixels.nbytes // 3 if pixels.ndim == 3 and pixels.strides[2] == 0 else pixels.nbytes
+
+
 def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> Mask:
     """Read a defect mask: (H, W) bool, True where any channel is not zero; of a folder, where any mask in it is.
 
@@ -297,7 +302,7 @@ def _tiff(data: bytes, name: str, result: int) -> tuple[np.ndarray[Any, Any], in
     else:
         tiff_colour.refuse(page)
         samples = rare.tiff(data, page)
-    if page.photometric == tiff_colour.CIELAB:
+    if page.photometric in (tiff_colour.CIELAB, tiff_colour.ICCLAB):
         return _from_lab(samples, page), page.orientation
     pixels, remark = tiff_colour.to_picture(samples, page)
     if remark:
@@ -325,7 +330,8 @@ def _from_lab(samples: np.ndarray[Any, Any], page: tiff.Page) -> np.ndarray[Any,
     """CIELAB of 8 bits -> BGR by the profiles of LittleCMS, to sRGB."""
     if page.bits != 8 or page.samples < 3:
         raise Unsupported("colours in CIELAB of more than 8 bits; save it as RGB")
-    image = Pillow.fromarray(np.ascontiguousarray(samples[:, :, :3] ^ np.array([0, 128, 128], np.uint8)), "LAB")
+    offset = 128 if page.photometric == tiff_colour.ICCLAB else 0  # CIELAB has signed a and b, as Pillow's mode LAB
+    image = Pillow.fromarray(np.ascontiguousarray(samples[:, :, :3] ^ np.array([0, offset, offset], np.uint8)), "LAB")
     lab, screen = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     return np.asarray(ImageCms.applyTransform(image, ImageCms.buildTransform(lab, screen, "LAB", "RGB")))[:, :, ::-1]
 

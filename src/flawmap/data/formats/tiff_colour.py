@@ -7,17 +7,33 @@ from typing import Any
 import numpy as np
 
 from flawmap.data.formats import Damage, Unsupported
-from flawmap.data.formats.tiff import Page
+from flawmap.data.formats.tiff import JPEG, Page
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BLACK_AND_WHITE, GREY, RGB, PALETTE, CMYK, YCBCR, CIELAB, MOSAIC, LINEAR_RAW = 0, 1, 2, 3, 5, 6, 8, 32803, 34892
+BLACK_AND_WHITE, GREY, RGB, PALETTE, MASK, CMYK, YCBCR, CIELAB, ICCLAB, MOSAIC, LINEAR_RAW = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    8,
+    9,
+    32803,
+    34892,
+)
 
 
 def refuse(page: Page) -> None:
     """Raise Unsupported for samples that are no picture in grey or colour."""
     if page.photometric in (MOSAIC, LINEAR_RAW):
         raise Unsupported("a raw photo, the mosaic of a colour sensor; develop it to PNG or TIFF")
+    if page.photometric == YCBCR and page.compression != JPEG:
+        raise Unsupported("colours in YCbCr with this compression; save it as RGB")
+    if page.photometric not in (BLACK_AND_WHITE, GREY, RGB, PALETTE, MASK, CMYK, YCBCR, CIELAB, ICCLAB):
+        raise Unsupported(f"its colours are of an unusual kind (photometric interpretation {page.photometric})")
     if page.bits == 32 and page.kind in (1, 2):
         kind = "int32" if page.kind == 2 else "uint32"
         raise Unsupported(f"pixels of type {kind} are not supported; save it with 8 or 16 bits")
@@ -80,7 +96,7 @@ def _looked_up(indices: Array, page: Page) -> Array:
 
 def _full_scale(samples: Array, bits: int) -> Array:
     """Packed integers of so many bits -> uint8 or uint16 with white at full scale, rounded."""
-    white, target = (1 << bits) - 1, np.uint8 if bits < 8 else np.uint16
+    white, target = (1 << bits) - 1, np.uint8 if bits in (1, 2, 4) else np.uint16
     table = np.rint(np.arange(white + 1) * (np.iinfo(target).max / white)).astype(target)
     return np.asarray(table[samples])
 

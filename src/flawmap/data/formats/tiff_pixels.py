@@ -32,7 +32,7 @@ def readable(page: Page) -> bool:
     """Whether `decode` reads this kind of page."""
     if page.compression not in (RAW, DEFLATE, OLD_DEFLATE, LZMA, LZW, PACKBITS, JPEG):
         return False
-    if page.photometric not in (0, 1, 2, 3, 5, 8) and not (page.photometric == 6 and page.compression == JPEG):
+    if page.photometric not in (0, 1, 2, 3, 4, 5, 8, 9) and not (page.photometric == 6 and page.compression == JPEG):
         return False
     if page.compression == JPEG:
         return page.bits == 8 and page.kind == 1 and not page.separate and page.samples in (1, 3)
