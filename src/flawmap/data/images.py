@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -123,7 +124,7 @@ def read_shape(path: str | Path) -> tuple[int, int]:
         return height, width
     header = header_of(data, name)
     turn = tiff.read_page(data).orientation if header.kind == "TIFF" else _orientation(data, header.kind)
-    _fits(name, header.width, header.height, 0)
+    _fits(name, header.width, header.height)
     turned = turn in _TURNS and _TURNS[turn][0] % 2 == 1
     return (header.width, header.height) if turned else (header.height, header.width)
 
@@ -231,7 +232,7 @@ def _decoded(data: bytes, name: str, floats: bool = False) -> np.ndarray[Any, An
         elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             pixels, turn = _webp(data, name, result), _orientation(data, "WEBP")
         elif rare.is_dicom(data):
-            pixels, turn = _swapped(rare.dicom(data)), 1
+            pixels, turn = _swapped(rare.dicom(data, partial(_fits, name))), 1
         else:
             raise _foreign(data, name, "not an image, or damaged at its start")
     except Unsupported as problem:
@@ -251,7 +252,8 @@ def _is_tiff(data: bytes) -> bool:
 
 def _jpeg(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
     said = jpeg.facts(data)
-    _fits(name, said.width, said.height, result + said.components + jpeg.working_bytes(said))
+    decoded = min(said.components, 3)
+    _fits(name, said.width, said.height, decoded + max(decoded + result, jpeg.working_bytes(said)), data)
     with _heard(name):
         if data.find(b"\xff\xd9", said.first_scan) < 0:
             raise Damage("truncated")
@@ -265,13 +267,13 @@ def _jpeg(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
 
 def _png(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
     width, height = png.size(data)
-    _fits(name, width, height, 0)
+    _fits(name, width, height)
     said = None
     with _heard(name):
         said = png.facts(data)
     if said is None:
         return _by_pillow(data, name, lenient=True)
-    _fits(name, width, height, result + said.decoded_bytes)
+    _fits(name, width, height, said.decoded_bytes + max(result, said.decoded_bytes), data)
     if said.animated:
         raise Unsupported("the file holds several images; save each as a file of its own")
     with _heard(name):
@@ -285,7 +287,7 @@ def _png(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
 def _tiff(data: bytes, name: str, result: int) -> tuple[np.ndarray[Any, Any], int]:
     """The pixels, and the turn left to apply: OpenCV and Pillow turn a TIFF themselves."""
     page = tiff.read_page(data)
-    _fits(name, page.width, page.height, result + page.samples * max(page.bits // 8, 1) * 2)
+    _fits(name, page.width, page.height, tiff_pixels.working_bytes(page) + result, data)
     if page.others:
         raise Unsupported("the file holds several images; save each as a file of its own")
     with _heard(name):
@@ -338,7 +340,7 @@ def _from_lab(samples: np.ndarray[Any, Any], page: tiff.Page) -> np.ndarray[Any,
 
 def _bmp(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
     said = bmp.facts(data)
-    _fits(name, said.width, said.height, result + 4)
+    _fits(name, said.width, said.height, 4 + max(result, 4), data)
     with _heard(name):
         bmp.check(data, said)
     pixels = bmp.by_masks(data, said)
@@ -358,7 +360,7 @@ def _webp(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
     except Exception as problem:  # Pillow raises many kinds on damaged headers; each means the same here
         whole = len(data) >= 8 + int.from_bytes(data[4:8], "little")
         raise Damage(type(problem).__name__ if whole else "truncated") from problem
-    _fits(name, width, height, result + 2 * channels)
+    _fits(name, width, height, channels + max(channels, 12 if channels == 4 else result), data)
     if several:
         raise Unsupported("the file holds several images; save each as a file of its own")
     with _heard(name):
@@ -416,17 +418,18 @@ def _memory(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: it does not fit into this machine's memory; cut it into smaller images") from problem
 
 
-def _fits(name: str, width: int, height: int, bytes_each: float) -> None:
-    """Refuse more than MAX_PIXELS, or than MAX_BYTES at so many bytes a pixel."""
+def _fits(name: str, width: int, height: int, bytes_each: float = 0, data: bytes = b"") -> None:
+    """Refuse more than MAX_PIXELS, or than MAX_BYTES at so many bytes a pixel and the file itself twice."""
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{name}: {width}x{height} is over the limit of {MAX_PIXELS} pixels; cut it into smaller images"
         )
-    if width == 0 or height == 0:
+    if width <= 0 or height <= 0:
         raise Damage("it states no size")
-    if width * height * bytes_each > MAX_BYTES:
+    needed = width * height * bytes_each + 2 * len(data)
+    if needed > MAX_BYTES:
         raise ImageError(
-            f"{name}: {width}x{height} takes {width * height * bytes_each / 1e9:.1f} GB to decode, over the limit of "
+            f"{name}: {width}x{height} takes {needed / 1e9:.1f} GB to decode, over the limit of "
             f"{MAX_BYTES / 1e9:.1f}; cut it into smaller images"
         )
 

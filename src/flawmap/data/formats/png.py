@@ -32,10 +32,10 @@ class Facts(NamedTuple):
 
     @property
     def decoded_bytes(self) -> int:
-        """Bytes a pixel while it is decoded: the pixels, and what alpha adds."""
+        """Bytes a pixel once decoded; the float32 that alpha makes of them count where they are more."""
         deep = 2 if self.depth == 16 else 1
         if self.colours in (4, 6) or self.transparent:
-            return 4 * deep + 12
+            return max(4 * deep, 12)
         return (3 if self.colours in (2, 3) else 1) * deep
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 
 from flawmap.data.formats import INSTALL, Damage, Unsupported
 from flawmap.data.formats.tiff import NAMES, Page
+from flawmap.data.formats.tiff_colour import by_table
+from flawmap.errors import FlawmapError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -107,8 +110,8 @@ def tiff(data: bytes, page: Page) -> Array:
     return samples.astype(samples.dtype.newbyteorder("="), copy=True)
 
 
-def dicom(data: bytes) -> Array:
-    """(H, W) or (H, W, 3) in RGB order, white at full scale.
+def dicom(data: bytes, fits: Callable[[int, int, float, bytes], None]) -> Array:
+    """(H, W) or (H, W, 3) in RGB order, white at full scale. `fits` is asked of width, height and bytes a pixel first.
 
     Stored values count from 0 to 2^BitsStored - 1; MONOCHROME1 and a negative RescaleSlope turn dark and bright round.
     A positive rescale changes the unit of the values, not their place between black and white.
@@ -124,26 +127,28 @@ def dicom(data: bytes) -> Array:
             raise Unsupported("a DICOM file without a picture of integers")
         if frames > 1:
             raise Unsupported(f"it holds {frames} images; save each as a file of its own")
-        pixels: Array = np.asarray(file.pixel_array)
+        samples = int(file.get("SamplesPerPixel", 1))
+        rows, columns = int(file.Rows), int(file.Columns)
         bits, signed = int(file.BitsStored), int(file.PixelRepresentation)
         turned = (file.PhotometricInterpretation == "MONOCHROME1") != (float(file.get("RescaleSlope", 1) or 1) < 0)
         palette = file.PhotometricInterpretation == "PALETTE COLOR"
-    except (Unsupported, MemoryError):
+        if palette or bits > 16:
+            raise Unsupported("a DICOM file with a palette or more than 16 bits; save it as PNG or TIFF")
+        fits(columns, rows, samples * (2 if bits > 8 else 1) * 4, data)
+        pixels: Array = np.asarray(file.pixel_array)
+    except (Unsupported, MemoryError, FlawmapError):
         raise
     except (NotImplementedError, RuntimeError) as problem:
         raise Unsupported(f"a DICOM file whose compression is not read: {_line(problem)}") from problem
     except Exception as problem:  # pydicom raises many kinds on damaged files
         raise Damage(_line(problem)) from problem
-    if palette or bits > 16:
-        raise Unsupported("a DICOM file with a palette or more than 16 bits; save it as PNG or TIFF")
-    values = pixels.astype(np.int32) + ((1 << bits - 1) if signed else 0)
-    white = (1 << bits) - 1
-    if values.min() < 0 or values.max() > white:
+    lowest, white = -(1 << bits - 1) if signed else 0, (1 << bits) - 1
+    if pixels.min() < lowest or pixels.max() > lowest + white:
         raise Damage(f"its values exceed the {bits} bits that it states")
-    if turned:
-        values = white - values
     target = np.uint8 if bits <= 8 else np.uint16
-    return np.asarray(np.rint(values * (np.iinfo(target).max / white)), target)
+    table = np.rint(np.arange(white + 1) * (np.iinfo(target).max / white)).astype(target)
+    table = np.roll(table[::-1] if turned else table, lowest)  # a negative index counts from the end
+    return by_table(pixels, table)
 
 
 def _line(problem: BaseException) -> str:
