@@ -62,6 +62,9 @@ def decode(data: bytes, page: Page, libtiff: Libtiff, strict: bool = True) -> Ar
     rows, columns = page.block
     across, down = -(-page.width // columns), -(-page.height // rows)
     together = 1 if page.separate else page.samples
+    in_rows = page.compression in (LZW, PACKBITS) and not page.tiled and not page.separate
+    if in_rows and strict and block_bytes(page, 1) % 2 == 0:
+        return _whole(data, page, libtiff)
     pixels = np.zeros((page.height, page.width, page.samples), _dtype(page).newbyteorder("="))
     undone = _undo(data, page, libtiff, strict) if page.compression in (LZW, PACKBITS) else None
     for number in range(across * down * (page.samples if page.separate else 1)):
@@ -176,6 +179,15 @@ def _unpacked(found: Array, page: Page, tall: int, columns: int, together: int) 
     return out.reshape(tall, columns, together)
 
 
+def _whole(data: bytes, page: Page, libtiff: Libtiff) -> Array:
+    """All strips of whole rows at once: they are the picture, without a copy."""
+    lines = _grey(
+        data, page, list(range(-(-page.height // page.block[0]))), block_bytes(page, 1) // 2, 16, libtiff, page
+    )
+    samples = _samples(memoryview(lines.reshape(-1).view(np.uint8)), page, page.height, page.width, page.samples)
+    return np.asarray(samples, _dtype(page).newbyteorder("="))
+
+
 def _undo(data: bytes, page: Page, libtiff: Libtiff, strict: bool) -> Callable[[int, int], bytes | memoryview]:
     """LZW or PackBits of all strips: a function that gives the bytes of one of so many rows."""
     rows, columns = page.block
@@ -216,15 +228,19 @@ def _lines(data: bytes, page: Page, chosen: list[int], length: int, libtiff: Lib
     return lines
 
 
-def _grey(data: bytes, page: Page, chosen: list[int], width: int, bits: int, libtiff: Libtiff) -> Array:
-    tags: list[tuple[int, Any]] = [
-        (256, [width]),
-        (257, [len(chosen)]),
-        (258, [bits]),
-        (259, [page.compression]),
+def _grey(
+    data: bytes, page: Page, chosen: list[int], width: int, bits: int, libtiff: Libtiff, strips: Page | None = None
+) -> Array:
+    """The chosen strips as rows of so many numbers of grey, or with `strips` of as many rows as they have."""
+    height, rows = (len(chosen), 1) if strips is None else (strips.height, strips.block[0])
+    tags: list[tuple[int, Any]] = [(256, [width]), (257, [height]), (258, [bits]), (259, [page.compression])]
+    tags += [
         (262, [1]),
+        (266, [2 if page.reversed_bits else 1]),
+        (273, page.offsets[chosen]),
+        (277, [1]),
+        (278, [rows]),
     ]
-    tags += [(266, [2 if page.reversed_bits else 1]), (273, page.offsets[chosen]), (277, [1]), (278, [1])]
     counts = page.counts[chosen] if len(page.counts) else [len(data) - int(page.offsets[0])]
     tags += [(279, counts), (284, [1])]
     start = len(data) + len(data) % 2
@@ -243,7 +259,7 @@ def _grey(data: bytes, page: Page, chosen: list[int], width: int, bits: int, lib
     file[:8] = np.frombuffer(struct.pack("<2sHI", b"II", 42, start), np.uint8)
     file[start:size] = np.frombuffer(entries + bytes(4) + lists, np.uint8)
     found = libtiff(file)
-    if found is None or found.shape != (len(chosen), width):
+    if found is None or found.shape != (height, width):
         raise Damage("a strip or tile is corrupt or cut short")
     return found
 
