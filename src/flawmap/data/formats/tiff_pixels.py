@@ -184,7 +184,8 @@ def _whole(data: bytes, page: Page, libtiff: Libtiff) -> Array:
     lines = _grey(
         data, page, list(range(-(-page.height // page.block[0]))), block_bytes(page, 1) // 2, 16, libtiff, page
     )
-    samples = _samples(memoryview(lines.reshape(-1).view(np.uint8)), page, page.height, page.width, page.samples)
+    flat = lines.reshape(-1).view(np.uint8).data  # not bytes, so that channels can be swapped in place
+    samples = _samples(flat, page, page.height, page.width, page.samples)
     return np.asarray(samples, _dtype(page).newbyteorder("="))
 
 
