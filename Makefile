@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test lint types layers check clean
+.PHONY: help demo bench test fuzz lint types layers check clean
 
 help:
 	@echo "make demo     draw sample parts, train on the good ones, find the defects: demo/index.html"
 	@echo "make bench    the targets of speed and quality against what was measured, some minutes"
 	@echo "make test     all tests"
+	@echo "make fuzz     20 000 damaged image files"
 	@echo "make lint     ruff"
 	@echo "make types    mypy --strict"
 	@echo "make layers   the direction of imports"
@@ -26,6 +27,9 @@ bench: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile
+
+fuzz: $(VENV)/.ready
+	@FLAWMAP_FUZZ=20000 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.ready-dev
 	@$(BIN)/ruff check .

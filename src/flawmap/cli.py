@@ -6,6 +6,7 @@ Everything heavy is imported inside the command that needs it, so that `flawmap 
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import math
 import os
@@ -71,6 +72,14 @@ Precision = Annotated[
     str,
     typer.Option("--precision", help="`float32`; `bfloat16`, faster where the CPU has it (not with runtime onnx)."),
 ]
+Damaged = Annotated[
+    str | None,
+    typer.Option("--damaged", metavar="refuse|accept", help="Photos that are damaged; accept fills what is missing."),
+]
+READ_PHOTOS = (  # each of these has the option --damaged
+    "pretrain", "train", "inspect", "refine", "suspects", "evaluate", "check", "limits", "repeat", "explain",
+    "threshold", "export", "benchmark", "serve", "watch",
+)  # fmt: skip
 Item = TypeVar("Item")
 Batch = Annotated[int, typer.Option("--batch", min=0, help="Images (or tiles) at a time; 0: 1 on a CPU, 8 on a GPU.")]
 
@@ -82,16 +91,44 @@ def _command(name: str, when_stopped: str) -> Callable[[Callable[..., None]], Ca
         @functools.wraps(function)
         def speaking(*args: Any, **kwargs: Any) -> None:
             try:
-                function(*args, **kwargs)
+                with _damaged(kwargs.pop("damaged", None)):
+                    function(*args, **kwargs)
             except FlawmapError as problem:
                 _fail(str(problem))
             except KeyboardInterrupt:
                 typer.echo(f"\nflawmap: stopped; {when_stopped}", err=True)
                 raise typer.Exit(EXIT_INTERRUPTED) from None
 
+        if name in READ_PHOTOS:
+            signature = inspect.signature(function, eval_str=True)
+            option = inspect.Parameter("damaged", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Damaged)
+            speaking.__signature__ = signature.replace(  # type: ignore[attr-defined]
+                parameters=[*signature.parameters.values(), option]
+            )
+            speaking.__annotations__ = {**function.__annotations__, "damaged": Damaged}
         return app.command(name)(speaking)
 
     return register
+
+
+@contextmanager
+def _damaged(choice: str | None) -> Iterator[None]:
+    """Hold to --damaged meanwhile, and tell at the end what was remarked on the photos read."""
+    if choice not in (None, "refuse", "accept"):
+        raise ConfigError(f"--damaged {choice}: expected refuse or accept")
+    before = os.environ.get("FLAWMAP_DAMAGED")
+    if choice is not None:
+        os.environ["FLAWMAP_DAMAGED"] = choice  # read by data.images, and by processes started from here
+    try:
+        yield
+    finally:
+        if choice is not None:
+            os.environ.pop("FLAWMAP_DAMAGED")
+            if before is not None:
+                os.environ["FLAWMAP_DAMAGED"] = before
+        read = sys.modules.get("flawmap.data.images")
+        for line in read.remarks() if read else ():
+            _remark(line)
 
 
 def _fail(message: str) -> None:

@@ -334,9 +334,7 @@ def test_an_empty_file_is_named(tmp_path: Path, suffix: str) -> None:
     assert refusal(tmp_path / f"none{suffix}").endswith("the file is empty; copy it again or remove it")
 
 
-@pytest.mark.parametrize(
-    "data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>\n" * 9, bytes(300), b"GIF89a" + bytes(99)]
-)
+@pytest.mark.parametrize("data", [b"hello", bytes(300), b"RIFF" + bytes(99)])
 def test_what_is_no_image_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "no image.png").write_bytes(data)
     assert "not an image, or damaged at its start; expected PNG" in refusal(tmp_path / "no image.png")

@@ -1,7 +1,8 @@
 """Image files in and out, and the few pixel operations that need OpenCV. No other module imports cv2.
 
-OpenCV decodes (16-bit depth is kept); Pillow reads the header first, since OpenCV would start decoding an image of any
-size and fills a truncated JPEG with grey without a word.
+The header is read first (`data.formats`): it tells what the file holds, and what memory it takes, before any is taken.
+Then OpenCV decodes, or a reader of ours where OpenCV or Pillow would go on in silence over what is missing. A file
+whose pixels are missing or corrupt is refused, unless `accept_damaged` was called.
 
 Images are (H, W, 3) float32 in [0, 1], BGR, unless said otherwise.
 """
@@ -10,27 +11,32 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 # OpenCV reads its own limit at import; ours is checked first and names the file.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 34))
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_WIDTH", str(1 << 30))  # strips of a TIFF pass as rows (tiff_pixels)
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_HEIGHT", str(1 << 30))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what fails is said once, by us
 
 import cv2
 import numpy as np
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
+from PIL import ImageCms, ImageFile, UnidentifiedImageError
 
+from flawmap.data.formats import Damage, Unsupported, bmp, jpeg, png, rare, tiff, tiff_colour, tiff_pixels
 from flawmap.errors import ImageError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 200_000_000
+MAX_BYTES = 1_500_000_000  # the most that decoding one file may take, its result included
+DAMAGED = "FLAWMAP_DAMAGED"  # in the environment, so that processes started from here hold to it too
 
 Image = np.ndarray[Any, np.dtype[np.float32]]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -39,7 +45,11 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Numbered = np.ndarray[Any, np.dtype[np.int32]]
 Polygon = np.ndarray[Any, np.dtype[np.int32]]
 
+_EXIF_MARKS = (b"eXIf", b"Raw profile type exif")
+_PNG = b"\x89PNG\r\n\x1a\n"
 _LIMIT = threading.Lock()
+_REMARKS: dict[str, tuple[str, set[str]]] = {}  # remark: the first file, and all
+_REMARKS_LOCK = threading.Lock()
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _EXIF, _TAKEN, _FRACTION = 0x8769, 0x9003, 0x9291  # the section of EXIF data, DateTimeOriginal, SubSecTimeOriginal
 # What turns or mirrors the stored pixels to the upright image, by EXIF orientation.
@@ -51,14 +61,15 @@ def read_image(path: str | Path) -> Image:
 
     8 and 16 bits are divided by their full scale; grey becomes three equal channels; transparent pixels are laid over
     black; EXIF rotation is applied. Raises ImageError, naming the file, when it cannot be read, is empty, truncated,
-    no image, or larger than MAX_PIXELS.
+    damaged, no image, or takes more than MAX_PIXELS or MAX_BYTES.
     """
     return decode_image(_bytes_of(Path(path)), str(path))
 
 
 def decode_image(data: bytes, name: str) -> Image:
     """The same for the bytes of a file; `name` is used in messages."""
-    return to_float(_stored(_decoded(data, name), name))
+    with _memory(name):
+        return to_float(_stored(_decoded(data, name, floats=True), name))
 
 
 def read_pixels(path: str | Path) -> Stored:
@@ -66,12 +77,13 @@ def read_pixels(path: str | Path) -> Stored:
 
     Transparent and floating-point images are float32 in [0, 1]. `to_float` of it is what `read_image` gives.
     """
-    return _stored(_decoded(_bytes_of(Path(path)), str(path)), str(path))
+    return decode_pixels(_bytes_of(Path(path)), str(path))
 
 
 def decode_pixels(data: bytes, name: str) -> Stored:
     """`read_pixels` for the bytes of a file; `name` is used in messages."""
-    return _stored(_decoded(data, name), name)
+    with _memory(name):
+        return _stored(_decoded(data, name), name)
 
 
 class Header(NamedTuple):
@@ -85,24 +97,55 @@ class Header(NamedTuple):
 def header_of(data: bytes, name: str) -> Header:
     """The header of an image file, by its content; nothing is decoded. Raises ImageError when it is no image."""
     try:
+        if _is_tiff(data):
+            page = tiff.read_page(data)
+            return Header("TIFF", page.width, page.height)
+        if data.startswith(_PNG):
+            return Header("PNG", *png.size(data))
+        if data.startswith(b"BM"):
+            return Header("BMP", *bmp.facts(data)[:2])
         with _opened(data) as header:
             return Header(str(header.format), *header.size)
+    except Unsupported as problem:
+        raise ImageError(f"{name}: {problem}") from problem
+    except Damage as problem:
+        raise _damaged(name, str(problem)) from problem
     except UnidentifiedImageError as problem:
-        raise ImageError(f"{name}: not an image; expected PNG, JPEG, BMP, TIFF or WebP") from problem
+        raise _foreign(data, name, "not an image") from problem
     except Exception as problem:  # Pillow raises many kinds on damaged headers; each means the same here
-        raise _damaged(name, problem) from problem
+        raise _damaged(name, type(problem).__name__) from problem
 
 
 def read_shape(path: str | Path) -> tuple[int, int]:
     """Rows and columns of the image that `read_image` gives; of most files nothing is decoded. Raises ImageError."""
-    data = _bytes_of(Path(path))
-    turn, _ = _check_header(data, str(path))
-    header = header_of(data, str(path))
-    if header.kind == "TIFF":  # turned by its decoder
-        height, width = _decoded(data, str(path)).shape[:2]
+    data, name = _bytes_of(Path(path)), str(path)
+    if rare.is_dicom(data):
+        height, width = _decoded(data, name).shape[:2]
         return height, width
+    header = header_of(data, name)
+    turn = tiff.read_page(data).orientation if header.kind == "TIFF" else _orientation(data, header.kind)
+    _fits(name, header.width, header.height)
     turned = turn in _TURNS and _TURNS[turn][0] % 2 == 1
     return (header.width, header.height) if turned else (header.height, header.width)
+
+
+def accept_damaged(accept: bool) -> None:
+    """Read damaged images too from now on, here and in processes started from here: what is missing is grey or black.
+
+    What was read so is told by `remarks`.
+    """
+    os.environ[DAMAGED] = "accept" if accept else "refuse"
+
+
+def remarks() -> list[str]:
+    """What was remarked on files read since the last call, a line for each kind of remark with a file that had it."""
+    with _REMARKS_LOCK:
+        lines = [
+            f"{first}: {remark}" if len(names) == 1 else f"{remark}: {len(names)} files, such as {first}"
+            for remark, (first, names) in _REMARKS.items()
+        ]
+        _REMARKS.clear()
+    return lines
 
 
 def taken_at(path: str | Path) -> str:
@@ -127,6 +170,11 @@ def to_float(pixels: Stored) -> Image:
     if pixels.dtype.kind == "f":
         return np.ascontiguousarray(pixels, np.float32)
     return np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), dtype=np.float32, order="C")
+
+
+def held_bytes(pixels: Stored) -> int:
+    """Memory that an image of `read_pixels` holds, in bytes: grey is held once."""
+    return pixels.nbytes // 3 if pixels.ndim == 3 and pixels.strides[2] == 0 else pixels.nbytes
 
 
 def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> Mask:
@@ -169,24 +217,221 @@ def _bytes_of(path: Path) -> bytes:
     return data
 
 
-def _decoded(data: bytes, name: str) -> np.ndarray[Any, Any]:
-    """Upright pixels as stored: (H, W) or (H, W, 3 or 4), BGR(A)."""
-    turn, composed = _check_header(data, name)
-    pixels: np.ndarray[Any, Any] | None = None
-    if composed != "grey":
-        try:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error:  # sides beyond its limit
-            pixels = None
-    if pixels is None:
-        pixels = _by_pillow(data, name)
-    elif pixels.ndim == 3 and (composed == "always" or (composed == "8 bits" and pixels.dtype == np.uint8)):
-        pixels = pixels[:, :, :3]
+def _decoded(data: bytes, name: str, floats: bool = False) -> np.ndarray[Any, Any]:
+    """Upright pixels as stored: (H, W) or (H, W, 3 or 4), BGR(A). `floats`: a float32 image is made of them."""
+    result = 12 if floats else 0  # bytes a pixel that the caller adds
+    try:
+        if data.startswith(b"\xff\xd8"):
+            pixels, turn = _jpeg(data, name, result), _orientation(data, "JPEG")
+        elif data.startswith(_PNG):
+            pixels, turn = _png(data, name, result), _orientation(data, "PNG")
+        elif _is_tiff(data):
+            pixels, turn = _tiff(data, name, result)
+        elif data.startswith(b"BM"):
+            pixels, turn = _bmp(data, name, result), 1
+        elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            pixels, turn = _webp(data, name, result), _orientation(data, "WEBP")
+        elif rare.is_dicom(data):
+            pixels, turn = _swapped(rare.dicom(data, partial(_fits, name))), 1
+        else:
+            raise _foreign(data, name, "not an image, or damaged at its start")
+    except Unsupported as problem:
+        raise ImageError(f"{name}: {problem}") from problem
+    except Damage as problem:
+        raise _damaged(name, str(problem)) from problem
     if turn in _TURNS:
         quarters, mirrored = _TURNS[turn]
         pixels = np.rot90(pixels, quarters)
         pixels = pixels[:, ::-1] if mirrored else pixels
     return np.ascontiguousarray(pixels)
+
+
+def _is_tiff(data: bytes) -> bool:
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _jpeg(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
+    said = jpeg.facts(data)
+    decoded = min(said.components, 3)
+    _fits(name, said.width, said.height, decoded + max(decoded + result, jpeg.working_bytes(said)), data)
+    with _heard(name):
+        if data.find(b"\xff\xd9", said.first_scan) < 0:
+            raise Damage("truncated")
+        jpeg.check(data, said)
+    with _heard(name):
+        pixels = jpeg.decode(data, said)
+        return _by_opencv(data) if pixels is None else pixels
+    pixels = jpeg.decode(data, said, strict=False)
+    return _by_opencv(data) if pixels is None else pixels
+
+
+def _png(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
+    width, height = png.size(data)
+    _fits(name, width, height)
+    said = None
+    with _heard(name):
+        said = png.facts(data)
+    if said is None:
+        return _by_pillow(data, name, lenient=True)
+    _fits(name, width, height, said.decoded_bytes + max(result, said.decoded_bytes), data)
+    if said.animated:
+        raise Unsupported("the file holds several images; save each as a file of its own")
+    with _heard(name):
+        pixels = _by_opencv(data)
+        if pixels.ndim == 2 and said.transparent and said.colours == 0:  # OpenCV loses which grey is transparent
+            pixels[pixels == png.transparent_grey(data, said)] = 0
+        return pixels
+    return _by_pillow(data, name, lenient=True)
+
+
+def _tiff(data: bytes, name: str, result: int) -> tuple[np.ndarray[Any, Any], int]:
+    """The pixels, and the turn left to apply: OpenCV and Pillow turn a TIFF themselves."""
+    page = tiff.read_page(data)
+    _fits(name, page.width, page.height, tiff_pixels.working_bytes(page) + result, data)
+    if page.others:
+        raise Unsupported("the file holds several images; save each as a file of its own")
+    with _heard(name):
+        tiff.check(data, page)
+    if tiff_pixels.readable(page):
+        tiff_colour.refuse(page)
+        samples: np.ndarray[Any, Any] | None = None
+        with _heard(name):
+            samples = tiff_pixels.decode(data, page, _grey_tiff)
+        if samples is None:
+            samples = tiff_pixels.decode(data, page, _grey_tiff, strict=False)
+    elif tiff.common(page) and not (page.compression in tiff.BY_EXTRA and rare.reads_tiff()):
+        return _common_tiff(data, page, name), 1
+    else:
+        tiff_colour.refuse(page)
+        samples = rare.tiff(data, page)
+    if page.photometric in (tiff_colour.CIELAB, tiff_colour.ICCLAB):
+        return _from_lab(samples, page), page.orientation
+    pixels, remark = tiff_colour.to_picture(samples, page)
+    if remark:
+        _remark(name, remark)
+    return _swapped(pixels), page.orientation
+
+
+def _common_tiff(data: bytes, page: tiff.Page, name: str) -> np.ndarray[Any, Any]:
+    """Kinds of 8 bits and fewer that OpenCV and Pillow read right, if without reporting all damage."""
+    try:
+        pixels = _by_opencv(data)
+    except Damage:
+        return _by_pillow(data, name)
+    return pixels[:, :, :3] if pixels.ndim == 3 else pixels
+
+
+def _grey_tiff(file: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    try:
+        return cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+
+
+def _from_lab(samples: np.ndarray[Any, Any], page: tiff.Page) -> np.ndarray[Any, Any]:
+    """CIELAB of 8 bits -> BGR by the profiles of LittleCMS, to sRGB."""
+    if page.bits != 8 or page.samples < 3:
+        raise Unsupported("colours in CIELAB of more than 8 bits; save it as RGB")
+    offset = 128 if page.photometric == tiff_colour.ICCLAB else 0  # CIELAB has signed a and b, as Pillow's mode LAB
+    image = Pillow.fromarray(np.ascontiguousarray(samples[:, :, :3] ^ np.array([0, offset, offset], np.uint8)), "LAB")
+    lab, screen = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return np.asarray(ImageCms.applyTransform(image, ImageCms.buildTransform(lab, screen, "LAB", "RGB")))[:, :, ::-1]
+
+
+def _bmp(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
+    said = bmp.facts(data)
+    _fits(name, said.width, said.height, 4 + max(result, 4), data)
+    with _heard(name):
+        bmp.check(data, said)
+    pixels = bmp.by_masks(data, said)
+    if pixels is not None:
+        return pixels
+    try:
+        return _by_opencv(data)
+    except Damage:  # some palettes
+        return _by_pillow(data, name)
+
+
+def _webp(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
+    try:
+        with _opened(data) as header:
+            (width, height), several = header.size, bool(getattr(header, "is_animated", False))
+            channels = 4 if header.mode == "RGBA" else 3
+    except Exception as problem:  # Pillow raises many kinds on damaged headers; each means the same here
+        whole = len(data) >= 8 + int.from_bytes(data[4:8], "little")
+        raise Damage(type(problem).__name__ if whole else "truncated") from problem
+    _fits(name, width, height, channels + max(channels, 12 if channels == 4 else result), data)
+    if several:
+        raise Unsupported("the file holds several images; save each as a file of its own")
+    with _heard(name):
+        if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+            raise Damage("truncated")
+    return _by_opencv(data)
+
+
+def _by_opencv(data: bytes) -> np.ndarray[Any, Any]:
+    """Raises Damage where OpenCV does not decode it, which for what it is given here means that pixels are corrupt."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as problem:
+        if problem.code == -4:  # OpenCV's name for it is StsNoMem
+            raise MemoryError from problem
+        pixels = None
+    if pixels is None:
+        raise Damage("its pixels cannot be decoded")
+    return np.asarray(pixels)
+
+
+def _swapped(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """RGB(A) -> BGR(A), in place where that can be."""
+    if pixels.ndim == 2 or pixels.dtype.itemsize == 8 or pixels.dtype == np.float16:
+        return pixels if pixels.ndim == 2 else pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
+    if pixels.shape[2] == 3 and pixels.flags.c_contiguous:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR, dst=pixels))
+    return pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+@contextmanager
+def _heard(name: str) -> Iterator[None]:
+    """Let damage pass as a remark where it is accepted; it is refused otherwise."""
+    try:
+        yield
+    except Damage as problem:
+        if os.environ.get(DAMAGED) != "accept":
+            raise
+        _remark(name, f"damaged and read all the same ({problem})")
+
+
+def _remark(name: str, remark: str) -> None:
+    with _REMARKS_LOCK:
+        names = _REMARKS.setdefault(remark, (name, set()))[1] if len(_REMARKS) < 1000 else {name}
+        if len(names) < 100_000:
+            names.add(name)
+
+
+@contextmanager
+def _memory(name: str) -> Iterator[None]:
+    """One image that memory does not hold is one image that cannot be used."""
+    try:
+        yield
+    except MemoryError as problem:
+        raise ImageError(f"{name}: it does not fit into this machine's memory; cut it into smaller images") from problem
+
+
+def _fits(name: str, width: int, height: int, bytes_each: float = 0, data: bytes = b"") -> None:
+    """Refuse more than MAX_PIXELS, or than MAX_BYTES at so many bytes a pixel and the file itself twice."""
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: {width}x{height} is over the limit of {MAX_PIXELS} pixels; cut it into smaller images"
+        )
+    if width <= 0 or height <= 0:
+        raise Damage("it states no size")
+    needed = width * height * bytes_each + 2 * len(data)
+    if needed > MAX_BYTES:
+        raise ImageError(
+            f"{name}: {width}x{height} takes {needed / 1e9:.1f} GB to decode, over the limit of "
+            f"{MAX_BYTES / 1e9:.1f}; cut it into smaller images"
+        )
 
 
 @contextmanager
@@ -204,106 +449,57 @@ def _opened(data: bytes) -> Iterator[Pillow.Image]:
             yield image
 
 
-def _check_header(data: bytes, name: str) -> tuple[int, str]:
-    """Refuse what is no image, too large or cut short.
-
-    Returns the EXIF orientation left to apply (1: upright) and in what cases the decoder has composed the alpha
-    channel already: "never", "8 bits", "always", or "grey" where OpenCV loses it.
-    """
-    composed = "never"
+def _orientation(data: bytes, kind: str) -> int:
+    """EXIF orientation left to apply."""
+    if kind == "BMP" or not any(mark in data for mark in (_EXIF_MARKS if kind == "PNG" else (b"Exif", b"EXIF"))):
+        return 1  # Pillow would decode a whole PNG in search of it
     try:
         with _opened(data) as header:
-            width, height = header.size
-            kind = str(header.format)
-            if kind == "TIFF":
-                extra = header.tag_v2.get(338, (0,))  # type: ignore[attr-defined]
-                alpha = extra[0] if isinstance(extra, tuple) else extra
-                composed = "grey" if header.mode == "LA" else {1: "always", 2: "8 bits"}.get(alpha, "never")
-            if kind == "PNG" and header.mode in ("1", "L") and "transparency" in header.info:
-                composed = "grey"
-            large = width * height > MAX_PIXELS
-            whole = large or _whole(data, kind, header)
-            turn = _orientation(data, kind, header) if whole and not large else 1
-            several = whole and not large and kind != "MPO" and _several(header, kind)
-    except UnidentifiedImageError as problem:
-        raise ImageError(
-            f"{name}: not an image, or damaged at its start; expected PNG, JPEG, BMP, TIFF or WebP"
-        ) from problem
-    except Exception as problem:  # Pillow raises many kinds on damaged headers; each means the same here
-        raise _damaged(name, problem) from problem
-    if large:
-        raise ImageError(
-            f"{name}: {width}x{height} is over the limit of {MAX_PIXELS} pixels; cut it into smaller images"
-        )
-    if width == 0 or height == 0 or not whole:
-        raise ImageError(f"{name}: the image is truncated; copy it again or remove it")
-    if several:
-        raise ImageError(f"{name}: the file holds several images; save each as a file of its own")
-    return turn, composed
-
-
-def _orientation(data: bytes, kind: str, header: Pillow.Image) -> int:
-    """EXIF orientation left to apply: the decoders turn a TIFF themselves."""
-    if kind in ("TIFF", "BMP"):
-        return 1
-    if kind == "PNG" and b"eXIf" not in data and b"Raw profile type exif" not in data:
-        return 1  # Pillow would decode the whole picture in search of it
-    try:
-        return int(header.getexif().get(0x0112, 1))
+            return int(header.getexif().get(0x0112, 1))
     except Exception:  # Pillow raises many kinds on damaged EXIF, which says nothing of the pixels
         return 1
 
 
-def _several(header: Pillow.Image, kind: str) -> bool:
-    """Whether there are more images than the first; smaller versions and masks that TIFF keeps with it do not count."""
-    if kind != "TIFF":
-        return bool(getattr(header, "is_animated", False))
-    for page in range(1, int(getattr(header, "n_frames", 1))):
-        header.seek(page)
-        if not int(header.tag_v2.get(254, 0)) & 5:  # type: ignore[attr-defined]
-            return True
-    return False
+def _damaged(name: str, reason: str) -> ImageError:
+    if reason == "truncated":
+        return ImageError(f"{name}: the image is truncated; copy it again or remove it")
+    return ImageError(f"{name}: the image is damaged ({reason}); copy it again or remove it")
 
 
-def _damaged(name: str, problem: Exception) -> ImageError:
-    return ImageError(f"{name}: the image is damaged ({type(problem).__name__}); copy it again or remove it")
+def _foreign(data: bytes, name: str, words: str) -> ImageError:
+    known = rare.name_of(data)
+    if known:
+        return ImageError(f"{name}: it is {known}")
+    return ImageError(f"{name}: {words}; expected PNG, JPEG, BMP, TIFF or WebP")
 
 
-def _whole(data: bytes, kind: str, header: Pillow.Image) -> bool:
-    """Whether the file holds all its pixels, by its end mark or stated length: nothing is decoded."""
-    if kind in ("JPEG", "MPO"):
-        start = 2
-        while start + 4 <= len(data) and data[start] == 0xFF and data[start + 1] != 0xDA:  # thumbnails end as images do
-            start += 1 if data[start + 1] == 0xFF else 2 + int.from_bytes(data[start + 2 : start + 4], "big")
-        return data.find(b"\xff\xd9", start) >= 0
-    if kind == "PNG":
-        start = 8
-        while start + 12 <= len(data):
-            if data[start + 4 : start + 8] == b"IEND":
-                return True
-            start += 12 + int.from_bytes(data[start : start + 4], "big")
-        return False
-    if kind == "BMP":
-        for decoder, (_, top, _, bottom), offset, arguments in header.tile:  # type: ignore[attr-defined]
-            if decoder == "raw":  # some writers leave the stated length 0 or wrong
-                return len(data) >= int(offset) + int(arguments[1]) * int(bottom - top)
-        return len(data) >= int(struct.unpack_from("<I", data, 2)[0])
-    if kind == "WEBP":
-        return len(data) >= int(struct.unpack_from("<I", data, 4)[0]) + 8
-    tags = header.tag_v2  # type: ignore[attr-defined]
-    starts, counts = tags.get(273, tags.get(324, ())), tags.get(279, tags.get(325, ()))
-    return all(start + count <= len(data) for start, count in zip(starts, counts, strict=False))
+def _by_pillow(data: bytes, name: str, lenient: bool = False) -> np.ndarray[Any, Any]:
+    """Decode what OpenCV does not (some TIFF compressions, some palettes): (H, W) or (H, W, 3 or 4), BGR(A).
 
-
-def _by_pillow(data: bytes, name: str) -> np.ndarray[Any, Any]:
-    """Decode what OpenCV does not (some TIFF compressions, some palettes): (H, W) or (H, W, 3 or 4), BGR(A)."""
+    `lenient` fills what is missing.
+    """
     try:
-        with _opened(data) as image:
+        with _opened(data) as image, _lenient(lenient):
             plain = image.mode in ("L", "I;16", "F") and not image.has_transparency_data
             pixels = np.asarray(image if plain else image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    except MemoryError:
+        raise
     except Exception as problem:
-        raise _damaged(name, problem) from problem
+        raise Damage(str(problem) or type(problem).__name__) from problem
     return pixels if pixels.ndim == 2 else pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+@contextmanager
+def _lenient(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    with _LIMIT:
+        theirs, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = theirs
 
 
 def _stored(pixels: np.ndarray[Any, Any], name: str) -> Stored:
@@ -319,11 +515,22 @@ def _stored(pixels: np.ndarray[Any, Any], name: str) -> Stored:
     if pixels.ndim == 2:
         return np.broadcast_to(pixels[:, :, None], (*pixels.shape, 3))
     if pixels.shape[2] == 4:
-        image = to_float(pixels)
-        return np.ascontiguousarray(image[:, :, :3] * image[:, :, 3:])
+        return _over_black(pixels)
     if pixels.shape[2] != 3:
         raise ImageError(f"{name}: {pixels.shape[2]} channels are not supported; save it as grey or colour")
     return pixels
+
+
+def _over_black(pixels: np.ndarray[Any, Any]) -> Stored:
+    """(H, W, 4) -> (H, W, 3) float32 in [0, 1]; in the depth of the file where all of it is opaque."""
+    full = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+    if pixels[:, :, 3].min() == full:
+        return np.ascontiguousarray(pixels[:, :, :3])
+    image = np.empty((*pixels.shape[:2], 3), np.float32)
+    for rows in _bands(len(pixels)):
+        part = to_float(pixels[rows])
+        image[rows] = part[:, :, :3] * part[:, :, 3:]
+    return image
 
 
 def resize_image(image: Image, height: int, width: int, shrink: Literal["linear", "area"] = "linear") -> Image:

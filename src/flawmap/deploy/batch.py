@@ -211,7 +211,11 @@ def _inspected(
         usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
         found = inspector.inspect_many(usable, size)
         for path, pixels in zip(group, read, strict=True):
-            yield (path, None, pixels) if isinstance(pixels, ImageError) else (path, pixels, next(found))
+            one = pixels if isinstance(pixels, ImageError) else next(found)
+            if isinstance(one, ImageError):
+                yield path, None, one if str(one).startswith(str(path)) else ImageError(f"{path}: {one}")
+            elif not isinstance(pixels, ImageError):
+                yield path, pixels, one
 
 
 def _result(path: Path, found: Inspection | ImageError) -> Result:

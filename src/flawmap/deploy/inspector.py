@@ -19,7 +19,7 @@ import numpy as np
 
 from flawmap.bundle import Bundle, load_bundle
 from flawmap.data.dataset import network_input
-from flawmap.data.images import Mask, Stored, read_pixels, resize_map, to_float
+from flawmap.data.images import MAX_BYTES, Mask, Stored, held_bytes, read_pixels, resize_map, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import at_scale
 from flawmap.deploy.runtimes import AUTO, PRECISIONS, RUNTIMES, RUNTIMES_IN, Runtime, TorchRuntime
@@ -112,7 +112,7 @@ class Inspector:
         while group := list(islice(waiting, 1 if self.tiled else size)):
             read = [self.read_or_error(image) for image in group]
             usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
-            found = iter(self._inspect(usable, size))
+            found = iter(self._inspect_or_error(usable, size))
             for pixels in read:
                 yield pixels if isinstance(pixels, ImageError) else next(found)
 
@@ -123,7 +123,13 @@ class Inspector:
 
     def _read(self, image: str | Path | np.ndarray[Any, Any]) -> Stored:
         pixels = _pixels(image)
-        self.scope.check(pixels.shape, str(image) if isinstance(image, str | Path) else "image array")
+        name = str(image) if isinstance(image, str | Path) else "image array"
+        self.scope.check(pixels.shape, name)
+        if not self.tiled and pixels.size * 4 + held_bytes(pixels) > MAX_BYTES:
+            raise ImageError(
+                f"{name}: {pixels.shape[1]}x{pixels.shape[0]} takes over {MAX_BYTES / 1e9:.1f} GB to inspect as a "
+                "whole; cut it into smaller images, or train with --set image.policy=tile"
+            )
         return pixels
 
     def read_or_error(self, image: str | Path | np.ndarray[Any, Any]) -> Stored | ImageError:
@@ -132,6 +138,15 @@ class Inspector:
             return self._read(image)
         except ImageError as problem:
             return problem
+
+    def _inspect_or_error(self, images: Sequence[Stored], batch: int) -> Sequence[Inspection | ImageError]:
+        """What was found in each; one that memory does not hold is an ImageError in its place."""
+        try:
+            return self._inspect(images, batch)
+        except MemoryError:
+            if len(images) > 1:
+                return [found for image in images for found in self._inspect_or_error([image], batch)]
+            return [ImageError("it does not fit into this machine's memory; cut it into smaller images")]
 
     def _inspect(self, images: Sequence[Stored], batch: int) -> list[Inspection]:
         if self.tiled:

@@ -1,0 +1,612 @@
+"""Rare and damaged image files: the pixels that the file says, or one line with the real reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+import tifffile
+from PIL import Image as Pillow
+from PIL import ImageCms
+
+from flawmap.data import images
+from flawmap.data.formats import jpeg, rare, tiff
+from flawmap.data.images import decode_image, decode_pixels, header_of, read_mask, read_shape
+from flawmap.errors import ImageError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@pytest.fixture(autouse=True)
+def _no_remarks_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(images.DAMAGED, "refuse")
+    images.remarks()
+    yield
+    images.remarks()
+
+
+def surface(height: int = 96, width: int = 131, seed: int = 0) -> Array:
+    """A smooth picture with some noise, (H, W, 3) uint8 in RGB order; odd sides."""
+    rng = np.random.default_rng(seed)
+    smooth = cv2.resize(rng.integers(30, 220, (6, 8, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth.astype(int) + rng.integers(-6, 7, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def as_tiff(samples: Array, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples, metadata=None, **options)
+    return buffer.getvalue()
+
+
+def saved(image: Pillow.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def bgr(rgb: Array) -> Array:
+    """RGB or grey of any type -> (H, W, 3) float32 in [0, 1], BGR."""
+    full = 1 if rgb.dtype.kind == "f" else np.iinfo(rgb.dtype).max
+    floats = (rgb / full).astype(np.float32)
+    return np.repeat(floats[:, :, None], 3, 2) if rgb.ndim == 2 else np.ascontiguousarray(floats[:, :, ::-1])
+
+
+def reason(data: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode_pixels(data, "x")
+    message = str(caught.value)
+    assert message.startswith("x: ") and "\n" not in message
+    return message
+
+
+COLOUR = surface()
+GREY = np.ascontiguousarray(COLOUR[:, :, 0])
+DEEP = COLOUR.astype(np.uint16) * 257 + np.arange(131, dtype=np.uint16)[None, :, None] % 3
+DEEP_GREY = np.ascontiguousarray(DEEP[:, :, 0])
+
+
+# --- TIFF: every kind gives its pixels -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits", "lzma", "zstd"])
+@pytest.mark.parametrize("tile", [None, (32, 48)])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("predictor", [False, True])
+def test_a_tiff_of_any_depth_order_and_arrangement_gives_its_pixels(
+    compression: str | None, tile: tuple[int, int] | None, order: str, predictor: bool
+) -> None:
+    if predictor and compression in (None, "packbits", "lzma"):
+        pytest.skip("no writer has a predictor there")
+    for samples, photometric, want in [
+        (COLOUR, "rgb", COLOUR),
+        (DEEP, "rgb", DEEP),
+        (GREY, "minisblack", GREY),
+        (DEEP_GREY, "minisblack", DEEP_GREY),
+        (255 - GREY, "miniswhite", GREY),
+        (65535 - DEEP_GREY, "miniswhite", DEEP_GREY),
+    ]:
+        data = as_tiff(
+            samples, photometric=photometric, compression=compression, tile=tile, byteorder=order,
+            predictor=predictor, rowsperstrip=None if tile else 7,
+        )  # fmt: skip
+        assert np.array_equal(decode_image(data, "x"), bgr(want)), (samples.dtype, photometric)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits"])
+@pytest.mark.parametrize("picture", [COLOUR, DEEP], ids=["8 bits", "16 bits"])
+def test_colours_in_separate_planes_are_put_together(compression: str | None, picture: Array) -> None:
+    planes = np.ascontiguousarray(np.moveaxis(picture, 2, 0))
+    data = as_tiff(planes, photometric="rgb", planarconfig="separate", compression=compression, rowsperstrip=11)
+    assert np.array_equal(decode_image(data, "x"), bgr(picture))
+
+
+@pytest.mark.parametrize("picture", [COLOUR, DEEP], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_a_fourth_channel_that_is_no_alpha_is_left_out_and_told(picture: Array, compression: str | None) -> None:
+    infrared = np.dstack([picture, picture[:, :, 0] // 3])
+    data = as_tiff(infrared, photometric="rgb", extrasamples=["unspecified"], compression=compression)
+    assert np.array_equal(decode_image(data, "nir.tif"), bgr(picture))
+    assert images.remarks() == ["nir.tif: channels that are neither colour nor alpha were left out"]
+
+
+@pytest.mark.parametrize("picture", [COLOUR, DEEP], ids=["8 bits", "16 bits"])
+def test_alpha_is_laid_on_black_once(picture: Array) -> None:
+    alpha = np.full_like(picture[:, :, 0], np.iinfo(picture.dtype).max // 2)
+    share = alpha[0, 0] / np.iinfo(picture.dtype).max
+    both = np.dstack([picture, alpha])
+    laid = as_tiff(both, photometric="rgb", extrasamples=["assocalpha"])
+    assert np.array_equal(decode_image(laid, "x"), bgr(picture))
+    apart = as_tiff(both, photometric="rgb", extrasamples=["unassalpha"])
+    assert np.allclose(decode_image(apart, "x"), bgr(picture) * share, atol=1e-6)
+
+
+@pytest.mark.parametrize("picture", [GREY, DEEP_GREY], ids=["8 bits", "16 bits"])
+def test_a_second_channel_is_alpha_or_left_out_and_told(picture: Array) -> None:
+    both = np.dstack([picture, picture // 2])
+    other = as_tiff(both, photometric="minisblack", planarconfig="contig", extrasamples=["unspecified"])
+    assert np.array_equal(decode_image(other, "x"), bgr(picture))
+    assert images.remarks() == ["x: channels that are neither colour nor alpha were left out"]
+    alpha = as_tiff(both, photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])
+    assert np.allclose(decode_image(alpha, "x"), bgr(picture) * bgr(both[:, :, 1]), atol=1e-6)
+    assert images.remarks() == []
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("predictor", [False, True])
+def test_floating_point_of_any_width_is_read(kind: str, compression: str | None, predictor: bool) -> None:
+    if predictor and not compression:
+        pytest.skip("no writer has a predictor there")
+    options: dict[str, Any] = {"compression": compression, "predictor": predictor}
+    colour, grey = (bgr(COLOUR)[:, :, ::-1]).astype(kind), bgr(GREY)[:, :, 0].astype(kind)
+    assert np.array_equal(decode_image(as_tiff(colour, photometric="rgb", **options), "x"), bgr(colour))
+    assert np.array_equal(decode_image(as_tiff(grey, photometric="minisblack", **options), "x"), bgr(grey))
+    white = as_tiff((1 - grey).astype(kind), photometric="miniswhite", **options)
+    assert np.allclose(decode_image(white, "x"), bgr(grey), atol=1e-3 if kind == "float16" else 1e-6)
+
+
+def packed(values: Array, bits: int) -> Array:
+    """(H, W) -> (H, bytes): the most significant bit first, each row at a byte's start."""
+    ones = (values[:, :, None] >> np.arange(bits - 1, -1, -1)) & 1
+    return np.packbits(ones.astype(np.uint8).reshape(len(values), -1), axis=1)
+
+
+def minimal_tiff(body: bytes, order: str, tags: dict[int, int | list[int]]) -> bytes:
+    """A TIFF of one strip, by hand: `tags` besides the strip's place."""
+    every = {273: 8, 279: len(body), **tags}
+    at = 8 + len(body) + len(body) % 2
+    entries, lists, end = b"", b"", at + 2 + 12 * len(every) + 4
+    for tag in sorted(every):
+        value = every[tag]
+        values = value if isinstance(value, list) else [value]
+        raw = struct.pack(f"{order}{len(values)}I", *values)
+        inline = raw if len(raw) == 4 else struct.pack(order + "I", end + len(lists))
+        lists += raw if len(raw) > 4 else b""
+        entries += struct.pack(order + "HHI", tag, 4, len(values)) + inline
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    start = mark + struct.pack(order + "I", at) + body + bytes(len(body) % 2)
+    return start + struct.pack(order + "H", len(every)) + entries + bytes(4) + lists
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 6, 10, 12, 14])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_packed_bits_have_white_at_their_own_full_scale(order: str, bits: int, white_is_zero: bool) -> None:
+    white = (1 << bits) - 1
+    values = np.random.default_rng(bits).integers(0, white + 1, (9, 13))
+    stored = white - values if white_is_zero else values
+    tags: dict[int, int | list[int]] = {
+        256: 13,
+        257: 9,
+        258: bits,
+        259: 1,
+        262: 0 if white_is_zero else 1,
+        277: 1,
+        278: 9,
+    }
+    data = minimal_tiff(packed(stored, bits).tobytes(), order, tags)
+    assert np.allclose(decode_image(data, "x")[:, :, 0], values / white, atol=1e-5)
+    assert header_of(data, "x") == ("TIFF", 13, 9)
+
+
+def test_bits_reversed_in_each_byte_are_turned() -> None:
+    body = GREY.tobytes().translate(bytes(int(f"{value:08b}"[::-1], 2) for value in range(256)))
+    tags: dict[int, int | list[int]] = {256: 131, 257: 96, 258: 8, 259: 1, 262: 1, 266: 2, 277: 1, 278: 96}
+    assert np.array_equal(decode_image(minimal_tiff(body, "<", tags), "x"), bgr(GREY))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("picture", [COLOUR, DEEP_GREY], ids=["colour", "16-bit grey"])
+def test_a_tiff_is_turned_upright_and_its_shape_told(orientation: int, picture: Array, tmp_path: Path) -> None:
+    upright = picture
+    for name in {2: "x", 3: "xy", 4: "y", 5: "t", 6: "tx", 7: "txy", 8: "ty"}.get(orientation, ""):
+        upright = upright.swapaxes(0, 1) if name == "t" else np.flip(upright, 1 if name == "x" else 0)
+    photometric = "rgb" if picture.ndim == 3 else "minisblack"
+    data = as_tiff(picture, photometric=photometric, extratags=[(274, 3, 1, orientation, True)])
+    (tmp_path / "turned.tif").write_bytes(data)
+    assert np.array_equal(decode_image(data, "x"), bgr(upright))
+    assert read_shape(tmp_path / "turned.tif") == upright.shape[:2]
+
+
+def test_colours_in_cielab_come_in_as_their_profile_says() -> None:
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    smooth = Pillow.fromarray(COLOUR // 2 + 64)
+    data = saved(ImageCms.applyTransform(smooth, to_lab), "TIFF")
+    off = np.abs(decode_image(data, "x") - bgr(np.asarray(smooth)))
+    assert off.max() < 0.04 and off.mean() < 0.005, "steps of a and b are coarse"
+
+
+@pytest.mark.parametrize("compression", ["png", "jpegxl", "jpeg2000", "lerc", "webp"])
+def test_rare_compressions_are_read_by_the_extra(compression: str) -> None:
+    options: dict[str, Any] = {"compression": compression, "tile": (32, 48)}
+    if compression in ("jpegxl", "jpeg2000", "webp"):
+        level = {"jpegxl": {"lossless": True}, "jpeg2000": {"reversible": True, "level": 0}, "webp": {"lossless": True}}
+        options["compressionargs"] = level[compression]
+    assert np.array_equal(decode_image(as_tiff(COLOUR, photometric="rgb", **options), "x"), bgr(COLOUR))
+
+
+def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rare, "find_spec", lambda _: None)
+    data = as_tiff(DEEP, photometric="rgb", compression="zstd")
+    assert (
+        "a TIFF of 16 bits with Zstandard compression; install what reads it: pip install 'flawmap[formats]'"
+        in reason(data)
+    )
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "words"),
+    [
+        (np.zeros((9, 9), np.int16), {}, "signed integers (int16); shift them to unsigned"),
+        (np.zeros((9, 9), np.uint32), {}, "type uint32 are not supported"),
+        (np.zeros((9, 9), np.complex64), {}, "complex"),
+        (np.zeros((9, 9, 7), np.uint8), {"photometric": "minisblack", "planarconfig": "contig"}, "7 channels (multisp"),
+        (
+            np.zeros((9, 9), np.uint16),
+            {"photometric": "cfa", "extratags": [(33421, 3, 2, (2, 2), True)]},
+            "a raw photo",
+        ),
+        (np.full((9, 9), 7, np.float32), {}, "a floating-point image must lie in [0, 1]"),
+    ],
+)
+def test_what_is_no_picture_in_grey_or_colour_names_the_real_reason(
+    samples: Array, options: dict[str, Any], words: str
+) -> None:
+    assert words in reason(as_tiff(samples, **options))
+
+
+# --- TIFF: pages -----------------------------------------------------------------------------------------------------
+
+
+def pages(count: int, **second: Any) -> bytes:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        file.write(GREY, metadata=None)
+        for _ in range(count - 1):
+            file.write(second.pop("picture", GREY[::4, ::4].copy()), metadata=None, **second)
+    return buffer.getvalue()
+
+
+def test_a_mask_page_and_smaller_versions_are_no_other_images() -> None:
+    assert np.array_equal(decode_image(pages(3, subfiletype=1), "x"), bgr(GREY))
+    for kind in (4, 5):
+        masked = pages(2, subfiletype=kind, photometric="mask", picture=GREY[::4, ::4] > 99)
+        assert np.array_equal(decode_image(masked, "x"), bgr(GREY))
+    assert "holds several images" in reason(pages(2))
+
+
+def test_pages_are_counted_with_a_bound() -> None:
+    assert f"more than {tiff.MAX_PAGES} pages" in reason(pages(500, subfiletype=1))
+
+
+def test_pages_in_a_circle_end() -> None:
+    data = bytearray(as_tiff(GREY))
+    first = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, first)[0]
+    struct.pack_into("<I", data, first + 2 + 12 * count, first)
+    assert "circle" in reason(bytes(data))
+
+
+# --- BMP -------------------------------------------------------------------------------------------------------------
+
+
+def bitmap(header: bytes, body: bytes) -> bytes:
+    start = 14 + len(header)
+    return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + header + body
+
+
+@pytest.mark.parametrize("filling", [0, 77, 255])
+def test_the_filling_byte_of_a_bitmap_is_no_alpha(filling: int) -> None:
+    body = np.dstack([COLOUR[::-1, :, ::-1], np.full_like(GREY, filling)]).tobytes()
+    plain = struct.pack("<IiiHHIIiiII", 40, 131, 96, 1, 32, 0, 0, 0, 0, 0, 0)
+    masks = struct.pack("<IiiHHIIiiII", 40, 131, 96, 1, 32, 3, 0, 0, 0, 0, 0) + struct.pack(
+        "<3I", 0xFF0000, 0xFF00, 0xFF
+    )
+    for header in (plain, masks):
+        assert np.array_equal(decode_image(bitmap(header, body), "x"), bgr(COLOUR))
+
+
+@pytest.mark.parametrize("masks", [(0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F), (0x1F, 0x7E0, 0xF800)])
+def test_bit_fields_of_a_bitmap_are_read_by_their_masks(masks: tuple[int, int, int]) -> None:
+    want, values = np.zeros((96, 131, 3), np.float32), np.zeros((96, 132), "<u2")
+    for place, mask in enumerate(masks):
+        low = (mask & -mask).bit_length() - 1
+        part = (GREY.astype(int) + 50 * place) % ((mask >> low) + 1)
+        values[:, :131] |= (part << low).astype(np.uint16)
+        want[:, :, 2 - place] = part / (mask >> low)
+    header = struct.pack("<IiiHHIIiiII", 40, 131, -96, 1, 16, 3, 0, 0, 0, 0, 0) + struct.pack("<3I", *masks)
+    assert np.abs(decode_image(bitmap(header, values.tobytes()), "x") - want).max() < 0.51 / 255
+
+
+# --- DICOM and foreign files -----------------------------------------------------------------------------------------
+
+
+def dicom(pixels: Array, bits: int, interpretation: str = "MONOCHROME2", **tags: Any) -> bytes:
+    file = pydicom.Dataset()
+    file.file_meta = pydicom.dataset.FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    file.file_meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    file.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    file.Rows, file.Columns = pixels.shape[:2]
+    file.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+    file.PhotometricInterpretation = interpretation
+    file.BitsAllocated, file.BitsStored, file.HighBit = pixels.itemsize * 8, bits, bits - 1
+    file.PixelRepresentation = int(pixels.dtype.kind == "i")
+    if pixels.ndim == 3:
+        file.PlanarConfiguration = 0
+    for name, value in tags.items():
+        setattr(file, name, value)
+    file.PixelData = pixels.tobytes()
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, file, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def test_dicom_has_white_at_its_stored_bits_and_is_turned_where_it_says_so(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (20, 30)).astype(np.uint16)
+    want = np.repeat((values / 4095)[:, :, None], 3, 2)
+    assert np.allclose(decode_image(dicom(values, 12), "x"), want, atol=1e-5)
+    assert np.allclose(decode_image(dicom(values, 12, "MONOCHROME1"), "x"), 1 - want, atol=1e-5)
+    falling = dicom(values, 12, RescaleSlope="-1", RescaleIntercept="4095")
+    assert np.allclose(decode_image(falling, "x"), 1 - want, atol=1e-5)
+    signed = (values.astype(int) - 2048).astype(np.int16)
+    assert np.allclose(decode_image(dicom(signed, 12), "x"), want, atol=1e-5)
+    assert np.array_equal(decode_image(dicom(COLOUR[:20, :30].copy(), 8, "RGB"), "x"), bgr(COLOUR[:20, :30]))
+    (tmp_path / "a.dcm").write_bytes(dicom(values, 12))
+    assert read_shape(tmp_path / "a.dcm") == (20, 30)
+    assert "5 images" in reason(dicom(np.zeros((5, 4, 4), np.uint8)[0], 8, NumberOfFrames="5"))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(99), "a HEIC photo"),
+        (b"GIF89a" + bytes(99), "a GIF; save it as PNG"),
+        (b"%PDF-1.7" + bytes(99), "a PDF document"),
+        (b"PK\x03\x04" + bytes(99), "a zip archive; unpack it"),
+        (b"\0\0\0\x18ftypisom" + bytes(99), "a video"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a drawing (SVG)"),
+        (b"P5 4 4 255\n" + bytes(16), "a PNM image"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_its_name(data: bytes, words: str) -> None:
+    assert words in reason(data)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+JPEGS: dict[str, dict[str, Any]] = {
+    "baseline": {}, "optimized": {"optimize": True}, "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+}  # fmt: skip
+
+
+def pixels_start(data: bytes) -> int:
+    return jpeg.facts(data).first_scan + 14
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("damage", ["zeroed", "cut out", "overwritten", "cut short and ended"])
+def test_a_jpeg_with_a_piece_missing_is_damaged(kind: str, damage: str) -> None:
+    picture = Pillow.fromarray(surface(300, 400))
+    data = saved(picture, "JPEG", quality=90, **JPEGS[kind])
+    rng = np.random.default_rng(1)
+    for share in (0.3, 0.5, 0.7):
+        at = pixels_start(data) + int((len(data) - pixels_start(data)) * share)
+        hurt = {
+            "zeroed": data[:at] + bytes(900) + data[at + 900 :],
+            "cut out": data[:at] + data[at + 900 :],
+            "overwritten": data[:at] + rng.integers(0, 256, 900, np.uint8).tobytes() + data[at + 900 :],
+            "cut short and ended": data[:at] + b"\xff\xd9",
+        }[damage]
+        assert "the image is damaged" in reason(hurt)
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_trailing_bytes_padding_and_odd_headers_of_a_jpeg_are_no_damage(kind: str) -> None:
+    data = saved(Pillow.fromarray(COLOUR), "JPEG", quality=90, **JPEGS[kind])
+    want = decode_pixels(data, "x")
+    for other in (
+        data + bytes(5000),
+        data + b"trailer of a phone",
+        data[:-2] + bytes(300) + data[-2:],
+        data[:-2] + b"\xff" * 300 + data[-2:],
+        data.replace(b"JFIF\0\x01", b"JFIF\0\x02"),
+    ):
+        assert np.array_equal(decode_pixels(other, "x"), want)
+
+
+def test_a_sequential_jpeg_need_not_state_its_spectral_selection() -> None:
+    data = saved(Pillow.fromarray(COLOUR), "JPEG", quality=90)
+    at = jpeg.facts(data).first_scan + 11
+    assert data[at : at + 3] == b"\x00\x3f\x00"
+    assert np.array_equal(decode_pixels(data[:at] + bytes(3) + data[at + 3 :], "x"), decode_pixels(data, "x"))
+
+
+def test_zeros_over_the_end_of_a_jpeg_are_no_padding() -> None:
+    data = saved(Pillow.fromarray(surface(300, 400)), "JPEG", quality=90)
+    assert "the image is damaged" in reason(data[:-402] + bytes(400) + data[-2:])
+
+
+def test_jpegs_by_simplejpeg_and_by_opencv_are_the_same() -> None:
+    for mode, options in (
+        ("RGB", {}),
+        ("L", {}),
+        ("CMYK", {}),
+        ("RGB", {"subsampling": 0}),
+        ("RGB", {"subsampling": 1}),
+    ):
+        data = saved(Pillow.fromarray(COLOUR).convert(mode), "JPEG", quality=88, **options)
+        theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert np.array_equal(decode_pixels(data, "x"), theirs)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits", "jpeg", "lzma"])
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+def test_a_tiff_whose_strips_are_cut_short_is_damaged(compression: str | None, tile: tuple[int, int] | None) -> None:
+    picture = surface(300, 400)
+    data = as_tiff(picture, photometric="rgb", compression=compression, tile=tile, rowsperstrip=None if tile else 40)
+    page = tifffile.TiffFile(io.BytesIO(data)).pages[0]
+    tag = page.tags[325 if tile else 279]
+    form = "<H" if tag.dtype == 3 else "<I"
+    for number in (0, 3, len(page.dataoffsets) - 1):
+        stated = bytearray(data)
+        struct.pack_into(
+            form, stated, tag.valueoffset + number * struct.calcsize(form), page.databytecounts[number] // 2
+        )
+        assert "the image is damaged" in reason(bytes(stated))
+        missing = bytearray(data)
+        struct.pack_into(form, missing, tag.valueoffset + number * struct.calcsize(form), 0)
+        assert "the image is damaged" in reason(bytes(missing))
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzma", "jpeg"])
+def test_a_tiff_with_a_strip_overwritten_is_damaged(compression: str) -> None:
+    data = bytearray(as_tiff(surface(300, 400), photometric="rgb", compression=compression, rowsperstrip=100))
+    page = tifffile.TiffFile(io.BytesIO(data)).pages[0]
+    start, length = page.dataoffsets[1], page.databytecounts[1]
+    data[start + length // 3 : start + length // 2] = bytes(length // 2 - length // 3)
+    assert "the image is damaged" in reason(bytes(data))
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(stream: bytes, height: int = 96, width: int = 131, before: bytes = b"") -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+
+
+ROWS = b"".join(b"\0" + row.tobytes() for row in COLOUR)
+
+
+def test_a_png_with_a_wrong_checksum_or_missing_rows_is_damaged() -> None:
+    stream = zlib.compress(ROWS)
+    whole = png(stream)
+    assert np.array_equal(decode_image(whole, "x"), bgr(COLOUR))
+    at = whole.index(b"IDAT") + 4 + len(stream)
+    wrong = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    for hurt in (
+        wrong,
+        png(zlib.compress(ROWS[: len(ROWS) // 2])),
+        png(stream[: len(stream) // 2]),
+        png(stream[:-4] + bytes(4)),
+    ):
+        assert "the image is damaged" in reason(hurt)
+
+
+def test_a_png_with_a_long_text_or_trailing_bytes_is_whole() -> None:
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3_000_000)))
+    for data in (png(zlib.compress(ROWS), before=text), png(zlib.compress(ROWS)) + bytes(999)):
+        assert np.array_equal(decode_image(data, "x"), bgr(COLOUR))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF", "PNG"])
+def test_a_damaged_image_is_read_where_that_is_accepted_and_told(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = surface(300, 400)
+    data = saved(Pillow.fromarray(picture), form, **({"compression": "tiff_adobe_deflate"} if form == "TIFF" else {}))
+    at = len(data) * 3 // 4
+    hurt = data[:at] + bytes(300) + data[at + 300 :]
+    assert "the image is damaged" in reason(hurt)
+    images.accept_damaged(True)
+    read = decode_pixels(hurt, "bad.img")
+    assert read.shape == (300, 400, 3)
+    assert np.abs(read[:50].astype(int) - decode_pixels(data, "x")[:50]).max() == 0
+    [line] = images.remarks()
+    assert line.startswith("bad.img: damaged and read all the same (")
+
+
+def test_remarks_on_many_files_are_one_line() -> None:
+    data = as_tiff(np.dstack([COLOUR, GREY]), photometric="rgb", extrasamples=["unspecified"])
+    for name in ("a.tif", "b.tif", "b.tif"):
+        decode_pixels(data, name)
+    assert images.remarks() == ["channels that are neither colour nor alpha were left out: 2 files, such as a.tif"]
+
+
+# --- memory, told from the header ------------------------------------------------------------------------------------
+
+
+def claims(width: int, height: int, form: str) -> bytes:
+    data = bytearray(saved(Pillow.fromarray(COLOUR), form))
+    if form == "JPEG":
+        at = data.index(b"\xff\xc0")
+        struct.pack_into(">HH", data, at + 5, height, width)
+    else:
+        struct.pack_into(">II", data, 16, width, height)
+        struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_header_that_claims_more_than_its_bytes_can_hold_is_refused(form: str) -> None:
+    assert "the image is damaged (12000x12000 pixels cannot lie in" in reason(claims(12000, 12000, form))
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "packbits"])
+def test_a_tiff_that_claims_more_than_its_strips_can_hold_is_refused(compression: str | None) -> None:
+    data = bytearray(as_tiff(COLOUR, photometric="rgb", compression=compression, rowsperstrip=1000))
+    first = struct.unpack_from("<I", data, 4)[0]
+    for entry in range(first + 2, first + 2 + 12 * struct.unpack_from("<H", data, first)[0], 12):
+        tag, kind = struct.unpack_from("<HH", data, entry)
+        if tag in (256, 257, 278):
+            struct.pack_into("<H" if kind == 3 else "<I", data, entry + 8, 8000)
+    assert "the image is damaged" in reason(bytes(data))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WEBP", "BMP"])
+def test_a_large_flat_picture_is_small_and_whole(form: str) -> None:
+    flat = Pillow.new("RGB", (3000, 2000), (90, 90, 90))
+    options = {"TIFF": {"compression": "tiff_adobe_deflate"}, "WEBP": {"lossless": True}}.get(form, {})
+    assert np.unique(decode_pixels(saved(flat, form, **options), "x")).tolist() == [90]
+
+
+def test_what_takes_too_much_memory_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = as_tiff(DEEP, photometric="rgb")
+    monkeypatch.setattr(images, "MAX_BYTES", 13 * DEEP[:, :, 0].size + 2 * len(data))
+    assert decode_pixels(data, "x").shape == (96, 131, 3)
+    with pytest.raises(
+        ImageError, match=r"^x: 131x96 takes .* GB to decode, over the limit of .*; cut it into smaller"
+    ):
+        decode_image(data, "x")
+
+
+def test_memory_that_is_not_there_is_a_fault_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_by_opencv", full)
+    assert "does not fit into this machine's memory" in reason(png(zlib.compress(ROWS)))
+
+
+def test_scans_are_counted_with_a_bound() -> None:
+    data = saved(Pillow.fromarray(COLOUR), "JPEG", progressive=True)
+    first = jpeg.facts(data).first_scan
+    scan = data[first : first + 14] + bytes(2)
+    assert f"more than {jpeg.MAX_SCANS} scans" in reason(data[:first] + scan * 200 + data[first:])
+
+
+def test_a_mask_with_white_at_zero_is_read_the_right_way_round(tmp_path: Path) -> None:
+    mask = GREY > 128
+    (tmp_path / "m.tif").write_bytes(as_tiff(np.where(mask, 0, 255).astype(np.uint8), photometric="miniswhite"))
+    assert np.array_equal(read_mask(tmp_path / "m.tif"), mask)
+
+
+def test_the_extra_is_there() -> None:
+    assert rare.reads_tiff() and imagecodecs.version()
+
+
+@pytest.mark.parametrize("photometric", [10, 32844])
+def test_colours_of_an_unusual_kind_are_not_taken_for_grey(photometric: int) -> None:
+    tags: dict[int, int | list[int]] = {256: 131, 257: 96, 258: 8, 259: 1, 262: photometric, 277: 1, 278: 96}
+    assert "unusual kind" in reason(minimal_tiff(GREY.tobytes(), "<", tags))
