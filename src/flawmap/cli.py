@@ -257,6 +257,8 @@ def train_command(
     model = None if general is None else load_general(general)  # None: train takes the shipped one, once all is checked
     bad = None if defects is None else read_defects(defects)
     if bad is not None:
+        for note in bad.notes:
+            _say(note)
         masked = sum(sample.mask is not None for sample in bad.samples)
         _say(f"{len(bad.samples)} defective images to learn from too, {masked} of them with a mask")
     bundle = train(

@@ -169,12 +169,14 @@ def _of_palette(indices: Levels, colours: Levels, value: Levels) -> tuple[Levels
 
 def _commonest_as_background(colours: Levels) -> Levels | None:
     """Levels of a drawing without black, 0 for its commonest colour; None for a picture of many colours, or of one."""
-    flat = colours.reshape(-1, 1 if colours.ndim == 2 else colours.shape[2])
-    found, numbers, counts = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
+    packed = colours.astype(np.float64) if colours.ndim == 2 else colours.astype(np.float64) @ (1.0, 1 << 16, 1 << 32)
+    if len(np.unique(packed[:: 1 + packed.shape[0] // 32, :: 1 + packed.shape[1] // 32])) > COLOURS:
+        return None  # a photo is told without counting all its colours
+    found, numbers, counts = np.unique(packed, return_inverse=True, return_counts=True)
     if not 1 < len(found) <= COLOURS:
         return None
     ranks = np.argsort(np.argsort(-counts, kind="stable"), kind="stable")
-    return ranks[numbers.reshape(-1)].reshape(colours.shape[:2]).astype(np.uint8)
+    return ranks[numbers.reshape(packed.shape)].astype(np.uint8)
 
 
 def looks_like_mask(path: Path) -> bool | None:
