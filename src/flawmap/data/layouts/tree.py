@@ -13,7 +13,6 @@ from flawmap.data.images import SUFFIXES
 from flawmap.data.layouts.listing import EXPECTED, Split
 from flawmap.errors import DataError, LayoutError
 
-# What programs keep for themselves: pictures there are nobody's photos.
 _CACHES = frozenset(
     {".git", ".svn", ".hg", ".thumbnails", ".cache", ".venv", ".ipynb_checkpoints", ".picasaoriginals", ".fseventsd"}
     | {".spotlight-v100", ".trashes", ".ds_store", ".dvc", ".idea", ".vscode"}
@@ -80,13 +79,18 @@ class Tree:
         """Hidden files and all files of hidden folders, but not those that programs keep for themselves."""
         found = []
         for path in self.hidden:
-            if path.name.lower() in _CACHES or path.name.lower().startswith(".trash"):
+            if is_cache(path.name):
                 continue
             if path.is_dir():
                 found += [Path(at, name) for at, _, names in os.walk(path) for name in sorted(names)]
             else:
                 found.append(path)
         return found
+
+
+def is_cache(name: str) -> bool:
+    """Whether a folder of this name is what programs keep for themselves, where no pictures are photos of parts."""
+    return name.lower() in _CACHES or name.lower().startswith(".trash")
 
 
 def _loops(folder: Path) -> bool:
@@ -189,7 +193,9 @@ def gather(paths: Sequence[str | Path]) -> Gathered:
             raise DataError(f"{path}: there is no such file or folder")
     if not found:
         raise DataError("no images given; name files or folders")
-    return Gathered(list(found), [item for item in left.items() if item[0] not in found], sorted(hidden))
+    return Gathered(
+        list(found), [item for item in left.items() if item[0] not in found], sorted(set(hidden) - set(found))
+    )
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
