@@ -472,7 +472,8 @@ def evaluate_command(
         Path | None, typer.Option("--out", help="A folder for metrics.json, images.csv and a report.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="`full` map, or the `authors`' central 224x224.")
+        str,
+        typer.Option("--protocol", help="`full`, at the photos' size; `network`, at its own; `authors`, its middle."),
     ] = "full",
     layout: Layout = "auto",
     category: Category = None,
@@ -811,7 +812,8 @@ def benchmark_command(
     seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Trainings of each category.")] = "0",
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings side by side; they share the cores.")] = 1,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="`full` map, or the `authors`' central 224x224.")
+        str,
+        typer.Option("--protocol", help="`full`, at the photos' size; `network`, at its own; `authors`, its middle."),
     ] = "full",
     layout: Layout = "auto",
     general: Annotated[

@@ -183,7 +183,7 @@ def test_a_reader_says_of_how_many_masks_what_is_not_plain(tmp_path: Path) -> No
         "1 of 7 masks mark every pixel of their image (4.png, …): save them with 0 where the part is good",
         "1 of 7 masks mark more than half of their image (3.png, …): "
         "if they are inverted, save them with 0 where the part is good",
-        "1 of 7 masks mark no pixel (5.png, …): their images are left out of localization",
+        "1 of 7 masks mark no pixel (5.png, …): where these defects lie is not known",
     ]
 
 

@@ -251,6 +251,6 @@ class MaskReader:
                 "mark more than half of their image",
                 "if they are inverted, save them with 0 where the part is good",
             ),
-            (self.none, "mark no pixel", "their images are left out of localization"),
+            (self.none, "mark no pixel", "where these defects lie is not known"),
         )
         return [f"{len(names)} of {self.count} masks {what} ({names[0]}, …): {so}" for names, what, so in told if names]
