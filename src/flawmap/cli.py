@@ -1220,7 +1220,7 @@ def _images(paths: Sequence[Path], out: Path | None = None) -> tuple[list[Path],
     if out is not None:
         found = found._replace(left=[item for item in found.left if not item[0].is_relative_to(out)])
     for line in found.sentences():
-        _remark(line)
+        _say(line)
     return found.images, found.hidden
 
 
