@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import resources
 from itertools import takewhile
@@ -180,7 +180,6 @@ def pretrain_command(
 
     from flawmap.bundle import Prior, general_card, load_general, load_prior, save_general, save_prior
     from flawmap.config import load_recipe
-    from flawmap.data.layouts import find_images
     from flawmap.train.pretrain import pretrain
     from flawmap.train.prior import train_prior
 
@@ -198,7 +197,7 @@ def pretrain_command(
     start = recipe.model.prior if recipe.pretrain.prior else ""
     if start and general is not None:
         raise ConfigError("the prior that model.prior names brings its own discrete model; leave out --general")
-    found = find_images(images)
+    found, _ = _images(images)
     if leader:
         _say(f"{len(found)} images, {recipe.pretrain.held_out:.0%} held out")
     try:
@@ -294,6 +293,8 @@ def train_command(
     model = None if general is None else load_general(general)  # None: train takes the shipped one, once all is checked
     bad = None if defects is None else read_defects(defects)
     if bad is not None:
+        for note in bad.notes:
+            _say(note)
         masked = sum(sample.mask is not None for sample in bad.samples)
         _say(f"{len(bad.samples)} defective images to learn from too, {masked} of them with a mask")
     bundle = train(
@@ -358,13 +359,12 @@ def inspect_command(
     ] = None,
 ) -> None:
     """Say for each image how likely it is defective, and where."""
-    from flawmap.data.layouts import find_images
     from flawmap.deploy.batch import inspect_files, inspect_to_folder, own_images
     from flawmap.deploy.inspector import load
     from flawmap.deploy.lot import check_lot, judge_lot
 
     rate = None if false_discovery is None else parse_share(false_discovery, "--false-discovery", "of rejected parts")
-    found = find_images(images)
+    found, hidden = _images(images, out)
     if out is not None and (own := own_images(found, out)):
         found = [path for path in found if path not in own]
         _say(f"left out {len(own)} images: the maps and overlays of an earlier run in {out}")
@@ -406,6 +406,7 @@ def inspect_command(
     if failed:
         named = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if len(failed) > 3 else "")
         _fail(f"{len(failed)} of {len(found)} images could not be inspected: {named}")
+    _refuse_hidden(hidden)
 
 
 @_command("refine", "the bundle is as it was")
@@ -427,13 +428,12 @@ def refine_command(
 ) -> None:
     """Take more good photos into a trained bundle, in a minute or two: confirmed false alarms, or new material."""
     from flawmap.bundle import load_bundle, save_bundle
-    from flawmap.data.layouts import find_images
     from flawmap.train.renew import renew
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; choose another --out, or --overwrite it")
     opened = load_bundle(bundle)
-    renewed, change = renew(opened, bundle, find_images(good), find_images(defects) if defects else [], device)
+    renewed, change = renew(opened, bundle, _images(good)[0], _images(defects)[0] if defects else [], device)
     save_bundle(renewed, out, overwrite=overwrite)
     for line in change.lines():
         _say(line)
@@ -469,7 +469,11 @@ def suspects_command(
     if bundle.suffix.lower() == ".csv" or (bundle.is_dir() and not (bundle / NOTE).exists()):
         if data is not None or out is not None:
             raise ConfigError(f"{bundle} is no bundle, and without one there are no pictures; give the photos alone")
-        _say_odd(_listing(bundle, layout, category), config, settings, top, device)
+        listing = _listing(bundle, layout, category)
+        _say_odd(listing, config, settings, top, device)
+        if listing.passed_over:
+            first, more = listing.passed_over[0], ", …" * (len(listing.passed_over) > 1)
+            _fail(f"{len(listing.passed_over)} images were passed over, hidden or of another suffix: {first}{more}")
         return
     if settings or category is not None or config != "fast" or layout != "auto":
         raise ConfigError("a bundle has its recipe and its photos; leave out --config, --set, --layout and --category")
@@ -505,7 +509,8 @@ def evaluate_command(
         Path | None, typer.Option("--out", help="A folder for metrics.json, images.csv and a report.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="`full` map, or the `authors`' central 224x224.")
+        str,
+        typer.Option("--protocol", help="`full`, at the photos' size; `network`, at its own; `authors`, its middle."),
     ] = "full",
     layout: Layout = "auto",
     category: Category = None,
@@ -586,7 +591,6 @@ def check_command(
     Light, focus, position, exposure, and how often codes occur. Exit code 1 when the photos have drifted.
     """
     from flawmap.bundle import load_bundle
-    from flawmap.data.layouts import find_images
     from flawmap.deploy.check import check_photos, drift_of, photos_of, write_table
     from flawmap.measure.photos import KINDS, MANY
 
@@ -599,8 +603,9 @@ def check_command(
         return
     if out is not None and out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; choose another --out, or --overwrite it")
+    found, hidden = _images(images)
     checked = []
-    for photo in check_photos(opened, good, find_images(images), device):
+    for photo in check_photos(opened, good, found, device):
         checked.append(photo)
         if photo.error:
             _say(f"failed   {photo.error}")
@@ -621,6 +626,7 @@ def check_command(
         _fail(
             f"{len(failed)} of {len(checked)} images could not be read: {failed[0].image}" + (", …" * (len(failed) > 1))
         )
+    _refuse_hidden(hidden)
     if drifted is not None and drifted.verdict == "drifted":
         raise typer.Exit(1)
 
@@ -645,7 +651,6 @@ def limits_command(
     precision: Precision = "float32",
 ) -> None:
     """Say how small a defect is found: probability of detection against size and contrast, with a90/95."""
-    from flawmap.data.layouts import find_images
     from flawmap.deploy.batch import prepare_folder, refuse_folder
     from flawmap.deploy.inspector import load
     from flawmap.deploy.limits import CONTRASTS, SIZES, check_photos, lines, run_trials, summarise, write_limits
@@ -656,7 +661,7 @@ def limits_command(
         if contrasts
         else list(CONTRASTS)
     )
-    paths = check_photos(find_images(images), photos, seed)
+    paths = check_photos(_images(images)[0], photos, seed)
     inspector = load(bundle, device, runtime=runtime, precision=precision, say=_remark)
     refuse_folder(out, overwrite)
     drawn = run_trials(inspector, paths, sizes=chosen_sizes, contrasts=shares, shape=shape, seed=seed, say=_say)
@@ -691,7 +696,6 @@ def repeat_command(
     precision: Precision = "float32",
 ) -> None:
     """Say whether the same part gets the same verdict again, over several shots of each part."""
-    from flawmap.data.layouts import find_images
     from flawmap.deploy.batch import prepare_folder, refuse_folder
     from flawmap.deploy.inspector import load
     from flawmap.deploy.repeat import (
@@ -714,7 +718,7 @@ def repeat_command(
     if out.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"--out {out} lies inside {folder}, whose folders are parts; choose another")
     if shots:
-        photos = find_images([folder])
+        photos, _ = _images([folder])
         parts = _watched(repeat_photos(inspector, photos, shots, jitter, seed), len(photos), "photos repeated")
         how = (
             f"{shots} shots of each photo, made up: moved by up to {shift:g} pixels, light within {exposure}, "
@@ -845,7 +849,8 @@ def benchmark_command(
     seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Trainings of each category.")] = "0",
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings side by side; they share the cores.")] = 1,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="`full` map, or the `authors`' central 224x224.")
+        str,
+        typer.Option("--protocol", help="`full`, at the photos' size; `network`, at its own; `authors`, its middle."),
     ] = "full",
     layout: Layout = "auto",
     general: Annotated[
@@ -1095,7 +1100,10 @@ def watch_command(
     device: Device = "auto",
     runtime: Runtime_ = "torch",
 ) -> None:
-    """Inspect each new file of a folder once, as a camera writes them. With --once exit code 1 when any failed."""
+    """Inspect each new file of a folder once, as a camera writes them.
+
+    With --once exit code 1 when any failed, 2 when hidden images were passed over.
+    """
     from flawmap.station.client import Client
     from flawmap.station.mqtt import Broker
     from flawmap.station.seen import Table
@@ -1132,7 +1140,10 @@ def watch_command(
         opened.callback(watch.close)
         with stopped_by_signals(watch):
             done = watch.run(once)
-    _say(f"{done} files inspected" + (f", {watch.failed} of them failed" if watch.failed else ""))
+    failed = f", {watch.failed} of them failed" if watch.failed else ""
+    _say(f"{done} files inspected{failed}" + (f", {watch.passed_over} passed over" if watch.passed_over else ""))
+    if once:
+        _refuse_hidden(watch.hidden_images)
     if once and watch.failed:
         raise typer.Exit(1)
 
@@ -1233,6 +1244,27 @@ def _listing(data: Path, layout: str, category: str | None) -> Listing:
     for note in listing.notes:
         _say(note)
     return listing
+
+
+def _images(paths: Sequence[Path], out: Path | None = None) -> tuple[list[Path], list[Path]]:
+    """(images to try, hidden ones that are not); what is passed over is said, but for files of an earlier run in `out`.
+
+    Raises DataError when there is none.
+    """
+    from flawmap.data.layouts import gather
+
+    found = gather(paths)
+    if out is not None:
+        found = found._replace(left=[item for item in found.left if not item[0].is_relative_to(out)])
+    for line in found.sentences():
+        _say(line)
+    return found.images, found.hidden
+
+
+def _refuse_hidden(hidden: list[Path]) -> None:
+    if hidden:
+        more = ", …" * (len(hidden) > 1)
+        _fail(f"{len(hidden)} images were passed over, as they are hidden: {hidden[0]}{more}; name them outright")
 
 
 def _watched(items: Iterable[Item], total: int, what: str) -> list[Item]:

@@ -141,7 +141,7 @@ def test_what_is_done_is_not_run_again_and_more_can_be_added(
     [
         (["--set", "detect.steps=3"], "holds a benchmark of another recipe, layout, protocol or general model"),
         (["--protocol", "authors"], "holds a benchmark of another recipe, layout, protocol or general model"),
-        (["--protocol", "wrong"], "no protocol wrong; there are: full, authors"),
+        (["--protocol", "wrong"], "no protocol wrong; there are: full, network, authors"),
         (["--categories", "plates,pipes"], "no category pipes in"),
         (["--seeds", "0,x"], "--seeds 0,x: expected numbers from 0 on"),
         (["--seeds", "-1"], "--seeds -1: expected numbers from 0 on"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flawmap.data.images import read_mask, write_image
-from flawmap.data.layouts import LAYOUTS, Listing, find_images, read_layout, read_table
+from flawmap.data.layouts import EXPECTED, LAYOUTS, Listing, find_images, read_layout, read_table
 from flawmap.errors import DataError, ImageError, LayoutError
 
 GREY = np.full((4, 6), 99, np.uint8)
@@ -408,8 +408,13 @@ def test_an_unknown_layout_lists_those_there_are(tmp_path: Path) -> None:
 def test_a_missing_folder_a_file_and_a_folder_without_images_are_named(tmp_path: Path) -> None:
     assert refused(tmp_path / "gone") == f"{tmp_path / 'gone'}: there is no such folder"
     write(tmp_path / "in" / "notes.txt", "words")
-    assert refused(tmp_path / "in" / "notes.txt").endswith("notes.txt: there is no such folder")
-    assert refused(tmp_path / "in") == f"no images in {tmp_path / 'in'}; expected .bmp .jpeg .jpg .png .tif .tiff .webp"
+    assert refused(tmp_path / "in" / "notes.txt") == (
+        f"{tmp_path / 'in' / 'notes.txt'} is a file, not a folder of photos; "
+        "give a folder of photos, or a csv that lists them"
+    )
+    assert refused(tmp_path / "in") == (
+        f"no images in {tmp_path / 'in'}; expected {EXPECTED} (1 files are not images and left out (notes.txt, …))"
+    )
 
 
 def test_a_folder_that_may_not_be_listed_is_named_and_not_skipped(

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from flawmap.data.images import resize_map
 from flawmap.measure.evaluate import ImageResult, at_overkill, evaluate_results, write_evaluation
+from flawmap.measure.runs import RunMask
 
 KEYS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "seg_f1", "aupro", "f1_max", "escape", "overkill")
 
@@ -155,3 +157,47 @@ def test_files_hold_a_row_an_image_and_valid_json(tmp_path: Path) -> None:
     wrong = [line["image"] for line in table if line["correct"] == "false"]
     assert len(wrong) == 5
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "images.csv"}
+
+
+def test_a_map_is_measured_at_the_size_of_its_mask() -> None:
+    rng = np.random.default_rng(0)
+    rows, maps, masks = [], [], []
+    for number in range(4):
+        small_map, mask = rng.random((16, 24), dtype=np.float32), np.zeros((61, 95), bool)
+        if number % 2:
+            mask[30, 10:80] = True  # a line that nearest neighbour at 16 rows would lose
+        whole = np.clip(resize_map(small_map, 61, 95), 0, 1)
+
+        rows.append(
+            ImageResult(f"{number}", "line", bool(number % 2), 0.5, 0.5, small_map, RunMask.of(mask), None, 0.6)
+        )
+        maps.append(whole.ravel())
+        masks.append(mask.ravel())
+    found = evaluate_results(rows, resamples=5).values
+    truth, values = np.concatenate(masks), np.concatenate(maps)
+    assert found["pixel_auroc"].value == pytest.approx(roc_auc_score(truth, values), abs=2e-3)
+    assert found["pixel_ap"].value == pytest.approx(average_precision_score(truth, values), abs=2e-3)
+    assert found["seg_f1"].value == pytest.approx(f1_score(truth, values > np.float32(0.6)))
+
+
+def test_a_defect_that_is_marked_nowhere_is_left_out_of_localization_but_by_other_protocols() -> None:
+    rows = [row(number, number % 2 == 0, number / 10) for number in range(8)]
+    nowhere = ImageResult(
+        "x", "spot", True, 0.9, 0.5, np.ones((64, 64), np.float32), np.zeros((64, 64), bool), None, 0.5
+    )
+    before, full = (evaluate_results(some, resamples=5) for some in (rows, [*rows, nowhere]))
+    assert full.empty_mask == 1
+    for name in ("pixel_auroc", "pixel_ap", "aupro", "seg_f1"):
+        assert full.values[name].value == before.values[name].value
+    assert full.values["image_auroc"].value != before.values["image_auroc"].value
+    assert evaluate_results([*rows, nowhere], "network", resamples=5).values["pixel_ap"].value != pytest.approx(
+        full.values["pixel_ap"].value
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_mask_kept_by_its_changes_is_the_same(share: float) -> None:
+    mask = np.random.default_rng(1).random((7, 9)) < share
+    kept = RunMask.of(mask)
+    assert np.array_equal(kept.full(), mask) and kept.any() == mask.any()
+    assert np.array_equal(RunMask.none((3, 4)).full(), np.zeros((3, 4), bool))

@@ -542,3 +542,35 @@ def test_a_broker_that_is_not_there_is_told_with_what_to_check() -> None:
 
     with pytest.raises(StationError, match=r"Connection refused\); check host and port, and that the broker runs"):
         Broker(f"mqtt://127.0.0.1:{free_port()}/x")
+
+
+def test_files_of_any_suffix_are_inspected_and_what_is_no_image_is_told_once(tmp_path: Path) -> None:
+    for name in ("a.png", "b.JPE", "none", ".hidden.png"):
+        write(tmp_path, name)
+    (tmp_path / ".cam2").mkdir()
+    write(tmp_path / ".cam2", "c.png")
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("words")
+    (tmp_path / "x.pdf").write_bytes(b"%PDF-1.4")
+    told: list[str] = []
+    watched, collect = watch(tmp_path, say=told.append)
+    assert watched.run(once=True) == 3
+    assert sorted(names(collect)) == ["a.png", "b.JPE", "none"]
+    assert watched.passed_over == 6
+    assert sorted(path.name for path in watched.hidden_images) == [".hidden.png", "c.png"]
+    passed = {line.removeprefix("passed over").strip() for line in told if line.startswith("passed over")}
+    assert len(passed) == 4
+    assert {".hidden.png (hidden PNG image)", ".cam2/c.png (hidden PNG image)", "x.pdf (PDF)"} < passed
+    watched.run(once=True)
+    assert watched.passed_over == 6
+
+
+def test_a_hidden_file_that_becomes_an_image_is_not_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    watched, collect = watch(tmp_path, say=told.append)
+    write(tmp_path, ".a.png.part")
+    for _ in range(3):
+        assert list(watched._arrived()) == []
+    (tmp_path / ".a.png.part").rename(tmp_path / "a.png")
+    assert watched.run(once=True) == 1
+    assert names(collect) == ["a.png"] and watched.passed_over == 0

@@ -33,7 +33,7 @@ from PIL import ImageCms, ImageFile, UnidentifiedImageError
 from flawmap.data.formats import Damage, Unsupported, bmp, jpeg, png, rare, tiff, tiff_colour, tiff_pixels
 from flawmap.errors import ImageError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 200_000_000
 MAX_BYTES = 1_500_000_000  # the most that decoding one file may take, its result included
 DAMAGED = "FLAWMAP_DAMAGED"  # in the environment, so that processes started from here hold to it too
@@ -178,27 +178,44 @@ def held_bytes(pixels: Stored) -> int:
 
 
 def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> Mask:
-    """Read a defect mask: (H, W) bool, True where any channel is not zero; of a folder, where any mask in it is.
+    """Read a defect mask (H, W) bool, as `masks.read_mask` does."""
+    from flawmap.data import masks  # which needs this module
 
-    In a JPEG, from half of the full scale on: its compression leaves faint rings about every edge. Raises ImageError
-    unless of `shape`, where one is given, as it must be for a folder.
+    return masks.read_mask(path, shape)
+
+
+class MaskPixels(NamedTuple):
+    """A mask file as stored, upright.
+
+    colours: (H, W) or (H, W, 3) of any number type, BGR; alpha: (H, W), None without; indices: (H, W) of a palette,
+    None without; lossy: whether it is a JPEG; white_is_0: whether its file counts from white (TIFF, MinIsWhite)
     """
-    if shape is not None and Path(path).is_dir():
-        parts = [part for part in sorted(Path(path).iterdir()) if part.suffix.lower() in SUFFIXES]
-        parts = [part for part in parts if not part.name.startswith(".")]
-        if not parts:
-            raise ImageError(f"{path}: the folder holds no mask; add one or remove it")
-        return np.asarray(np.any([read_mask(part, shape) for part in parts], axis=0), np.bool_)
+
+    colours: np.ndarray[Any, Any]
+    alpha: np.ndarray[Any, Any] | None
+    indices: np.ndarray[Any, Any] | None
+    lossy: bool
+    white_is_0: bool
+
+
+def read_mask_pixels(path: str | Path) -> MaskPixels:
+    """Read a mask file without judging which pixels are marked. Raises ImageError as `read_image` does."""
     data = _bytes_of(Path(path))
     pixels = _decoded(data, str(path))
-    if pixels.ndim == 3:  # the alpha of a mask says nothing
-        pixels = pixels[:, :, :3].max(axis=2)
-    if shape is not None and pixels.shape != tuple(shape):
-        raise ImageError(
-            f"{path}: the mask is {pixels.shape[1]}x{pixels.shape[0]} pixels but its image {shape[1]}x{shape[0]}; "
-            "save it at the image's size"
-        )
-    return np.asarray(pixels > 127 if data.startswith(b"\xff\xd8") else pixels != 0, np.bool_)
+    indices, white_is_0 = None, False
+    try:
+        with _opened(data) as image:
+            if image.mode == "P":
+                indices = np.asarray(image)
+            if image.format == "TIFF" and image.mode in ("1", "L", "I;16"):
+                white_is_0 = image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
+    except Exception:  # Pillow raises many kinds; what OpenCV decoded is good enough
+        indices = None
+    if indices is not None and indices.shape != pixels.shape[:2]:  # turned by its EXIF data
+        indices = None
+    alpha = pixels[:, :, 3] if pixels.ndim == 3 and pixels.shape[2] == 4 else None
+    colours = pixels[:, :, :3] if pixels.ndim == 3 else pixels
+    return MaskPixels(colours, alpha, indices, data.startswith(b"\xff\xd8"), white_is_0)
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from flawmap.config import FewSettings, ImageSettings, RealSettings
 from flawmap.data.dataset import random_crops
-from flawmap.data.images import Image, Mask, read_image, read_mask, resize_image
+from flawmap.data.images import Image, Mask, read_image, resize_image
 from flawmap.data.layouts import Sample
+from flawmap.data.masks import MaskReader
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import at_scale, cut
 from flawmap.data.variation import lit, placed
@@ -62,12 +63,13 @@ class RealDefects:
 
     def __init__(self, samples: Sequence[Sample], settings: ImageSettings, scope: Scope) -> None:
         self.scope, self.whole = scope, settings.policy == "resize"
+        masks = MaskReader()
         self.images: list[Image] = []
         self.masks: list[Mask | None] = []
         for sample in samples:
             image = read_image(sample.image)
             scope.check(image.shape, str(sample.image))
-            mask = None if sample.mask is None else read_mask(sample.mask, image.shape[:2])
+            mask = masks.read(sample.masks, image.shape[:2]) if sample.masks else None
             if mask is not None and not mask.any():
                 raise DataError(f"{sample.mask} marks no pixel of {sample.image}; correct it, or remove the mask")
             if settings.policy == "tile":
@@ -89,6 +91,7 @@ class RealDefects:
         cut_outs = (
             cut_out(image, mask) for image, mask in zip(self.images, self.masks, strict=True) if mask is not None
         )
+        self.mask_notes = masks.sentences()
         self.patches = [patch for patch in cut_outs if patch is not None]
 
     def __len__(self) -> int:

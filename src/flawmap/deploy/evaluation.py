@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from flawmap.bundle import Bundle, sha256
-from flawmap.data.images import read_mask, resize_map, resize_mask
+from flawmap.data.images import resize_map, resize_mask
 from flawmap.data.layouts import Listing, Sample
+from flawmap.data.masks import MaskReader
+from flawmap.data.scope import Scope
 from flawmap.data.spare import SpareFile
 from flawmap.deploy.batch import SHOWN, page_provenance, prepare_folder, report_image
 from flawmap.deploy.inspector import Inspection, Inspector
@@ -31,9 +33,10 @@ from flawmap.measure.exchangeability import GoodParts, compare_good
 from flawmap.measure.near_duplicates import LeftOut, Near, Without
 from flawmap.measure.reconstruction import worth_drawing
 from flawmap.measure.report import ReportImage, render_report
+from flawmap.measure.runs import RunMask
 from flawmap.measure.threshold import Groups, Threshold, choose_threshold, threshold_from_labelled
 
-PROTOCOLS = ("full", "authors")
+PROTOCOLS = ("full", "network", "authors")
 METRICS = {
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
@@ -60,9 +63,10 @@ def evaluate(
 ) -> Evaluation:
     """Score the test images of `listing` and measure; with `out`, write metrics.json, images.csv and the report there.
 
-    `protocol`: `full`, the whole map against masks resized by nearest neighbour, or `authors`, the central 224x224.
-    A defective image without a mask counts for detection and is left out of localization. Images that the bundle was
-    trained on as defective take no part (`Evaluation.learnt_from`). SegF1 is taken at the bundle's pixel threshold.
+    `protocol`: `full`, the map at the photo's own size, `network`, the map as the network gives it against masks
+    resized by nearest neighbour, or `authors`, the central 224x224. A defective image without a mask counts for
+    detection and is left out of localization, as by `full` is one whose mask marks no pixel. Images that the bundle
+    was trained on as defective take no part (`Evaluation.learnt_from`). SegF1 is taken at the bundle's pixel threshold.
     `without`: each test photo is scored without the training photos near it, one at a time in PyTorch; the files are
     then named by the rule (`files_without`) and written beside others.
     Raises ImageError for an image or mask that cannot be used, LayoutError when there are no test images, DataError
@@ -83,11 +87,12 @@ def evaluate(
         prepare_beside(out, files_without(without.near), overwrite)
     rows: list[ImageResult] = []
     shown: list[ReportImage] = []
+    masks = MaskReader()
     spare = SpareFile() if inspector.tiled else None
     limit = math.nan if inspector.bundle.threshold is None else inspector.bundle.threshold.pixel
     drawn = worth_drawing(inspector.bundle.provenance)
     for sample, found in _inspected(inspector, samples, without):
-        row = _row(sample, found, listing.root, protocol, limit)
+        row = _row(sample, found, listing.root, protocol, limit, masks, inspector.scope)
         rows.append(row if spare is None else _spared(row, spare))
         if out is not None:
             shown.append(report_image(row.image, found, row.defective, row.kind, drawn))
@@ -96,6 +101,7 @@ def evaluate(
     evaluation = replace(
         evaluate_results(rows, protocol),
         learnt_from=learnt,
+        mask_notes=tuple(masks.sentences()),
         escape_at=escapes(inspector.bundle, rows),
         good_parts=good_parts(inspector.bundle, rows),
         left_out=None
@@ -203,6 +209,15 @@ def table(evaluation: Evaluation) -> list[str]:
     for one in evaluation.escape_at:
         shares = ("-" if math.isnan(share) else f"{100 * share:.3g} %" for share in (one.escape, one.overkill))
         lines.append(f"{f'escape at {100 * one.asked:g} % asked':<28} {' ('.join(shares)} of good rejected)")
+    unknown = evaluation.without_mask + (evaluation.empty_mask if evaluation.protocol == "full" else 0)
+    if unknown:
+        lines.append(
+            f"localization leaves out {unknown} of {evaluation.defective} defective images: {evaluation.without_mask} "
+            f"have no mask, the masks of {unknown - evaluation.without_mask} mark no pixel"
+        )
+    elif evaluation.empty_mask:
+        lines.append(f"the masks of {evaluation.empty_mask} defective images mark nothing at the map's size")
+    lines += evaluation.mask_notes
     if evaluation.good_parts is not None and evaluation.good_parts.unlike:
         lines.append(evaluation.good_parts.sentence)
     if evaluation.left_out is not None:
@@ -292,9 +307,10 @@ def _inspected_without(
 
 
 def _spared(row: ImageResult, spare: SpareFile) -> ImageResult:
-    """The same row, its map and mask in a file instead of in memory: 5 bytes a pixel."""
+    """The same row, its map in a file instead of in memory: 4 bytes a pixel of the network's scale."""
     try:
-        return replace(row, map=spare.mapped(row.map), mask=None if row.mask is None else spare.mapped(row.mask))
+        mask = row.mask if row.mask is None or isinstance(row.mask, RunMask) else spare.mapped(row.mask)
+        return replace(row, map=spare.mapped(row.map), mask=mask)
     except OSError as problem:
         raise DataError(
             f"no room for the maps of large images in {tempfile.gettempdir()} ({problem.strerror}); set TMPDIR to a "
@@ -302,17 +318,28 @@ def _spared(row: ImageResult, spare: SpareFile) -> ImageResult:
         ) from problem
 
 
-def _row(sample: Sample, found: Inspection, root: Path, protocol: str, pixel_threshold: float) -> ImageResult:
+def _row(
+    sample: Sample,
+    found: Inspection,
+    root: Path,
+    protocol: str,
+    pixel_threshold: float,
+    masks: MaskReader,
+    scope: Scope,
+) -> ImageResult:
     size = found.network_map.shape
-    mask = None
-    if sample.mask is not None:
-        whole = read_mask(sample.mask, found.map.shape)
+    whole_size = (found.map.shape[0], found.map.shape[1])
+    inside, mask = found.inside, None
+    if protocol == "full":
+        size, inside = whole_size, scope.inside(*whole_size)
+    if sample.masks:
+        whole = masks.read(sample.masks, whole_size)
         if protocol == "authors":  # resized bilinearly and truncated to integers: only what is all defect remains
-            mask = resize_map(whole.astype(np.float32), *size) >= 1 - 1e-6
+            mask = RunMask.of(resize_map(whole.astype(np.float32), *size) >= 1 - 1e-6)
         else:
-            mask = resize_mask(whole, *size)
+            mask = RunMask.of(resize_mask(whole, *size))
     elif not sample.defective:
-        mask = np.zeros(size, dtype=bool)
+        mask = RunMask.none((size[0], size[1]))
     return ImageResult(
         image=str(sample.image.relative_to(root)) if sample.image.is_relative_to(root) else str(sample.image),
         kind=sample.kind,
@@ -321,6 +348,6 @@ def _row(sample: Sample, found: Inspection, root: Path, protocol: str, pixel_thr
         threshold=math.nan if found.threshold is None else found.threshold,
         map=found.network_map,
         mask=mask,
-        inside=found.inside,
+        inside=inside,
         pixel_threshold=pixel_threshold,
     )

@@ -4,7 +4,10 @@ Intervals are percentiles of a bootstrap over images, good and defective ones re
 stay). Two cases where it would promise too much are treated apart: a share of 0 or 1, whose resamples are all alike,
 gets the exact binomial interval (Clopper & Pearson 1934), and a class with a single image gives no interval.
 
-Protocol `authors`: the central 224x224 of a 256x256 map against masks resized bilinearly and cut to integers.
+Protocol `full`: the map at the photo's own size against the mask as it was drawn, as MVTec's evaluation code does, so
+that a defect of a pixel's width counts as it is; maps are enlarged one at a time. `network`: the map as the network
+gives it against masks resized by nearest neighbour (flawmap until 0.1). `authors`: the central 224x224 of a 256x256 map
+against masks resized bilinearly and cut to integers.
 """
 
 from __future__ import annotations
@@ -14,18 +17,22 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flawmap.data.images import resize_map
 from flawmap.errors import DataError
 from flawmap.measure import metrics
 from flawmap.measure.exchangeability import GoodParts
-from flawmap.measure.metrics import Bools, Floats, PixelCounts
+from flawmap.measure.metrics import Bools, Floats, Floats32, PixelCounts
 from flawmap.measure.near_duplicates import LeftOut
+from flawmap.measure.runs import RunMask
+
+Array = np.ndarray[Any, Any]
 
 NAMES = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "seg_f1", "aupro", "f1_max", "escape", "overkill")
 PIXEL_NAMES = ("pixel_auroc", "pixel_ap", "seg_f1", "aupro")
@@ -40,9 +47,10 @@ BORDER = 16  # pixels left out on each side of 256 by the protocol `authors`
 class ImageResult:
     """One labelled image as inspected.
 
-    map: (h, w) in [0, 1]; mask: (h, w) bool, or None for a defective image without one, which counts for detection
-    and is left out of localization; threshold: NaN when the bundle has none; inside: (h, w) bool, the pixels that
-    localization counts, None for all; pixel_threshold: of the map, for SegF1; NaN when the bundle has none
+    map: (h, w) in [0, 1]; mask: (H, W) bool, to whose size the map is enlarged, or None for a defective image without
+    one, which counts for detection and is left out of localization; threshold: NaN when the bundle has none; inside:
+    (H, W) bool, the pixels that localization counts, None for all; pixel_threshold: of the map, for SegF1; NaN when the
+    bundle has none
     """
 
     image: str
@@ -51,7 +59,7 @@ class ImageResult:
     score: float
     threshold: float
     map: np.ndarray[Any, Any]
-    mask: np.ndarray[Any, Any] | None
+    mask: np.ndarray[Any, Any] | RunMask | None
     inside: Bools | None = None
     pixel_threshold: float = math.nan
 
@@ -94,7 +102,9 @@ class Evaluation:
     """All metrics of a test set.
 
     values: by the names in NAMES; kinds: image AUROC of each kind of defect against all good images
-    without_mask: defective images that have none; empty_mask: whose mask marks no pixel, which count as all good pixels
+    without_mask: defective images that have none; empty_mask: whose mask marks no pixel; by protocol `full` both are
+    left out of localization, by the others the latter count as all good pixels
+    mask_notes: what is to be said of the masks as they were read
     learnt_from: images left out, since the bundle learnt from them as real defects
     pixel_threshold: what SegF1 was taken at; escape_at: at other overkills, empty where the bundle knows no scores of
     good photos; good_parts: whether the good parts are like these photos, None where that is not known
@@ -115,6 +125,7 @@ class Evaluation:
     escape_at: tuple[AtOverkill, ...] = ()
     good_parts: GoodParts | None = None
     left_out: LeftOut | None = None
+    mask_notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What metrics.json holds."""
@@ -124,6 +135,7 @@ class Evaluation:
         }
         result |= {"protocol": self.protocol, "good": self.good, "defective": self.defective}
         result |= {"without_mask": self.without_mask, "empty_mask": self.empty_mask}
+        result |= {"mask_notes": list(self.mask_notes)} if self.mask_notes else {}
         result |= {"learnt_from": self.learnt_from} if self.learnt_from else {}
         for name in ("threshold", "pixel_threshold"):
             result[name] = Value(getattr(self, name)).to_json()["value"]
@@ -182,11 +194,10 @@ def at_overkill(rows: Sequence[ImageResult], asked: float, threshold: float, sup
     return AtOverkill(asked, threshold, float(escape[0]), float(overkill[0]), supported)
 
 
-def authors_view(map_: np.ndarray[Any, Any], mask: Bools) -> tuple[np.ndarray[Any, Any], Bools]:
-    """The part of a map and mask that the authors score: without a border of 16 pixels in 256."""
-    down, across = (round(side * BORDER / 256) for side in map_.shape)
-    inside = (slice(down, map_.shape[0] - down), slice(across, map_.shape[1] - across))
-    return map_[inside], mask[inside]
+def authors_view(whole: Array) -> Array:
+    """The part of a map or mask (h, w) that the authors score: without a border of 16 pixels in 256."""
+    down, across = (round(side * BORDER / 256) for side in whole.shape)
+    return whole[down : whole.shape[0] - down, across : whole.shape[1] - across]
 
 
 def _detection(
@@ -212,21 +223,26 @@ def _detection(
 def _localization(
     rows: Sequence[ImageResult], protocol: str, threshold: float, resamples: int, rng: np.random.Generator
 ) -> dict[str, Value]:
-    views = [
-        (*(authors_view(row.map, row.mask) if protocol == "authors" else (row.map, row.mask)), _view(row, protocol))
-        for row in rows
-        if row.mask is not None
-    ]
-    if not any(_marked(mask, inside) for _, mask, inside in views):
+    rows = [row for row in rows if row.mask is not None]
+    if protocol == "full":  # a defect that is marked nowhere may be anywhere
+        rows = [row for row in rows if not row.defective or (row.mask is not None and row.mask.any())]
+    views = _Views(rows, protocol)
+    masks, insides = _Each(len(rows), views.mask), _Each(len(rows), views.inside)
+    marked = [_marked(mask, inside) for mask, inside in zip(masks, insides, strict=True)]
+    if not any(marked):
         return {name: Value(math.nan) for name in PIXEL_NAMES}
-    assert all(np.isfinite(map_).all() for map_, _, _ in views), "a map holds numbers"
-    edges = metrics.bin_edges(*zip(*views, strict=True))
-    counts = [PixelCounts(map_, mask, edges, inside) for map_, mask, inside in views]
+    assert all(np.isfinite(row.map).all() for row in rows), "a map holds numbers"
+    edges = metrics.bin_edges(_Each(len(rows), views.map), masks, insides)
+    counts, confusion_of = [], []
+    for number in range(len(rows)):
+        seen = views.map(number), views.mask(number)
+        counts.append(PixelCounts(*seen, edges, views.inside(number)))
+        # without a threshold, NaN, nothing lies above it; the result is replaced below
+        confusion_of.append(metrics.pixel_confusion(*seen, threshold, views.inside(number)))
     tables = [np.stack([getattr(count, name) for count in counts]) for name in ("positives", "negatives", "overlap")]
     regions = np.array([count.regions for count in counts], np.float64)
-    # without a threshold, NaN, nothing lies above it; the result is replaced below
-    confusion = np.stack([metrics.pixel_confusion(map_, mask, threshold, inside) for map_, mask, inside in views])
-    defective = np.array([row.defective for row in rows if row.mask is not None], np.bool_)
+    confusion = np.stack(confusion_of)
+    defective = np.array([row.defective for row in rows], np.bool_)
     found: dict[str, list[Floats]] = {name: [] for name in PIXEL_NAMES}
     for times in _blocks(_times(defective, resamples, rng)):
         # float32 halves the work; its sums are right to 1e-7
@@ -235,16 +251,54 @@ def _localization(
         found["pixel_ap"].append(metrics.ap_of(positives, negatives))
         found["seg_f1"].append(metrics.seg_f1_of(times @ confusion))
         found["aupro"].append(metrics.aupro_of(overlap, times @ regions, negatives))
-    several = sum(_marked(mask, inside) for _, mask, inside in views) > 1
+    several = sum(marked) > 1
     values = {name: _value(np.concatenate(found[name]), several) for name in PIXEL_NAMES}
     return values if math.isfinite(threshold) else values | {"seg_f1": Value(math.nan)}
 
 
-def _view(row: ImageResult, protocol: str) -> Bools | None:
-    """`row.inside` as its protocol sees it."""
-    if row.inside is None or protocol != "authors":
-        return row.inside
-    return authors_view(row.map, row.inside)[1]
+class _Views:
+    """Map, mask and counted pixels of each row as its protocol compares them, made when they are asked for."""
+
+    def __init__(self, rows: Sequence[ImageResult], protocol: str) -> None:
+        self.rows, self.authors = rows, protocol == "authors"
+
+    def mask(self, number: int) -> Bools:
+        """(H, W), or its middle."""
+        mask = self.rows[number].mask
+        assert mask is not None, "rows without a mask have no pixels to measure"
+        return self._view(mask.full() if isinstance(mask, RunMask) else mask)
+
+    def map(self, number: int) -> Floats32:
+        """The map at the size of its mask."""
+        row = self.rows[number]
+        assert row.mask is not None, "rows without a mask have no pixels to measure"
+        if row.map.shape == row.mask.shape:
+            return self._view(row.map)
+        enlarged = resize_map(row.map, row.mask.shape[0], row.mask.shape[1])
+        return self._view(np.clip(enlarged, 0, 1, out=enlarged))
+
+    def inside(self, number: int) -> Bools | None:
+        """The pixels that count, at the same size."""
+        inside = self.rows[number].inside
+        return None if inside is None else self._view(inside)
+
+    def _view(self, whole: Array) -> Array:
+        return authors_view(whole) if self.authors else whole
+
+
+class _Each(Sequence[Any]):
+    """`count` things, each made when it is asked for."""
+
+    def __init__(self, count: int, make: Callable[[int], Any]) -> None:
+        self.length, self.make = count, make
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < self.length:
+            raise IndexError(number)
+        return self.make(number)
 
 
 def _marked(mask: Bools, inside: Bools | None) -> bool:

@@ -15,7 +15,7 @@ Axes: N images, R resamples, T distinct scores or bins, highest first.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,10 +111,14 @@ def pixel_confusion(
 
     Positive is where the map (h, w) exceeds `threshold`, as regions are. Pixels not `inside` do not count.
     """
-    above = map_ > threshold
-    if inside is not None:
-        above, mask = above & inside, mask & inside
-    found, called, marked = (np.count_nonzero(part) for part in (above & mask, above, mask))
+    found = called = marked = 0
+    for rows in _bands(len(mask)):
+        above, true = map_[rows] > threshold, mask[rows]
+        if inside is not None:
+            above, true = above & inside[rows], true & inside[rows]
+        found += int(np.count_nonzero(above & true))
+        called += int(np.count_nonzero(above))
+        marked += int(np.count_nonzero(true))
     return np.array([found, called - found, marked - found], np.int64)
 
 
@@ -133,18 +137,24 @@ def bin_edges(
 ) -> Floats32:
     """Edges of the bins for these maps (h, w) and masks: quantiles of the defective and of the good pixels, rising.
 
-    `insides`: the pixels of each that count; all without.
+    `insides`: the pixels of each that count; all without. Sequences may make their items when they are asked for.
     """
     rng = np.random.default_rng(0)  # only which pixels are looked at
     edges = []
     insides = insides or [None] * len(maps)
     for defective in (True, False):
-        total = sum(int(_of_class(mask, inside, defective).sum()) for mask, inside in zip(masks, insides, strict=True))
+        total = 0
+        for mask, inside in zip(masks, insides, strict=True):
+            total += int(np.count_nonzero(_of_class(mask, inside, defective)))
         share = min(1.0, SAMPLED / max(total, 1))
-        values = []
-        for map_, mask, inside in zip(maps, masks, insides, strict=True):
-            found = map_[_of_class(mask, inside, defective)]
-            values.append(found if share == 1 else found[rng.random(len(found)) < share])
+        values = [np.zeros(0, np.float32)]
+        for number, (mask, inside) in enumerate(zip(masks, insides, strict=True)):
+            if defective and not mask.any():
+                continue
+            map_ = maps[number]
+            for rows in _bands(len(mask)):
+                found = map_[rows][_of_class(mask[rows], None if inside is None else inside[rows], defective)]
+                values.append(found if share == 1 else found[rng.random(len(found)) < share])
         pooled = np.sort(np.concatenate(values).astype(np.float32))
         distinct = np.unique(pooled)
         if len(distinct) > BINS:
@@ -159,6 +169,16 @@ def _of_class(mask: Bools, inside: Bools | None, defective: bool) -> Bools:
     return chosen if inside is None else chosen & inside
 
 
+def _bins(values: np.ndarray[Any, Any], edges: Floats32) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The bin of each value, highest first."""
+    return np.asarray(len(edges) - np.searchsorted(edges, values.astype(np.float32), side="right"), np.int64)
+
+
+def _bands(height: int) -> Iterator[slice]:
+    """Some rows at a time, so that what is computed for each pixel of a large photo is never all in memory."""
+    return (slice(top, top + 512) for top in range(0, height, 512))
+
+
 class PixelCounts:
     """Histograms of one image's map under its mask: what pixel metrics need of it. Pixels not `inside` do not count.
 
@@ -169,16 +189,21 @@ class PixelCounts:
     def __init__(self, map_: np.ndarray[Any, Any], mask: Bools, edges: Floats32, inside: Bools | None = None) -> None:
         from scipy import ndimage
 
-        bins = len(edges) - np.searchsorted(edges, map_.astype(np.float32), side="right")
         count = len(edges) + 1
-        mask, good = (_of_class(mask, inside, defective) for defective in (True, False))
-        self.positives = np.bincount(bins[mask], minlength=count).astype(np.float32)
-        self.negatives = np.bincount(bins[good], minlength=count).astype(np.float32)
-        self.overlap = np.zeros(count, np.float32)
-        labels, self.regions = ndimage.label(mask, structure=np.ones((3, 3)))
-        if self.regions:
-            sizes = np.bincount(labels.ravel())
-            self.overlap = np.bincount(bins[mask], 1.0 / sizes[labels[mask]], minlength=count).astype(np.float32)
+        positives, negatives = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        for rows in _bands(len(mask)):
+            bins, part = _bins(map_[rows], edges), None if inside is None else inside[rows]
+            positives += np.bincount(bins[_of_class(mask[rows], part, True)], minlength=count)
+            negatives += np.bincount(bins[_of_class(mask[rows], part, False)], minlength=count)
+        self.positives, self.negatives = positives.astype(np.float32), negatives.astype(np.float32)
+        self.overlap, self.regions = np.zeros(count, np.float32), 0
+        if mask.any():
+            where = ndimage.find_objects(mask.astype(np.uint8))[0]  # defects are small: not all pixels are numbered
+            marked = _of_class(mask[where], None if inside is None else inside[where], True)
+            labels, self.regions = ndimage.label(marked, structure=np.ones((3, 3)))
+            if self.regions:
+                sizes, found = np.bincount(labels.ravel()), _bins(map_[where][marked], edges)
+                self.overlap = np.bincount(found, 1.0 / sizes[labels[marked]], minlength=count).astype(np.float32)
 
 
 def aupro_of(overlap: Floats, regions: Floats, negatives: Floats, max_fpr: float = MAX_FPR) -> Floats:

@@ -193,7 +193,9 @@ def _remarks(evaluation: Evaluation | None) -> list[str]:
     if evaluation.without_mask:
         remarks.append(f"Left out of localization for want of a mask: {evaluation.without_mask} defective.")
     if evaluation.empty_mask:
-        remarks.append(f"With a mask that marks nothing at the map's size: {evaluation.empty_mask} defective.")
+        how = ", left out of localization" if evaluation.protocol == "full" else " at the map's size"
+        remarks.append(f"With a mask that marks nothing{how}: {evaluation.empty_mask} defective.")
+    remarks += [f"{note[0].upper()}{note[1:]}." for note in evaluation.mask_notes]
     if evaluation.learnt_from:
         remarks.append(f"Left out, since they were learnt from as real defects: {evaluation.learnt_from}.")
     if evaluation.left_out is not None:

@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flawmap.data.filekinds import FileKind, kind_of
 from flawmap.errors import ImageError, StationError
 from flawmap.station.record import now
 from flawmap.station.seen import Arrived, Result, Seen
@@ -56,7 +57,11 @@ class Sink(Protocol):
 
 
 class Watch:
-    """One watched folder. `say` is told a line for each file. `failed` counts those done that were no usable image."""
+    """One watched folder. `say` is told a line for each file. `failed` counts those done that were no usable image.
+
+    A file is an image by its suffix or its first bytes. passed_over: how many others there were, each told once, of
+    those that are no images the first; hidden_images: images among them.
+    """
 
     def __init__(
         self,
@@ -77,6 +82,11 @@ class Watch:
         self.say, self.settle_s, self.damaged_s = say, settle_s, damaged_s
         self.seen = Seen(state or folder / STATE)
         self.stopping, self.failed = threading.Event(), 0
+        self.passed_over, self.hidden_images = 0, list[Path]()
+        self._told: set[str] = set()  # names, and kinds of files that are no images
+        self._kinds: dict[str, tuple[int, int, FileKind]] = {}  # by name: size, time of change, what it is
+        self._left: list[tuple[Path, str, os.stat_result, FileKind]] = []  # files that are not inspected
+        self._others: dict[str, tuple[int, int, float]] = {}  # as _looks, of these
         self._yields = False  # whether what is being done may be cut short
         self._done: dict[str, tuple[int, int]] = {}  # by name: size and time of change; saves asking `seen`
         self._looks: dict[str, tuple[int, int, float]] = {}  # by name: size, time of change, since when
@@ -92,6 +102,7 @@ class Watch:
                 with contextlib.suppress(_Stopped):
                     done += self._do(each)
             if once and not arrived and not self._looks:
+                self._tell_others(self._left, at_once=True)
                 break
             if len(arrived) < AT_ONCE:
                 self.stopping.wait(self.settle_s)
@@ -124,12 +135,17 @@ class Watch:
         from flawmap.data.images import SUFFIXES
 
         found: list[tuple[int, str, Path, int]] = []
+        self._left = []
         with contextlib.suppress(FileNotFoundError):  # the folder may be on a share that comes and goes
-            for path in self._files():
-                if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-                    with contextlib.suppress(OSError):
-                        stat = path.stat()
-                        found.append((stat.st_mtime_ns, path.relative_to(self.folder).as_posix(), path, stat.st_size))
+            for path, hidden in self._files():
+                with contextlib.suppress(OSError):
+                    stat, name = path.stat(), path.relative_to(self.folder).as_posix()
+                    kind = None if path.suffix.lower() in SUFFIXES and not hidden else self._kind(path, name, stat)
+                    if kind is None or (kind.group == "image" and not hidden):
+                        found.append((stat.st_mtime_ns, name, path, stat.st_size))
+                    else:
+                        self._left.append((path, name, stat, kind))
+        self._tell_others(self._left)
         at, before, self._looks = time.monotonic(), self._looks, {}
         settled = []
         for changed, name, path, size in sorted(found):
@@ -149,13 +165,47 @@ class Watch:
             if (arrived.size and self._is_whole(arrived.path)) or waited > self.damaged_s:
                 yield arrived
 
-    def _files(self) -> Iterator[Path]:
-        """All files, not those that a watch moved or copied: this one, or an earlier one within the folder itself."""
+    def _files(self) -> Iterator[tuple[Path, bool]]:
+        """Yield all files, and whether each is hidden; not what a watch keeps, nor what one sorted before."""
+        from flawmap.data.layouts.tree import is_cache
+
         for place, folders, names in os.walk(self.folder):
             here = Path(place)
             theirs = FOLDERS if here in (self.folder, self.out) else ()
-            folders[:] = [name for name in folders if name not in theirs and not name.startswith(".")]
-            yield from (here / name for name in names)
+            folders[:] = [name for name in folders if name not in theirs and not is_cache(name)]
+            below = any(part.startswith(".") for part in here.relative_to(self.folder).parts)
+            for name in names:
+                hidden = name.startswith(".")
+                if not (hidden and (name.startswith(STATE) or name.endswith(".saving"))):
+                    yield here / name, hidden or below
+
+    def _kind(self, path: Path, name: str, stat: os.stat_result) -> FileKind:
+        """What a file is, looked at again when it changed."""
+        known = self._kinds.get(name)
+        if known is None or known[:2] != (stat.st_size, stat.st_mtime_ns):
+            known = self._kinds[name] = (stat.st_size, stat.st_mtime_ns, kind_of(path))
+        return known[2]
+
+    def _tell_others(self, others: list[tuple[Path, str, os.stat_result, FileKind]], at_once: bool = False) -> None:
+        """Count files that are not inspected once they rest, hidden ones after a while: they may be renamed yet."""
+        at, before, self._others = time.monotonic(), self._others, {}
+        for path, name, stat, kind in others:
+            look = (stat.st_size, stat.st_mtime_ns)
+            last = before.get(name)
+            alike = last is not None and last[:2] == look
+            self._others[name] = last if last is not None and alike else (*look, at)
+            hidden = any(part.startswith(".") for part in Path(name).parts)
+            rests = alike and (not hidden or at - self._others[name][2] > self.damaged_s)
+            if name in self._told or not (rests or at_once):
+                continue
+            self._told.add(name)
+            self.passed_over += 1
+            if kind.group == "image":
+                self.hidden_images.append(path)
+            elif kind.words in self._told:
+                continue
+            self._told.add(kind.words)
+            self.say(f"passed over      {name} ({'hidden ' if hidden else ''}{kind.words})")
 
     def _is_whole(self, path: Path) -> bool:
         from flawmap.data.images import read_pixels

@@ -289,6 +289,8 @@ def train(
     learnt = hashes(samples)
     small = reduced(recipe.image, recipe.model.reduction)
     real = RealDefects(samples, small, scope) if defects is not None else None
+    for note in real.mask_notes if real else ():
+        say(note)
     aside = _set_aside(good, recipe, scope, folder, general, machine.device, quiet, backbone)
     kept = [path for path in good if path not in aside]
     train_paths, held_out_paths = hold_out(kept, recipe.threshold, recipe.run.seed)
@@ -509,7 +511,7 @@ def peak_memory_mb() -> int:
 def hashes(samples: Sequence[Sample]) -> list[tuple[str, str]]:
     """SHA-256 of each image and of its mask, "" without one. Raises DataError for a file that cannot be read."""
     try:
-        return [(sha256(sample.image), sha256(sample.mask) if sample.mask else "") for sample in samples]
+        return [(sha256(sample.image), "+".join(map(sha256, sample.mask_files))) for sample in samples]
     except OSError as problem:
         raise DataError(f"{problem.filename} cannot be read ({problem.strerror}); correct or remove it") from problem
 

@@ -1,0 +1,104 @@
+"""What a file is by its first bytes, whatever its name says: what is passed over must be told by name and kind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Group = Literal["image", "video", "archive", "document", "other"]
+
+_HEAD = 264  # bytes: tar and DICOM have their marks the farthest in
+_ISO = {  # brands of the container that phones and cameras write both photos and videos in
+    "image": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"jxl "),
+}
+_MARKS: tuple[tuple[bytes, str, Group], ...] = (
+    (b"\x89PNG\r\n", "PNG image", "image"),
+    (b"\xff\xd8\xff", "JPEG image", "image"),
+    (b"II*\0", "TIFF image", "image"),
+    (b"MM\0*", "TIFF image", "image"),
+    (b"II+\0", "BigTIFF image", "image"),
+    (b"MM\0+", "BigTIFF image", "image"),
+    (b"GIF8", "GIF image", "image"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000 image", "image"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000 image", "image"),
+    (b"\xff\x0a", "JPEG XL image", "image"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL image", "image"),
+    (b"v/1\x01", "OpenEXR image", "image"),
+    (b"8BPS", "Photoshop image", "image"),
+    (b"\0\0\x01\0", "icon", "image"),
+    (b"#?RADIANCE", "Radiance image", "image"),
+    (b"FUJIFILM", "raw photo of a camera", "image"),
+    (b"%PDF", "PDF", "document"),
+    (b"\x1aE\xdf\xa3", "video (Matroska or WebM)", "video"),
+    (b"\0\0\x01\xba", "video (MPEG)", "video"),
+    (b"\0\0\x01\xb3", "video (MPEG)", "video"),
+    (b"0&\xb2u\x8ef\xcf\x11", "video (WMV)", "video"),
+    (b"FLV\x01", "video (Flash)", "video"),
+    (b"PK\x03\x04", "zip archive", "archive"),
+    (b"PK\x05\x06", "zip archive", "archive"),
+    (b"\x1f\x8b", "gzip archive", "archive"),
+    (b"BZh", "bzip2 archive", "archive"),
+    (b"\xfd7zXZ\0", "xz archive", "archive"),
+    (b"7z\xbc\xaf\x27\x1c", "7z archive", "archive"),
+    (b"Rar!\x1a\x07", "rar archive", "archive"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard archive", "archive"),
+)
+_SUFFIXES: dict[str, tuple[str, Group]] = {
+    **dict.fromkeys((".xlsx", ".ods"), ("spreadsheet", "document")),
+    **dict.fromkeys((".docx", ".pptx", ".odt", ".odp"), ("office document", "document")),
+    **dict.fromkeys((".cr2", ".nef", ".arw", ".dng", ".orf", ".rw2"), ("raw photo of a camera", "image")),
+}
+_PLAIN = {".pbm", ".pgm", ".ppm", ".pnm", ".pam", ".pfm"}
+# Only their names tell these; the bytes of a picture without a header may be anything.
+_BY_NAME: dict[str, tuple[str, Group]] = {
+    **dict.fromkeys((".raw", ".tga", ".pcx", ".svg", ".cr3"), ("picture that is not read", "image")),
+    **dict.fromkeys((".m2ts", ".mts"), ("video", "video")),
+}
+_SIDES = re.compile(rb"P[1-7Ff]\s+(#|\d|WIDTH)")
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+
+
+class FileKind(NamedTuple):
+    """words: with an article left out ("PNG image", "zip archive", "file"); group: what sort of thing that is."""
+
+    words: str
+    group: Group
+
+    @property
+    def a(self) -> str:
+        """The words with their article."""
+        return f"{'an' if self.words[0].lower() in 'aeio' else 'a'} {self.words}"
+
+
+def kind_of(path: Path) -> FileKind:
+    """What a file is, by its first bytes; a file that cannot be read is of the group `other`."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except (OSError, ValueError):
+        return FileKind("file that cannot be read", "other")
+    return kind_of_bytes(head, path.suffix.lower())
+
+
+def kind_of_bytes(head: bytes, suffix: str = "") -> FileKind:
+    """The same for a file's first bytes and its suffix in lower case."""
+    for mark, words, group in _MARKS:
+        if head.startswith(mark):
+            return FileKind(*_SUFFIXES.get(suffix, (words, group)))
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        if brand in _ISO["image"]:
+            return FileKind("AVIF image" if brand.startswith(b"avi") else "HEIC photo", "image")
+        return FileKind("raw photo of a camera", "image") if brand == b"crx " else FileKind("video (MP4)", "video")
+    if head.startswith(b"RIFF") and head[8:12] in (b"WEBP", b"AVI "):
+        return FileKind("WebP image", "image") if head[8:12] == b"WEBP" else FileKind("video (AVI)", "video")
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return FileKind("BMP image", "image")
+    if _SIDES.match(head) and (suffix in _PLAIN or head[1:2] in b"4567"):
+        return FileKind("PGM or PPM image", "image")
+    if head[128:132] == b"DICM":
+        return FileKind("DICOM image", "image")
+    if head[257:262] == b"ustar":
+        return FileKind("tar archive", "archive")
+    return FileKind(*_BY_NAME.get(suffix, ("file", "other")))

@@ -1,0 +1,82 @@
+"""Folders of users: good/ beside bad/ or a folder a kind of defect, and images alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flawmap.data.layouts.listing import Sample, Split
+from flawmap.data.layouts.names import BAD_WORDS, is_bad, is_good, is_mask_folder, may_be_mask_folder, plain
+from flawmap.data.layouts.tree import Tree, alternate, stems
+from flawmap.data.layouts.truth import Truth
+from flawmap.errors import LayoutError
+
+
+def folder(tree: Tree) -> list[Sample] | None:
+    """good/ and, if any, bad/ (or one folder a kind of defect), and their masks."""
+    folders = tree.folders()
+    good = [name for name in folders if is_good(name)]
+    if not good:
+        return None
+    others = [name for name in folders if name not in good and not is_mask_folder(name)]
+    if good == ["0"] and len(others) > 1 and all(name.isdigit() for name in others):
+        raise LayoutError(
+            f"{tree.root}: which images are good? The folders {', '.join(['0', *others][:5])} are classes, and 0 "
+            "may be a kind of defect; name the folder of good ones good"
+        )
+    truth = Truth(tree)
+    photos = [path for name in good for path in tree.images(name, deep=True) if path not in truth.masks]
+    bad = {name: [path for path in tree.images(name, deep=True) if path not in truth.masks] for name in others}
+    split: dict[Path, Split] = alternate(photos) if any(bad.values()) else dict.fromkeys(photos, "train")
+    samples = [Sample(path, split[path], False, "good") for path in photos]
+    for name, paths in bad.items():
+        for path in paths:
+            inner = path.parent.relative_to(tree.root / name)
+            found = _mask_of(tree, path, name, inner) or truth.of(path)
+            kind = inner.parts[0] if inner.parts else name
+            samples.append(Sample(path, "test", True, kind, found[0] if found else None, tuple(found[1:])))
+    return samples
+
+
+def _mask_of(tree: Tree, path: Path, name: str, inner: Path) -> tuple[Path, ...]:
+    """The mask beside a photo, or in masks/, mask/ or ground_truth/ under the same path."""
+    if beside := tree.first(path.parent, stems(path.stem, "_mask")):
+        return (beside,)
+    for masks in ("masks", "mask", "ground_truth"):
+        for part in (Path(name) / inner, inner, Path()):
+            if found := tree.first(tree.root / masks / part, stems(path.stem, "_mask", "")):
+                return (found,)
+    return ()
+
+
+def only_images(tree: Tree) -> list[Sample] | None:
+    """Only images: all of them good, to learn from."""
+    return [Sample(path, "train", False, "good") for path in tree.images_found] or None
+
+
+def refuse_doubtful(tree: Tree) -> None:
+    """Images that may be of defective parts, or masks, are not learned from unasked. Raises LayoutError."""
+    folders = tree.folders()
+    masks = [name for name in folders if is_mask_folder(name)]
+    if len(folders) > 1 or masks:
+        names = ", ".join(folders[:5]) + (", …" if folders[5:] else "")
+        raise LayoutError(
+            f"{tree.root}: which images are good? there are some in {names}; name folders good and bad, "
+            "or give --layout images if all are good"
+        )
+    own = tree.root.resolve().name
+    named = [name for name in folders if is_bad(name)] or [own for _ in (1,) if plain(own) in BAD_WORDS]
+    if named:
+        raise LayoutError(
+            f"{tree.root}: which images are good? All lie in {named[0]}, a name for defective parts; put good ones "
+            "into a folder good beside it, or give --layout images if all are good"
+        )
+    if (unsure := [name for name in folders if may_be_mask_folder(name)]) and tree.images():
+        raise LayoutError(
+            f"{tree.root}: which images are good? there are some in {unsure[0]}, which may hold masks; name folders "
+            "good and bad, or give --layout images if all are good"
+        )
+    if masks_beside := sorted(Truth(tree).masks):
+        raise LayoutError(
+            f"{tree.root}: which images are good? {len(masks_beside)} look like masks of others "
+            f"({masks_beside[0].name}, …); name folders good and bad, or give --layout images if all are good"
+        )

@@ -1,0 +1,103 @@
+"""Names that people give to folders of good parts, of defective ones and of masks; capitals and marks do not matter."""
+
+from __future__ import annotations
+
+import re
+
+GOOD_NAMES = frozenset(
+    {"good", "ok", "normal", "free", "0"}
+    | {"io", "gut", "pass", "passed", "nodefect", "nodefects", "defectfree", "faultless", "accepted"}
+    | {"良品", "合格", "正常"}
+)
+# Words of a name that says defective; with a word of _NOT before, or "free" behind, it says good.
+BAD_WORDS = frozenset(
+    {"bad", "ng", "nok", "ko", "nio", "notok", "defect", "defects", "defective", "defectives", "defekt", "defekte"}
+    | {"anomaly", "anomalies", "anomalous", "abnormal", "faulty", "fault", "faults", "reject", "rejects", "rejected"}
+    | {"fail", "failed", "fails", "scrap", "damaged", "broken", "flaw", "flaws", "flawed", "nogood", "notgood"}
+    | {"fehler", "fehlerhaft", "schlecht", "ausschuss", "nonconforming", "unacceptable", "unnormal"}
+    | {"scratch", "scratches", "crack", "cracks", "dent", "dents", "hole", "holes", "contamination"}
+    | {"不良", "不良品", "缺陷", "次品", "不合格", "异常", "異常"}
+)
+_NOT = frozenset({"no", "non", "not", "without", "free", "zero", "un", "kein", "keine", "ohne"})
+MASK_NAMES = frozenset(
+    {"mask", "masks", "gt", "gts", "groundtruth", "groundtruths", "maskimage", "maskimages", "gtmask", "gtmasks"}
+    | {"segmask", "segmasks", "binarymask", "binarymasks", "segmentationmask", "segmentationmasks", "pixelmask"}
+    | {"defectmask", "defectmasks", "segmentationclass", "segmentationobject", "segmentationclasspng", "labelmask"}
+    | {"labelmasks", "maske", "masken", "masques", "掩码", "掩膜"}
+)
+# Words of names that masks have, and other things too: the pictures themselves must tell.
+MASK_WORDS = frozenset(
+    {"mask", "masks", "gt", "groundtruth", "truth", "label", "labels", "labelled", "labeled", "annotation"}
+    | {"annotations", "annotated", "annot", "anno", "ann", "segmentation", "segmentations", "seg", "segs", "segment"}
+    | {"segments", "roi", "rois", "matte", "mattes", "maske", "masken", "masque", "masques", "mascara", "mascaras"}
+    | {"标注", "标签", "标记"}
+)
+PHOTO_FOLDERS = frozenset({"image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpegimages"})
+SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
+
+_STRONG_ENDING = re.compile(r"^(?P<stem>.+?)[\s_.\-]+(?:masks?|gt|ground[\s_\-]?truth)(?:[\s_.\-]*\d+)?$", re.I)
+_WEAK_ENDING = re.compile(
+    r"^(?P<stem>.+?)[\s_.\-]+(?:labels?|labelids|segmentation|seg|annotation|annot|anno|roi|matte|maske)"
+    r"(?:[\s_.\-]*\d+)?$",
+    re.I,
+)
+_BEGINNING = re.compile(r"^(?:mask|gt|label|seg)[\s_.\-]+(?P<stem>.+)$", re.I)
+_COPY = re.compile(
+    r"\((?:copy|kopie|copie|copia|副本|\d+)\)| - (?:copy|kopie|copie|copia|副本)|(?:^|_|\b)copy(?:_of|\b)", re.I
+)
+
+
+def plain(name: str) -> str:
+    """Letters and digits of a name alone, in lower case: "Ground_Truth" and "i.O." are "groundtruth" and "io"."""
+    return re.sub(r"[\W_]+", "", name.casefold()) or name.casefold()
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a name in lower case, parted by marks and by capitals."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return [word for word in re.split(r"[\W_]+", parted.casefold()) if word]
+
+
+def is_good(name: str) -> bool:
+    """Whether a folder or label of this name is of good parts."""
+    return plain(name) in GOOD_NAMES
+
+
+def is_bad(name: str) -> bool:
+    """Whether a folder of this name is plainly of defective parts."""
+    words = set(words_of(name))
+    return plain(name) in BAD_WORDS or (bool(BAD_WORDS & words) and not _NOT & words and not is_good(name))
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder of this name holds masks, whatever they look like; numbers behind it do not matter."""
+    return plain(name).rstrip("0123456789") in MASK_NAMES
+
+
+def may_be_mask_folder(name: str) -> bool:
+    """Whether a folder of this name may hold masks, if they look like some."""
+    words = {word.rstrip("0123456789") for word in words_of(name)} | {plain(name).rstrip("0123456789")}
+    return bool(MASK_WORDS & words)
+
+
+def mask_stems(stem: str) -> tuple[str, ...]:
+    """Stems of photos, in lower case, that a mask of this stem may be of, its own first."""
+    found = [stem.casefold()]
+    for pattern in (_STRONG_ENDING, _WEAK_ENDING, _BEGINNING):
+        if match := pattern.match(stem):
+            found.append(match["stem"].casefold())
+    return tuple(dict.fromkeys(found))
+
+
+def marked_stem(stem: str) -> tuple[str, bool] | None:
+    """(photo's stem in lower case, whether the name is sure) of a stem that ends or begins as a mask's does."""
+    if match := _STRONG_ENDING.match(stem):
+        return match["stem"].casefold(), True
+    if match := _WEAK_ENDING.match(stem) or _BEGINNING.match(stem):
+        return match["stem"].casefold(), False
+    return None
+
+
+def is_copy(stem: str) -> bool:
+    """Whether a file is named as the copies that file managers make."""
+    return _COPY.search(stem) is not None

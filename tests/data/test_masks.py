@@ -1,0 +1,211 @@
+"""Masks as tools write them: what is marked, and what is said of masks that are not two plain levels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from PIL import ImageDraw
+from scipy import ndimage
+
+from flawmap.data.masks import MaskReader, looks_like_mask, read_mask, read_with_facts
+from flawmap.errors import ImageError
+
+SHAPE = (60, 80)
+TRUTH = np.zeros(SHAPE, bool)
+TRUTH[10:30, 20:50] = True
+WHITE = TRUTH * np.uint8(255)
+
+
+def palette(indices: np.ndarray, *colours: tuple[int, int, int]) -> Pillow.Image:
+    image = Pillow.fromarray(indices.astype(np.uint8), "P")
+    image.putpalette([part for colour in colours for part in colour])
+    return image
+
+
+def with_alpha(colour: int, mode: str = "RGBA") -> Pillow.Image:
+    bands = 4 if mode == "RGBA" else 2
+    pixels = np.full((*SHAPE, bands), colour, np.uint8)
+    pixels[..., -1] = WHITE
+    return Pillow.fromarray(pixels, mode)
+
+
+def by_way_of_jpeg(quality: int) -> Pillow.Image:
+    kept = io.BytesIO()
+    Pillow.fromarray(WHITE).save(kept, "JPEG", quality=quality)
+    return Pillow.fromarray(np.asarray(Pillow.open(io.BytesIO(kept.getvalue()))))
+
+
+def red_on_white() -> Pillow.Image:
+    pixels = np.full((*SHAPE, 3), 255, np.uint8)
+    pixels[TRUTH] = (255, 0, 0)
+    return Pillow.fromarray(pixels)
+
+
+def transparent_white() -> Pillow.Image:
+    """White where it is transparent, as some editors keep it, and red strokes."""
+    pixels = np.full((*SHAPE, 4), 255, np.uint8)
+    pixels[TRUTH] = (200, 0, 0, 255)
+    pixels[~TRUTH, 3] = 0
+    return Pillow.fromarray(pixels)
+
+
+PLAIN: dict[str, tuple[Callable[[], Pillow.Image], str]] = {
+    "0 and 255": (lambda: Pillow.fromarray(WHITE), ".png"),
+    "0 and 1": (lambda: Pillow.fromarray(TRUTH.astype(np.uint8)), ".png"),
+    "0 and 1 in 16 bits": (lambda: Pillow.fromarray(TRUTH.astype(np.uint16)), ".png"),
+    "0 and 65535": (lambda: Pillow.fromarray(TRUTH * np.uint16(65535)), ".tif"),
+    "float": (lambda: Pillow.fromarray(TRUTH.astype(np.float32)), ".tif"),
+    "bits": (lambda: Pillow.fromarray(TRUTH), ".png"),
+    "bits in a TIFF": (lambda: Pillow.fromarray(TRUTH), ".tif"),
+    "palette of VOC": (lambda: palette(TRUTH, (0, 0, 0), (128, 0, 0)), ".png"),
+    "palette of black alone": (lambda: palette(TRUTH, *[(0, 0, 0)] * 3), ".png"),
+    "palette on grey": (lambda: palette(TRUTH, (200, 200, 200), (255, 0, 0)), ".png"),
+    "strokes on transparent white": (transparent_white, ".png"),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_is_not_the_background_is_marked(tmp_path: Path, name: str) -> None:
+    draw, suffix = PLAIN[name]
+    draw().save(tmp_path / f"mask{suffix}")
+    found, (facts,) = read_with_facts(tmp_path / f"mask{suffix}", SHAPE)
+    assert np.array_equal(found, TRUTH)
+    assert facts.kind == "two" and not (facts.open or facts.alpha or facts.dim)
+
+
+@pytest.mark.parametrize(("colour", "mode"), [(255, "RGBA"), (0, "RGBA"), (255, "LA"), (0, "LA")])
+def test_a_shape_in_the_alpha_channel_alone_is_the_mask(tmp_path: Path, colour: int, mode: str) -> None:
+    with_alpha(colour, mode).save(tmp_path / "mask.png")
+    found, (facts,) = read_with_facts(tmp_path / "mask.png", SHAPE)
+    assert np.array_equal(found, TRUTH) and facts.alpha
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: palette(TRUTH, (255, 255, 255), (0, 0, 0)),
+        lambda: palette(~TRUTH, (255, 255, 255), (0, 0, 0)),
+        red_on_white,
+        lambda: Pillow.fromarray(np.where(TRUTH, np.uint8(2), np.uint8(1))),
+    ],
+    ids=["white is 0", "black is 1 and the background", "red on white", "classes from 1 on"],
+)
+def test_where_the_background_is_open_the_commonest_colour_is_it(
+    tmp_path: Path, draw: Callable[[], Pillow.Image]
+) -> None:
+    draw().save(tmp_path / "mask.png")
+    found, (facts,) = read_with_facts(tmp_path / "mask.png", SHAPE)
+    assert np.array_equal(found, TRUTH) and facts.open
+
+
+@pytest.mark.parametrize("truth", [TRUTH, ~TRUTH], ids=["ink is the defect", "paper is the defect"])
+def test_a_tiff_counted_from_white_marks_the_smaller_part(tmp_path: Path, truth: np.ndarray) -> None:
+    Pillow.fromarray(~truth).save(tmp_path / "mask.tif", tiffinfo={262: 0})
+    assert np.array_equal(read_mask(tmp_path / "mask.tif", SHAPE), TRUTH)
+
+
+@pytest.mark.parametrize("quality", [50, 75, 95])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_of_a_mask_by_way_of_jpeg_half_of_full_scale_counts(tmp_path: Path, quality: int, suffix: str) -> None:
+    by_way_of_jpeg(quality).save(tmp_path / f"mask{suffix}")
+    found, (facts,) = read_with_facts(tmp_path / f"mask{suffix}", SHAPE)
+    assert np.array_equal(found, TRUTH) and facts.kind == "grey"
+
+
+def test_soft_edges_count_from_half_of_full_scale(tmp_path: Path) -> None:
+    half = Pillow.fromarray(WHITE).resize((40, 30), Pillow.Resampling.BOX)
+    blurred = ndimage.gaussian_filter(WHITE, 1.5)
+    for name, pixels in (
+        ("blurred", blurred),
+        ("enlarged", np.asarray(half.resize((80, 60), Pillow.Resampling.BICUBIC))),
+        ("16 bits", blurred.astype(np.uint16) * 257),
+    ):
+        Pillow.fromarray(pixels).save(tmp_path / "mask.png")
+        full = np.iinfo(pixels.dtype).max
+        assert np.array_equal(read_mask(tmp_path / "mask.png", SHAPE), pixels > full / 2), name
+    slanted = Pillow.new("L", (320, 240))
+    ImageDraw.Draw(slanted).line((20, 30, 290, 200), 255, 9)
+    quarter = np.asarray(slanted.resize((160, 120), Pillow.Resampling.BOX))  # five levels in equal steps
+    assert len(np.unique(quarter)) == 5
+    Pillow.fromarray(quarter).save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png", (120, 160)), quarter > 127)
+
+
+def test_dark_levels_of_grey_count_from_half_of_their_brightest(tmp_path: Path) -> None:
+    Pillow.fromarray(TRUTH * np.uint8(100)).save(tmp_path / "mask.jpg", quality=95)
+    found, (facts,) = read_with_facts(tmp_path / "mask.jpg", SHAPE)
+    assert np.array_equal(found, TRUTH) and facts.dim
+
+
+@pytest.mark.parametrize("levels", [(1, 2, 3), (1, 255), (85, 170, 255), (60, 120, 180, 240), (249, 252, 255)])
+def test_every_class_counts(tmp_path: Path, levels: tuple[int, ...]) -> None:
+    pixels = np.zeros(SHAPE, np.uint8)
+    for number, level in enumerate(levels):
+        pixels[5:50, 10 * number + 2 : 10 * number + 9] = level
+    pixels[55:57, 3:60] = levels[0]  # a thin one
+    Pillow.fromarray(pixels).save(tmp_path / "mask.png")
+    found, (facts,) = read_with_facts(tmp_path / "mask.png", SHAPE)
+    assert np.array_equal(found, pixels > 0) and facts.kind == "classes"
+    colours = [(0, 0, 0), *[(index, 0, 90) for index in range(1, 256)]]
+    palette(pixels, *colours).save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png", SHAPE), pixels > 0)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    Pillow.fromarray(np.full(SHAPE, np.nan, np.float32)).save(tmp_path / "mask.tif")
+    with pytest.raises(ImageError, match=r"mask\.tif: the mask holds numbers that are not finite"):
+        read_mask(tmp_path / "mask.tif", SHAPE)
+
+
+def test_a_reader_says_of_how_many_masks_what_is_not_plain(tmp_path: Path) -> None:
+    reader = MaskReader()
+    Pillow.fromarray(WHITE).save(tmp_path / "0.png")
+    assert np.array_equal(reader.read(tmp_path / "0.png", SHAPE), TRUTH)
+    assert reader.sentences() == []
+    by_way_of_jpeg(75).save(tmp_path / "1.png")
+    with_alpha(255).save(tmp_path / "2.png")
+    Pillow.fromarray(~WHITE).save(tmp_path / "3.png")
+    Pillow.fromarray(np.full(SHAPE, 255, np.uint8)).save(tmp_path / "4.png")
+    Pillow.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / "5.png")
+    Pillow.fromarray(np.where(TRUTH, np.uint8(2), np.uint8(1))).save(tmp_path / "6.png")
+    for number in range(1, 7):
+        reader.read(tmp_path / f"{number}.png", SHAPE)
+    assert reader.sentences() == [
+        "1 of 7 masks have many levels of grey (1.png, …): "
+        "what is brighter than half of full scale counts as defective",
+        "1 of 7 masks are drawn in the alpha channel alone (2.png, …): it was taken for the mask",
+        "1 of 7 masks leave open which colour is the background (6.png, …): the commonest was taken",
+        "1 of 7 masks mark every pixel of their image (4.png, …): save them with 0 where the part is good",
+        "1 of 7 masks mark more than half of their image (3.png, …): "
+        "if they are inverted, save them with 0 where the part is good",
+        "1 of 7 masks mark no pixel (5.png, …): where these defects lie is not known",
+    ]
+
+
+def test_several_files_of_one_mask_are_united(tmp_path: Path) -> None:
+    for name, rows in (("a", slice(10, 20)), ("b", slice(20, 30))):
+        part = np.zeros(SHAPE, np.uint8)
+        part[rows, 20:50] = 255
+        Pillow.fromarray(part).save(tmp_path / f"{name}.png")
+    assert np.array_equal(MaskReader().read([tmp_path / "a.png", tmp_path / "b.png"], SHAPE), TRUTH)
+
+
+def test_photos_do_not_look_like_masks_and_masks_do(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, pixels, wanted in (
+        ("mask", WHITE, True),
+        ("jpeg", np.asarray(by_way_of_jpeg(60)), True),
+        ("photo", rng.normal(120, 8, SHAPE).clip(0, 255).astype(np.uint8), False),
+        ("calm photo", rng.normal(4, 1, SHAPE).clip(0, 9).astype(np.uint8), False),
+        ("even", np.full(SHAPE, 99, np.uint8), None),
+        ("black", np.zeros(SHAPE, np.uint8), None),
+    ):
+        Pillow.fromarray(pixels).save(tmp_path / "x.png")
+        assert looks_like_mask(tmp_path / "x.png") is wanted, name
+    (tmp_path / "x.png").write_bytes(b"")
+    assert looks_like_mask(tmp_path / "x.png") is False

@@ -1,0 +1,341 @@
+"""Folders as people lay them out: names, capitals, masks wherever they are kept; a mask is never taken for a part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flawmap.data.defects import read_defects
+from flawmap.data.images import encode_jpeg, encode_png, write_image
+from flawmap.data.layouts import Listing, read_layout
+from flawmap.data.layouts.names import is_bad, is_good, is_mask_folder
+from flawmap.errors import LayoutError
+
+RNG = np.random.default_rng(0)
+
+
+def photo(path: Path, bad: bool = False) -> None:
+    pixels = RNG.normal(120, 8, (32, 40)).clip(0, 255).astype(np.uint8)
+    if bad:
+        pixels[8:14, 10:20] = 20
+    save(path, pixels)
+
+
+def mask(path: Path) -> None:
+    pixels = np.zeros((32, 40), np.uint8)
+    pixels[8:14, 10:20] = 255
+    save(path, pixels)
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif")
+    if path.suffix.lower() in (".bmp", ".tif"):
+        write_image(path, pixels)
+    else:
+        path.write_bytes(encode_jpeg(pixels) if jpeg else encode_png(pixels))
+
+
+def masks_of(listing: Listing) -> dict[str, list[str]]:
+    """Masks of each defective test image, by their paths below the root."""
+    return {
+        sample.image.relative_to(listing.root).as_posix(): [
+            part.relative_to(listing.root).as_posix() for part in sample.masks
+        ]
+        for sample in listing.test
+        if sample.defective
+    }
+
+
+def refused(root: Path) -> str:
+    with pytest.raises(LayoutError) as caught:
+        read_layout(root)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def good_and_bad(root: Path, suffix: str = ".png", bad: str = "bad") -> None:
+    for number in range(5):
+        photo(root / "good" / f"g{number}{suffix}")
+    for number in range(2):
+        photo(root / bad / f"b{number}{suffix}", bad=True)
+
+
+FOLDERS = ["masks", "Mask", "gt", "GT", "ground_truth", "GroundTruth", "ground-truth", "ground_truth_1", "mask_images"]
+FOLDERS += [
+    "labels",
+    "Label",
+    "annotations",
+    "SegmentationClass",
+    "seg",
+    "segmentation",
+    "roi",
+    "defect masks",
+    "Maske",
+]
+FOLDERS += ["anything", "bad_masks", "train_gt", "标注"]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("ending", ["", "_mask", "_gt", "-label"])
+def test_a_folder_of_masks_is_known_by_its_name_or_its_pictures(tmp_path: Path, name: str, ending: str) -> None:
+    good_and_bad(tmp_path)
+    for number in range(2):
+        mask(tmp_path / name / f"b{number}{ending}.png")
+    listing = read_layout(tmp_path)
+    assert masks_of(listing) == {f"bad/b{n}.png": [f"{name}/b{n}{ending}.png"] for n in range(2)}
+    assert len(read_defects(tmp_path / "bad").samples) == 2
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "bad").rename(tmp_path / "alone" / "bad")
+    (tmp_path / name).rename(tmp_path / "alone" / name)
+    learnt = read_defects(tmp_path / "alone")
+    assert [(sample.image.parent.name, sample.mask is not None) for sample in learnt.samples] == [("bad", True)] * 2
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_MASK", "-mask", ".mask", "_gt", "_GT", "_label", "_seg", " mask"])
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".PNG"])
+def test_masks_beside_photos_are_known_by_their_names(tmp_path: Path, ending: str, suffix: str) -> None:
+    good_and_bad(tmp_path, suffix)
+    for number in range(2):
+        mask(tmp_path / "bad" / f"b{number}{ending}.png")
+    listing = read_layout(tmp_path)
+    assert masks_of(listing) == {f"bad/b{n}{suffix}": [f"bad/b{n}{ending}.png"] for n in range(2)}
+    assert sum(sample.mask is not None for sample in read_defects(tmp_path / "bad").samples) == 2
+
+
+@pytest.mark.parametrize(("suffix", "other"), [(".jpg", ".png"), (".JPG", ".PNG"), (".bmp", ".png"), (".jpeg", ".tif")])
+def test_a_mask_of_its_photos_name_is_known_by_its_few_levels(tmp_path: Path, suffix: str, other: str) -> None:
+    good_and_bad(tmp_path, suffix, "NG/scratch/S0001")
+    for number in range(2):
+        mask(tmp_path / "NG" / "scratch" / "S0001" / f"b{number}{other}")
+    listing = read_layout(tmp_path)
+    inside = "NG/scratch/S0001"
+    assert masks_of(listing) == {f"{inside}/b{n}{suffix}": [f"{inside}/b{n}{other}"] for n in range(2)}
+    assert {sample.kind for sample in listing.test if sample.defective} == {"scratch"}
+    assert len(read_defects(tmp_path / "NG").samples) == 2
+
+
+def test_two_photos_of_one_name_are_two_photos(tmp_path: Path) -> None:
+    good_and_bad(tmp_path)
+    for number in range(2):
+        photo(tmp_path / "bad" / f"b{number}.jpg", bad=True)
+    assert len(masks_of(read_layout(tmp_path))) == 4
+
+
+def test_pairs_and_masks_among_images_alone_are_not_learnt_from(tmp_path: Path) -> None:
+    for number in range(4):
+        photo(tmp_path / "pairs" / f"{number}.jpg", bad=True)
+        mask(tmp_path / "pairs" / f"{number}.png")
+        photo(tmp_path / "named" / f"{number}.png", bad=True)
+        mask(tmp_path / "named" / f"{number}_gt.png")
+    for name in ("pairs", "named"):
+        assert "which images are good? 4 look like masks of others" in refused(tmp_path / name)
+        assert len(read_layout(tmp_path / name, "images").train_good) == 8
+
+
+def test_numbered_masks_of_one_photo_are_united(tmp_path: Path) -> None:
+    good_and_bad(tmp_path)
+    for number in (1, 2):
+        mask(tmp_path / "masks" / f"b0_mask_{number}.png")
+    assert masks_of(read_layout(tmp_path)) == {
+        "bad/b0.png": ["masks/b0_mask_1.png", "masks/b0_mask_2.png"],
+        "bad/b1.png": [],
+    }
+
+
+def test_masks_in_folders_by_camera_are_found(tmp_path: Path) -> None:
+    for camera in ("cam1", "cam2"):
+        photo(tmp_path / "train" / "good" / camera / "0.png")
+        photo(tmp_path / "test" / "scratch" / camera / "0.png", bad=True)
+        mask(tmp_path / "ground_truth" / "scratch" / camera / "0_mask.png")
+        photo(tmp_path / "plain" / "good" / camera / "1.png")
+        photo(tmp_path / "plain" / "bad" / camera / "images" / "1.png", bad=True)
+        mask(tmp_path / "plain" / "bad" / camera / "masks" / "1.png")
+    (tmp_path / "plain").rename(tmp_path.parent / f"{tmp_path.name} plain")
+    listing = read_layout(tmp_path)
+    assert len(listing.train_good) == 2
+    assert masks_of(listing) == {
+        f"test/scratch/{camera}/0.png": [f"ground_truth/scratch/{camera}/0_mask.png"] for camera in ("cam1", "cam2")
+    }
+    assert masks_of(read_layout(tmp_path.parent / f"{tmp_path.name} plain")) == {
+        f"bad/{camera}/images/1.png": [f"bad/{camera}/masks/1.png"] for camera in ("cam1", "cam2")
+    }
+
+
+def test_masks_that_no_photo_has_the_name_of_are_refused_where_their_folder_does_not_say_masks(tmp_path: Path) -> None:
+    good_and_bad(tmp_path)
+    mask(tmp_path / "labels" / "x9.png")
+    assert "labels looks like masks, but no photos have their names" in refused(tmp_path)
+    (tmp_path / "labels").rename(tmp_path / "masks")
+    assert "left out (masks/x9.png, …)" in " ".join(read_layout(tmp_path).notes)
+
+
+def test_photos_drawn_over_are_asked_about(tmp_path: Path) -> None:
+    good_and_bad(tmp_path)
+    for number in range(2):
+        photo(tmp_path / "annotated" / f"b{number}.png", bad=True)
+    assert "annotated: are these masks or photos?" in refused(tmp_path)
+
+
+def test_a_kind_of_defect_named_as_masks_are_is_one_where_its_pictures_are_photos(tmp_path: Path) -> None:
+    for number in range(3):
+        photo(tmp_path / "train" / "good" / f"{number}.png")
+        photo(tmp_path / "test" / "good" / f"{number}.png")
+        photo(tmp_path / "test" / "label" / f"{number}.png", bad=True)
+        mask(tmp_path / "ground_truth" / "label" / f"{number}_mask.png")
+    assert masks_of(read_layout(tmp_path)) == {
+        f"test/label/{n}.png": [f"ground_truth/label/{n}_mask.png"] for n in range(3)
+    }
+
+
+def test_photos_in_two_colours_are_no_masks_of_each_other(tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        for number in range(3):
+            mask(tmp_path / name / f"{number}.png")
+    assert Counter(sample.kind for sample in read_layout(tmp_path).samples) == {"good": 3, "bad": 3}
+
+
+# --- good and bad --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train", ["good", "Good", "OK", "ok", "normal", "i.O.", "GUT"])
+@pytest.mark.parametrize("test", ["good", "Good", "OK", "Normal", "i. O.", "Pass"])
+def test_good_parts_are_known_in_either_half(tmp_path: Path, train: str, test: str) -> None:
+    for number in range(3):
+        photo(tmp_path / "train" / train / f"{number}.png")
+        photo(tmp_path / "test" / test / f"{number}.png")
+        photo(tmp_path / "test" / "n.i.O." / f"{number}.png", bad=True)
+    listing = read_layout(tmp_path)
+    assert (listing.layout, len(listing.train_good)) == ("mvtec", 3)
+    assert Counter(sample.kind for sample in listing.test) == {"good": 3, "n.i.O.": 3}
+
+
+def test_good_parts_in_folders_by_part_are_learnt_from(tmp_path: Path) -> None:
+    for part in "ab":
+        photo(tmp_path / "train" / "good" / part / "0.png")
+    photo(tmp_path / "train" / "good" / "1.png")
+    photo(tmp_path / "test" / "good" / "0.png")
+    assert len(read_layout(tmp_path).train_good) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["bad", "NG", "defect", "Defective", "n.i.O.", "NOK", "bad_parts", "scratch", "Ausschuss"]
+)
+def test_a_folder_of_defective_parts_alone_is_not_learnt_from(tmp_path: Path, name: str) -> None:
+    photo(tmp_path / "set" / name / "0.png", bad=True)
+    words = "which images are good? All lie in"
+    assert words in refused(tmp_path / "set")
+    assert len(read_layout(tmp_path / "set", "images").train_good) == 1
+    if name not in ("bad_parts",):
+        assert words in refused(tmp_path / "set" / name)
+    assert len(read_defects(tmp_path / "set").samples) == len(read_defects(tmp_path / "set" / name).samples) == 1
+
+
+def test_halves_without_good_parts_are_no_categories(tmp_path: Path) -> None:
+    photo(tmp_path / "train" / "parts" / "0.png")
+    photo(tmp_path / "test" / "parts" / "good" / "0.png")
+    photo(tmp_path / "test" / "parts" / "bad" / "0.png")
+    words = refused(tmp_path)
+    assert "category" not in words and "which images are good?" in words
+
+
+def test_classes_by_number_are_asked_about(tmp_path: Path) -> None:
+    for number in range(3):
+        photo(tmp_path / "many" / str(number) / "0.png")
+    assert "which images are good? The folders 0, 1, 2 are classes" in refused(tmp_path / "many")
+    for number in range(2):
+        photo(tmp_path / "two" / str(number) / "0.png")
+    assert Counter(sample.kind for sample in read_layout(tmp_path / "two").samples) == {"good": 1, "1": 1}
+
+
+def test_names() -> None:
+    assert all(map(is_good, ("Good", "OK", "i.O.", "defect-free", "No_Defect", "良品")))
+    assert not any(map(is_good, ("NG", "n.i.O.", "not good", "1", "goods")))
+    assert all(map(is_bad, ("NG", "not_ok", "bad parts", "ScratchDeep", "不良")))
+    assert not any(map(is_bad, ("defect-free", "no_defects", "part7", "OK", "camera 1")))
+    assert all(map(is_mask_folder, ("GT", "Ground Truth", "ground_truth_2", "Masks")))
+    assert not any(map(is_mask_folder, ("label", "solder_mask", "masked")))
+
+
+# --- strays --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stray", ["10301 (copy)", "10301 (1)", "10301 - Kopie", "overview"])
+def test_strays_of_kolektor2_are_left_out_with_a_note(tmp_path: Path, stray: str) -> None:
+    for split in ("train", "test"):
+        for number in range(10300, 10303):
+            photo(tmp_path / split / f"{number}.png")
+            save(tmp_path / split / f"{number}_GT.png", np.zeros((32, 40), np.uint8))
+    mask(tmp_path / "test" / "10300_GT.png")
+    before = read_layout(tmp_path)
+    photo(tmp_path / "train" / f"{stray}.png")
+    if stray != "overview":
+        mask(tmp_path / "train" / f"10301_GT{stray.removeprefix('10301')}.png")
+    listing = read_layout(tmp_path)
+    assert listing.samples == before.samples
+    (note,) = (note for note in listing.notes if "no part of the layout" in note)
+    assert stray.removeprefix("10301") in note
+
+
+def test_strays_of_kolektor_are_left_out_with_a_note(tmp_path: Path) -> None:
+    for number in range(3):
+        photo(tmp_path / "kos01" / f"Part{number}.jpg")
+        save(tmp_path / "kos01" / f"Part{number}_label.bmp", np.zeros((32, 40), np.uint8))
+    mask(tmp_path / "kos01" / "Part0_label.bmp")
+    photo(tmp_path / "kos01" / "Part1 (copy).jpg")
+    listing = read_layout(tmp_path)
+    assert len(listing.samples) == 3
+    assert "left out (kos01/Part1 (copy).jpg, …)" in " ".join(listing.notes)
+
+
+# --- csv -----------------------------------------------------------------------------------------------------------
+
+
+def listed(root: Path, text: str) -> Listing:
+    for name in ("a/0.png", "a/1.png", "a/2.png"):
+        photo(root / name)
+    (root / "split.csv").write_text(text, encoding="utf-8")
+    return read_layout(root)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("header", [("image", "split", "label"), ("Image", "SPLIT", " Label ")])
+def test_a_csv_of_a_spreadsheet_is_read(tmp_path: Path, mark: str, header: tuple[str, ...]) -> None:
+    rows = [header, ("a\\0.png", "Train", "OK"), ("a/1.png", "test", "i.O."), ("a/2.png", "TEST", "NG")]
+    listing = listed(tmp_path, "\n".join(mark.join(row) for row in rows))
+    found = [(sample.image, sample.split, sample.kind) for sample in listing.samples]
+    assert found == [
+        (tmp_path / "a/0.png", "train", "good"),
+        (tmp_path / "a/1.png", "test", "good"),
+        (tmp_path / "a/2.png", "test", "NG"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"), [("0", "1"), ("Pass", "Fail"), ("OK", "NG"), ("Normal", "Anomaly"), ("GOOD", "Scratch")]
+)
+def test_known_words_are_good_and_others_kinds_of_defects(tmp_path: Path, good: str, bad: str) -> None:
+    listing = listed(
+        tmp_path, f"image,split,label\na/0.png,train,{good}\na/1.png,test,{bad}\na/2.png,test,{bad.lower()}\n"
+    )
+    assert [sample.kind for sample in listing.samples] == ["good", bad, bad]
+
+
+@pytest.mark.parametrize("label", ["none", "True", "negative", "-1", "?", "n/a", "Unknown"])
+def test_a_label_in_doubt_is_asked_about(tmp_path: Path, label: str) -> None:
+    with pytest.raises(LayoutError, match=r"split\.csv row 2: is a part labelled '.*' good\? write good"):
+        listed(tmp_path, f"image,split,label\na/0.png,train,{label}\n")
+
+
+def test_classes_by_number_in_a_csv_are_asked_about(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match="the labels 0, 1, 2 are classes, and 0 may be a kind of defect"):
+        listed(tmp_path, "image,split,label\na/0.png,train,0\na/1.png,test,1\na/2.png,test,2\n")
+
+
+@pytest.mark.parametrize("second", ["./a/../a/0.png", "a\\0.png", "a//0.png"])
+def test_an_image_listed_twice_in_other_spelling_is_refused(tmp_path: Path, second: str) -> None:
+    with pytest.raises(LayoutError, match=r"row 3: .* is in row 2 already"):
+        listed(tmp_path, f"image,split,label\na/0.png,train,good\n{second},test,good\n")

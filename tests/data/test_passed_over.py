@@ -1,0 +1,139 @@
+"""What lies beside the images of a folder is told by kind and name; an image is one by its content too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flawmap.data.defects import read_defects
+from flawmap.data.filekinds import kind_of_bytes
+from flawmap.data.images import encode_jpeg, encode_png, read_image
+from flawmap.data.layouts import find_images, gather, read_layout
+from flawmap.errors import DataError, LayoutError
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (8, 9, 3)).astype(np.uint8)
+HEADS = {
+    "a.pgm": (b"P5\n9 8\n255\n" + bytes(72), "PGM or PPM image", "image"),
+    "a.ppm": (b"P6\n# by hand\n9 8\n255\n", "PGM or PPM image", "image"),
+    "a.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000 image", "image"),
+    "a.jxl": (b"\xff\x0a\0", "JPEG XL image", "image"),
+    "a.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC photo", "image"),
+    "a.avif": (b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF image", "image"),
+    "a.dcm": (bytes(128) + b"DICM", "DICOM image", "image"),
+    "a.gif": (b"GIF89a", "GIF image", "image"),
+    "a.nef": (b"MM\0*\0\0\0\x08", "raw photo of a camera", "image"),
+    "a.mp4": (b"\0\0\0\x18ftypisom\0\0\0\0", "video (MP4)", "video"),
+    "a.avi": (b"RIFF\0\0\0\0AVI LIST", "video (AVI)", "video"),
+    "a.pdf": (b"%PDF-1.7", "PDF", "document"),
+    "a.zip": (b"PK\x03\x04\x14\0", "zip archive", "archive"),
+    "a.tar": (bytes(257) + b"ustar\0", "tar archive", "archive"),
+    "a.xlsx": (b"PK\x03\x04\x14\0", "spreadsheet", "document"),
+    "BMW.txt": (b"BMW and others are cars", "file", "other"),
+    "P1.txt": (b"P1 2024 is no picture", "file", "other"),
+    "empty": (b"", "file", "other"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_file_is_told_by_its_first_bytes(name: str) -> None:
+    head, words, group = HEADS[name]
+    assert kind_of_bytes(head, Path(name).suffix) == (words, group)
+
+
+def folder(root: Path) -> Path:
+    root.mkdir(exist_ok=True)
+    for name in ("a.png", "none", "b.scan"):
+        (root / name).write_bytes(encode_png(PIXELS))
+    for name in ("c.jfif", "d.JPE"):
+        (root / name).write_bytes(encode_jpeg(PIXELS))
+    for name in ("a.pgm", "a.heic", "a.mp4", "a.pdf", "a.zip", "BMW.txt"):
+        (root / name).write_bytes(HEADS[name][0])
+    (root / ".cam2").mkdir()
+    (root / ".cam2" / "g.png").write_bytes(encode_png(PIXELS))
+    (root / ".thumbnails").mkdir()
+    (root / ".thumbnails" / "g.png").write_bytes(encode_png(PIXELS))
+    return root
+
+
+def test_images_are_tried_whatever_their_suffix_and_the_rest_is_told(tmp_path: Path) -> None:
+    found = gather([folder(tmp_path / "in")])
+    names = [path.name for path in found.images]
+    assert names == ["a.heic", "a.pgm", "a.png", "b.scan", "c.jfif", "d.JPE", "none"]
+    assert find_images([tmp_path / "in"]) == found.images
+    for name in ("none", "b.scan", "c.jfif", "d.JPE"):
+        assert read_image(tmp_path / "in" / name).shape == (8, 9, 3)
+    assert found.hidden == [tmp_path / "in" / ".cam2" / "g.png"]
+    assert found.sentences() == [
+        f"passed over 1 {what}: {tmp_path / 'in' / name}"
+        for what, name in (
+            ("hidden images", ".cam2/g.png"),
+            ("videos", "a.mp4"),
+            ("archives", "a.zip"),
+            ("documents", "a.pdf"),
+            ("files that are no images", "BMW.txt"),
+        )
+    ]
+
+
+def test_a_hidden_image_named_outright_is_tried(tmp_path: Path) -> None:
+    hidden = folder(tmp_path) / ".cam2" / "g.png"
+    found = gather([tmp_path, hidden])
+    assert (
+        found.images[-1] == hidden
+        and found.hidden == []
+        and not any("hidden images" in line for line in found.sentences())
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.zip", "is a zip archive, no image; unpack it and give the folder"),
+        ("a.mp4", "is a video (MP4), no image; save its frames as images and give their folder"),
+        ("a.pdf", "is a PDF, no image; save its pictures as images and give their folder"),
+    ],
+)
+def test_what_holds_no_image_is_refused_where_it_is_named_outright(tmp_path: Path, name: str, words: str) -> None:
+    file = folder(tmp_path) / name
+    with pytest.raises(DataError) as caught:
+        gather([tmp_path / "a.png", file])
+    assert str(caught.value) == f"{file} {words}"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.zip", "is a zip archive, not a folder of photos; unpack it and give the folder"),
+        ("a.mp4", "is a video (MP4), not a folder of photos; save its frames as images and give their folder"),
+        ("a.pdf", "is a PDF, not a folder of photos; save its pictures as images and give their folder"),
+        ("a.png", "is one photo (PNG image), not a folder of photos; give the folder that holds it and the others"),
+        ("none", "is one photo (PNG image), not a folder of photos; give the folder that holds it and the others"),
+    ],
+)
+def test_a_file_given_to_learn_from_is_told_what_it_is(tmp_path: Path, name: str, words: str) -> None:
+    file = folder(tmp_path) / name
+    for read in (read_layout, read_defects):
+        with pytest.raises(LayoutError) as caught:
+            read(file)
+        assert str(caught.value) == f"{file} {words}"
+
+
+def test_what_a_layout_leaves_out_is_told_by_its_kind(tmp_path: Path) -> None:
+    folder(tmp_path / "parts")
+    listing = read_layout(tmp_path / "parts")
+    notes = "\n".join(listing.notes)
+    assert "4 files are not images and left out (BMW.txt, …); among them a PDF, a video (MP4), a zip archive" in notes
+    assert "4 images are left out for their suffix (a.heic, a HEIC photo, …): save or rename them as .bmp" in notes
+    assert "2 hidden files or folders are left out (.cam2, …); 1 of what is in them are images" in notes
+    assert {path.name for path in listing.passed_over} == {"a.heic", "a.pgm", "b.scan", "none", "g.png"}
+    assert "left out for their suffix" in "\n".join(read_defects(tmp_path / "parts").notes)
+
+
+def test_a_folder_without_an_image_tells_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(HEADS["a.mp4"][0])
+    with pytest.raises(DataError, match=r"no images in .* \(passed over 1 videos: .*a\.mp4\)"):
+        gather([tmp_path])
+    with pytest.raises(LayoutError, match=r"no images in .*among them a video \(MP4\)"):
+        read_layout(tmp_path)
