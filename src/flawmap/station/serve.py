@@ -36,12 +36,19 @@ class _Server(uvicorn.Server):
         self.force_exit = self.should_exit and sig == signal.SIGINT  # asked a second time
         self.should_exit = True  # the signal is not raised again when all is done: this is a good end
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether it is time to end."""
+        if self.station.failed and not self.should_exit:
+            self.station.hub.close()
+            self.should_exit = True
+        return await super().on_tick(counter)
+
 
 def serve(
     models: Path, data: Path, host: str, port: int, database: str | None, settings: StationSettings,
     certificate: Path | None = None, key: Path | None = None,
 ) -> None:  # fmt: skip
-    """Serve until SIGTERM or Ctrl-C. Raises StationError for what cannot be served."""
+    """Serve until SIGTERM or Ctrl-C. Raises StationError for what cannot be served, or cannot go on."""
     _log_to_stderr()
     if not models.is_dir():
         raise StationError(f"there is no folder {models}; make it, and copy bundles of `flawmap train` into it")
@@ -80,6 +87,8 @@ def serve(
         log = logging.getLogger("flawmap.station")
         log.info("%s://%s:%d, records in %s", scheme, shown, taken.getsockname()[1], place)
         _Server(config, station).run(sockets=[taken])
+        if station.failed:
+            raise StationError(f"{station.failed}; look at the limits (LimitNOFILE, TasksMax), and start it anew")
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -55,6 +55,9 @@ class WorkerSettings(Section):
         "float32", description="`bfloat16` is faster where the processor has it, and not for the runtime `onnx`."
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, ….")
+    give_up_s: float = Field(
+        60.0, gt=0, description="No worker could be started for so many seconds: the station ends, with exit code 2."
+    )
 
     @model_validator(mode="after")
     def _runtime_computes_it(self) -> WorkerSettings:

@@ -12,6 +12,7 @@ import datetime
 import fcntl
 import hashlib
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ TELL_S = 5.0  # between two events `station`
 CHECK_S = 120.0  # for a photo that is checked, behind the line's parts
 GRACE_S = 1.0  # a worker's own word on a deadline is waited for so long
 LOADING_S = 5.0  # until a sender may try again while there is no model
+FAIL_S = 20.0  # in which a station that gave up ends by itself
+LOAD_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0  # before a model is loaded again that could not be, doubling
 LOADING = ("the model is being loaded", "loading")
 
 
@@ -81,6 +84,8 @@ class Station:
         self.drift = DriftWatch(settings.drift.parts)
         self.promise: dict[str, Any] = UNKNOWN
         self.pool = Pool(settings.workers, settings.queue, self.drift.add)
+        self.failed = ""  # why the station cannot go on and must be started anew
+        self.pool.lost = self._fail
         self.models = Models(models, self.record, self.pool)
         self.models.told = self._tell_model
         self.metrics = Metrics(self.pool.load_now, lambda: float(self.drift.last()["figure"]))
@@ -106,7 +111,7 @@ class Station:
         """Finish what was taken, and stop."""
         self._stopping.set()
         self.trainings.close()
-        self.pool.close(self.settings.queue.drain_s)
+        self.pool.close(0.0 if self.failed else self.settings.queue.drain_s)
         self.record.close()
         self._lock.close()
 
@@ -304,17 +309,37 @@ class Station:
     def _tell_model(self, row: Row) -> None:
         self.hub.publish("model", change_of(row), row["seq"])
 
-    def _open_model(self) -> None:
+    def _fail(self, why: str) -> None:
+        """Give up: the server ends (serve.py), and if it cannot, for want of file handles say, the process does."""
+        log.error("%s; the station ends, so that it can be started anew", why)
+        self.failed = why
         try:
-            self.drift.prepare()
-            self.models.start()
-            self.why = (NONE_USED, "no-model")
-        except FlawmapError as problem:
-            self.why = (str(problem), "model-failed")
-            log.error("no model: %s", problem)
-        except Exception:  # the station serves its record and page without a model, and says why it is not ready
-            self.why = ("the model could not be loaded; the log says more", "model-failed")
-            log.exception("no model")
+            ends = threading.Timer(FAIL_S, os._exit, (2,))
+            ends.daemon = True
+            ends.start()
+        except RuntimeError:  # no thread any more
+            os._exit(2)
+
+    def _open_model(self) -> None:
+        """Load the model in use; again after a pause where that failed for a reason that may pass."""
+        pause = LOAD_PAUSE_S
+        while not self._stopping.is_set():
+            try:
+                self.drift.prepare()
+                self.models.start()
+                self.why = (NONE_USED, "no-model")
+                return
+            except FlawmapError as problem:
+                self.why = (str(problem), "model-failed")
+                log.error("no model: %s", problem)
+                if not isinstance(problem, StationError) or problem.status != 503:
+                    return
+            except Exception:  # the station serves its record and page without a model, and says why it is not ready
+                self.why = ("the model could not be loaded; the log says more", "model-failed")
+                log.exception("no model")
+            if self._stopping.wait(pause) or self.models.current is not None:  # an engineer took another meanwhile
+                return
+            pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _look_after(self) -> None:
         """Tell the state every few seconds, watch the drift of the model in use, thin the pictures."""
