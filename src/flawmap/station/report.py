@@ -111,6 +111,7 @@ def report(
         last = connection.execute(sa.select(head.c.seq, head.c.hash)).one()
         began_with, changed = _changes(connection, query, sums)
     total = sums.counts["inspected"]
+    unanswered, images = station.results.unanswered(query, SHOWN)
     names = (
         "inspected", "pass", "reject", "doubt", "decided", "overruled", "final_pass", "final_reject",
         "undecided_doubt",
@@ -124,7 +125,7 @@ def report(
             "made": now(),
             "by": who.name,
             "station": station.settings.name,
-            "counts": {name: sums.counts[name] for name in names},
+            "counts": {name: sums.counts[name] for name in names} | unanswered,
             "shares": {name: sums.counts[name] / total if total else None for name in ("reject", "overruled")},
             "scores": _figures(sums.scores, {"median": 0.5, "p95": 0.95, "highest": 1.0}),
             "durations_ms": _figures(sums.durations, {"median": 0.5, "p99": 0.99}),
@@ -136,6 +137,7 @@ def report(
             "began_with": began_with,
             "changes": changed,
             "parts": sums.shown,
+            "unanswered": images,
             "truncated": sums.noted > len(sums.shown),
             "chain": {"first_seq": sums.first, "last_seq": sums.last, "head_seq": last.seq, "head": last.hash},
         }

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from flawmap.errors import StationError, first_line
 from flawmap.station.access import is_loopback
+from flawmap.station.connections import Acceptor, Connection, most_connections
 from flawmap.station.settings import StationSettings
 from flawmap.station.station import Station
 from flawmap.station.web import create_app
@@ -24,11 +26,29 @@ DROP_S = 5  # seconds beyond the drain in which connections end
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that ends the live views at once when it is told to stop: they would go on for ever."""
+    """uvicorn whose connections are bounded (connections.py), and that ends the live views at once when it is told to
+    stop: they would go on for ever."""
 
     def __init__(self, config: uvicorn.Config, station: Station) -> None:
         super().__init__(config)
         self.station = station
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then take connections."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        limits = self.station.settings.limits
+        most = most_connections(limits.connections)
+
+        def make() -> Connection:
+            return Connection(self.config, self.server_state, self.lifespan.state)
+
+        self.servers = [
+            Acceptor(each, make, self.config.ssl, most, limits.body_s, self.server_state.connections)  # type: ignore[misc]
+            for each in sockets or []
+        ]
+        self.started = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or Ctrl-C; what was taken is finished."""
@@ -77,6 +97,7 @@ def serve(
             log_config=None,
             access_log=False,  # it would write queries; ours does not
             server_header=False,
+            http=Connection,
             proxy_headers=False,  # anyone could claim an address
             timeout_graceful_shutdown=int(settings.queue.drain_s) + DROP_S,
             ssl_certfile=certificate,
