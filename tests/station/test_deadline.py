@@ -196,7 +196,11 @@ def test_readers_beyond_the_limit_are_refused_and_a_slow_one_is_told_what_it_los
 
 def test_what_waited_for_the_database_until_it_was_late_is_recorded_as_late(tmp_path: Path) -> None:
     record = Record(url_of(tmp_path, None))
-    verdict, late = Entry("verdict", {}, part="1"), Entry("late", {}, part="1")
+    verdict = Entry("verdict", {}, part="1")
+
+    def late() -> Entry:
+        return Entry("late", {}, part="1")
+
     with locked(tmp_path):
         waiting = record.submit(verdict, time.monotonic() + 0.2, late)
         time.sleep(0.5)

@@ -11,6 +11,7 @@ does not keep a part waiting for one.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -19,7 +20,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from flawmap.errors import StationError
+from flawmap.station.files import private_file
 
 SUPPORTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
 FORMAT = 1  # of the tables; raised when an older flawmap could no longer read what a newer one writes
@@ -120,13 +122,13 @@ class _Waiting:
 
     entry: Entry
     ends: float = float("inf")
-    late: Entry | None = None
+    late: Callable[[], Entry] | None = None
     must: bool = False
     done: Future[Row] = field(default_factory=Future)
 
     def due(self) -> Entry:
         """What is recorded at this moment."""
-        return self.late if self.late is not None and time.monotonic() > self.ends else self.entry
+        return self.late() if self.late is not None and time.monotonic() > self.ends else self.entry
 
 
 def now() -> str:
@@ -176,6 +178,7 @@ class Record:
                 self.line.dispose()
                 raise StationError(f"{self.place} holds no record; give the --data or --database of a station")
             if new:
+                _only_ours(self.engine)
                 metadata.create_all(self.engine)
                 with self.writing() as connection:
                     _index(connection)
@@ -211,12 +214,12 @@ class Record:
             return append_to(connection, entries)
 
     def submit(
-        self, entry: Entry, ends: float = float("inf"), late: Entry | None = None, must: bool = False
+        self, entry: Entry, ends: float = float("inf"), late: Callable[[], Entry] | None = None, must: bool = False
     ) -> Future[Row]:
         """Append soon, together with what else waits; the future has the row once it is on the disk.
 
-        `late`: recorded instead where its transaction begins after `ends`, a time of the monotonic clock. `must`: tried
-        again where the database would not have it, until the record is closed; nobody waits for the future.
+        `late`: makes what is recorded instead where its transaction begins after `ends`, of the monotonic clock.
+        `must`: tried again where the database would not have it, until the record is closed.
         """
         with self._lock:
             if self._writer is None:
@@ -353,6 +356,20 @@ def reason(problem: Exception) -> str:
     """The one line of a database's complaint, without its statement and parameters."""
     origin = getattr(problem, "orig", None) or problem
     return (str(origin).strip().splitlines() or [type(origin).__name__])[0]
+
+
+def _only_ours(engine: Engine) -> None:
+    """Make a file of SQLite readable by this user alone; its -wal and -shm get the mode that it has.
+
+    Where it belongs to somebody else it stays as it is. Nothing is made: SQLite says what is wrong with a folder.
+    """
+    if engine.dialect.name != "sqlite" or not engine.url.database or engine.url.database == ":memory:":
+        return
+    with contextlib.suppress(OSError):
+        for ending in ("", "-wal", "-shm"):
+            file = Path(f"{engine.url.database}{ending}")
+            if ending == "" or file.exists():
+                private_file(file)
 
 
 def _engine(url: str) -> Engine:

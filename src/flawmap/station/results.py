@@ -247,6 +247,16 @@ class Results:
                     found[row.part] = 0 if row.verdict == "pass" and row.final == "pass" else 1
         return found
 
+    def seqs(self, idents: Sequence[str]) -> dict[str, int]:
+        """The places of parts in the record."""
+        found: dict[str, int] = {}
+        for start in range(0, len(idents), AT_ONCE):
+            some = idents[start : start + AT_ONCE]
+            chosen = sa.select(records.c.part, records.c.seq).where(records.c.kind == "verdict")
+            with self.record.reading() as connection:
+                found |= {row.part: row.seq for row in connection.execute(chosen.where(records.c.part.in_(some)))}
+        return found
+
     def _decisions(self, idents: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
         chosen = sa.select(records).where(records.c.kind == "decision", records.c.part.in_(list(idents)))
         found: dict[str, list[dict[str, Any]]] = {}

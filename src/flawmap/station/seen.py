@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.errors import StationError
+from flawmap.station.files import private_file
 
 COLUMNS = (
     "file",
@@ -54,6 +56,8 @@ class Seen:
     """What was done, in a SQLite file that survives a kill."""
 
     def __init__(self, file: Path) -> None:
+        with contextlib.suppress(OSError):  # SQLite says what is wrong
+            private_file(file)
         try:
             self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")

@@ -44,6 +44,7 @@ from flawmap.station.models import NONE_USED, Models, Version, change_of
 from flawmap.station.promise import UNKNOWN, promise_now
 from flawmap.station.record import Entry, Record, Row, now, reason, stamp, url_of
 from flawmap.station.results import Query, Results, decision_of
+from flawmap.station.retention import Clock
 from flawmap.station.settings import ShiftSettings, StationSettings
 from flawmap.station.training import Trainings
 from flawmap.station.workers import Job, Pool
@@ -134,6 +135,7 @@ class Station:
         self.failures = Rate(limits.failures / 60, limits.failures)
         self.pictures = Pictures(data / "pictures", settings.keep.sync)
         self.results = Results(self.record, self.pictures)
+        self.clock = Clock(self.record, data)
         self.hub = Hub(limits.readers)
         self.drift = DriftWatch(settings.drift.parts)
         self.promise: dict[str, Any] = UNKNOWN
@@ -267,7 +269,7 @@ class Station:
             entry = run.entry(
                 "verdict", body, digest, verdict=verdict, score=found.score, threshold=found.threshold, once=run.once
             )
-            run.pending = self.record.submit(entry, run.ends, run.late(digest))
+            run.pending = self.record.submit(entry, run.ends, partial(run.late, digest))
             row = await self._by(run, asyncio.wrap_future(run.pending), COMMIT_S)
             if row["kind"] == "late":
                 raise late(run.allowed_s)
@@ -320,7 +322,9 @@ class Station:
         if not other:
             return known
         body = {"why": "key-reused", "key": asked.key, "other": other, "first": known["id"]}
-        self._record_surely(run.entry("refused", body, digest))
+        recorded = self._record_surely(run.entry("refused", body, digest))
+        with contextlib.suppress(StationError):  # it is recorded in any case, later then
+            await self._by(run, asyncio.wrap_future(recorded))
         raise StationError(
             f"the Idempotency-Key {asked.key} was used for another {' and '.join(other)}, part {known['id']}; "
             "give each part a key of its own", 422, code="key-reused", part=known["id"],
@@ -352,10 +356,11 @@ class Station:
                 recorded = row["seq"]  # the verdict was being written when the answer had to be given
         self._record_surely(replace(entry, body=entry.body | {"recorded": recorded}))
 
-    def _record_surely(self, entry: Entry) -> None:
-        """Record what nobody waits for, also where the database is away for a while."""
+    def _record_surely(self, entry: Entry) -> Future[Row]:
+        """Record something, also where the database is away for a while."""
         done = self.record.submit(entry, must=True)
         done.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return done
 
     def _note(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done that nobody waits for."""
@@ -546,7 +551,8 @@ class Station:
 
     def thin(self) -> int:
         """Remove pictures that need not be kept; how many parts lost theirs."""
-        gone = thin(self.pictures, self.settings.keep, self.results.ranks)
+        leaps = self.clock.look()
+        gone = thin(self.pictures, self.settings.keep, self.results.ranks, leaps=leaps, seqs=self.results.seqs)
         if gone:
             log.info("pictures of %d parts removed", len(gone))
         return len(gone)
@@ -596,7 +602,7 @@ def _seconds_since(time_: str) -> float:
 def _locked(data: Path) -> Any:
     """The folder `data`, made, for this process alone. Raises StationError."""
     try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o750)
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = (data / "lock").open("w")
     except OSError as problem:
         raise StationError(f"cannot write to {data}: {problem.strerror}; choose another --data") from problem
