@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import statistics
 import sys
 import threading
@@ -153,4 +154,5 @@ def main(folder: Path, parent: int) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; who started this one ends it
     sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -3,8 +3,8 @@
 A clock 40 days ahead, for a moment or for good, must not cost the pictures of 40 days. So between two looks at the
 pictures no more time counts than passed by the monotonic clock, and across a restart no more than AWAY_S; what is
 beyond that is a leap, noted with the last row that the record had then. The age of a part recorded up to that row is
-its age by the clock less the leap. A clock that is set back is a leap, too, so that one ahead and set right again costs and
-saves nothing. Where nothing was noted yet, the times in the record tell the leaps.
+its age by the clock less the leap. A clock that is set back is a leap, too, so that one ahead and set right again costs
+and saves nothing. Where nothing was noted yet, the times in the record tell the leaps.
 
 A station that was off for a month keeps its pictures for that month longer; `keep.gigabytes` bounds them all the same.
 """
