@@ -5,7 +5,6 @@ Spread is the sample standard deviation over seeds; with one seed there is none 
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import statistics
@@ -15,6 +14,7 @@ from typing import Any
 
 from flawmap.benchmark.plan import Job
 from flawmap.measure.evaluate import OVERKILLS
+from flawmap.tables import TableWriter
 
 # name in results.json: what it is called in a table, decimals. Shares are fractions.
 COLUMNS = {
@@ -129,7 +129,7 @@ def label(row: Row) -> str:
 def table_csv(rows: Sequence[Row]) -> str:
     """The table as csv, numbers in full: for each figure its mean, spread and number of seeds."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = TableWriter(text, end="\n")
     writer.writerow(
         ["category", *(f"{name}{end}" for name in ALL for end in ("", "_spread", "_seeds")), "failed", "not_run"]
     )

@@ -9,7 +9,6 @@ Protocol `authors`: the central 224x224 of a 256x256 map against masks resized b
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -26,6 +25,7 @@ from flawmap.measure import metrics
 from flawmap.measure.exchangeability import GoodParts
 from flawmap.measure.metrics import Bools, Floats, PixelCounts
 from flawmap.measure.near_duplicates import LeftOut
+from flawmap.tables import TableWriter
 
 NAMES = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "seg_f1", "aupro", "f1_max", "escape", "overkill")
 PIXEL_NAMES = ("pixel_auroc", "pixel_ap", "seg_f1", "aupro")
@@ -288,15 +288,15 @@ def write_evaluation(folder: Path, evaluation: Evaluation, rows: Sequence[ImageR
     Raises DataError when the folder cannot be written.
     """
     table = io.StringIO()
-    writer = csv.writer(table)
+    writer = TableWriter(table)
     writer.writerow(["image", "kind", "label", "score", "threshold", "defective", "correct"])
     for row in rows:
-        cells: list[object] = [row.image, row.kind, "defective" if row.defective else "good", repr(row.score)]
+        cells: list[object] = [row.image, row.kind, "defective" if row.defective else "good", row.score]
         if math.isnan(row.threshold):
             cells += ["", "", ""]
         else:
             verdict = row.score > row.threshold
-            cells += [repr(row.threshold), str(verdict).lower(), str(verdict == row.defective).lower()]
+            cells += [row.threshold, str(verdict).lower(), str(verdict == row.defective).lower()]
         writer.writerow(cells)
     _write(folder / f"images{ending}.csv", table.getvalue())
     _write(folder / f"metrics{ending}.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
