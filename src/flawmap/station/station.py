@@ -274,10 +274,10 @@ class Station:
             if row["kind"] == "late":
                 raise late(run.allowed_s)
         except Exception:  # what was not recorded leaves no pictures; a request cut off may be recorded still
-            self._note(self._forget(run, writing))
+            await self._forgotten(run, writing)
             raise
         if row["part"] != ident:  # the same request, sent twice at a time
-            self._note(self._forget(run, writing))
+            await self._forgotten(run, writing)
             return await self._same(run, await self._by(run, self._ask(self.results.part, str(row["part"])), COMMIT_S))
         part = self.results.fresh(row)
         self.last_part = row["time"]
@@ -362,11 +362,17 @@ class Station:
         done.add_done_callback(lambda done: done.cancelled() or done.exception())
         return done
 
-    def _note(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have something done that nobody waits for."""
+    async def _forgotten(self, run: _Run, writing: asyncio.Future[None]) -> None:
+        """The same, waited for until the deadline; it goes on after it."""
+        with contextlib.suppress(StationError):
+            await self._by(run, self._note(self._forget(run, writing)))
+
+    def _note(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have something done that goes on whether somebody waits for it or not."""
         task = asyncio.ensure_future(work)
         self._noting.add(task)
         task.add_done_callback(self._noted)
+        return task
 
     def _noted(self, task: asyncio.Task[None]) -> None:
         self._noting.discard(task)
