@@ -314,7 +314,13 @@ def main() -> int:
     if adopting:
         adopt(chosen)
     elif running:
-        failed = run_all(chosen)
+        try:
+            failed = run_all(chosen)
+        except KeyboardInterrupt:
+            files = [file_name(chosen, name, seed) for seed in chosen.seeds for name in chosen.sets]
+            left = [file for file in files if not (chosen.out / f"{file}.json").is_file()]
+            print(f"\nstopped; not run: {', '.join(left) or 'none'}. Give the same command again.", file=sys.stderr)
+            return 130
     if chosen.write or not (adopting or running):
         tell(chosen)
     return 1 if failed else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+STOPPED = (-signal.SIGINT, 128 + signal.SIGINT)  # return codes of a command that Ctrl-C ended
 HEARTBEAT = 10.0  # seconds between two notes of the time a training has taken
 
 
@@ -35,7 +37,8 @@ def timed(
     log: IO[str] | None = None,
     keep_open: Sequence[int] = (),
 ) -> None:
-    """Run a command; with `file`, add the seconds it takes to those that `file` holds. Raises Failed when it fails.
+    """Run a command; with `file`, add the seconds it takes to those that `file` holds. Raises Failed when it fails, and
+    KeyboardInterrupt when Ctrl-C ended it.
 
     `log` takes what it prints; `keep_open` are file descriptors that it inherits.
     """
@@ -51,6 +54,8 @@ def timed(
         process.terminate()
         process.wait()
         raise
+    if process.returncode in STOPPED:  # Ctrl-C met the command alone, or before it met this process
+        raise KeyboardInterrupt
     if process.returncode:
         raise Failed(f"{' '.join(command)} ended with {process.returncode}; give the same command again to go on")
 

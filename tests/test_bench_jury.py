@@ -226,6 +226,9 @@ def test_time_adds_up_over_attempts_and_a_failure_names_the_command(tmp_path: Pa
     assert 100 <= clock(tmp_path / "seconds") < 160
     with pytest.raises(Failed, match=r"exit\(3\) ended with 3; give the same command again"):
         timed([sys.executable, "-c", "exit(3)"])
+    for stopped in ("exit(130)", "import os; os.kill(os.getpid(), 2)"):  # Ctrl-C is no failure
+        with pytest.raises(KeyboardInterrupt):
+            timed([sys.executable, "-c", f"import signal; signal.signal(2, signal.SIG_DFL); {stopped}"])
 
 
 def test_other_settings_want_a_tag(run: Callable[..., int], place: Path) -> None:

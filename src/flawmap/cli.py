@@ -153,7 +153,16 @@ def _remark(text: str) -> None:
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)] = False,
-) -> None:
+    table_language: Annotated[
+        str | None,
+        typer.Option(
+            "--table-language", envvar="FLAWMAP_TABLES", metavar="LANGUAGE",
+            help="Write csv for the spreadsheet of a language, as `de`: before the command.",
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    if table_language is not None:
+        os.environ["FLAWMAP_TABLES"] = table_language
     if version:
         typer.echo(f"flawmap {__version__}")
         raise typer.Exit

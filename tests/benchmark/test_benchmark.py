@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from flawmap import cli
 from flawmap.benchmark import published
-from flawmap.benchmark.plan import Job, parse_seeds
+from flawmap.benchmark.plan import ERROR, Job, parse_seeds
 from flawmap.benchmark.tables import ALL, ASKED, MEASURED, Cell, asked_known, markdown, summarise, table_csv, text_of
 from flawmap.bundle import save_general
 from flawmap.config import load_recipe
@@ -239,6 +239,29 @@ def test_a_killed_benchmark_goes_on(tiny: list[object], tmp_path: Path) -> None:
     assert one == other
 
 
+def test_what_ctrl_c_kept_from_running_is_not_run_and_not_failed(tiny: list[object], tmp_path: Path) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    for name in ("a", "b"):
+        draw(root / name)
+    command = ["benchmark", root, *tiny, "--set", "detect.steps=100000", "--out", out]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flawmap", *map(str, command)], stdout=log, stderr=log, start_new_session=True
+        )
+    began = out / "a" / "seed0" / "part.bundle.run" / "metrics.jsonl"
+    for _ in range(1200):
+        if began.exists():
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
+    assert process.wait(60) == cli.EXIT_INTERRUPTED
+    said = (tmp_path / "log").read_text() + (out / "table.md").read_text() + (out / "index.html").read_text()
+    assert "(1 not run)" in (out / "table.md").read_text() and "failed" not in said and "stopped" in said
+    assert not list(out.rglob("error.txt"))
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert [(row["failed"], row["not_run"]) for row in rows] == [(0, 1), (0, 1), (0, 2)]
+
+
 def test_categories_are_found_below_a_folder_or_are_the_folder(two: Path, tmp_path: Path) -> None:
     found, notes = find_categories(two)
     assert list(found) == ["plates", "tubes"]
@@ -299,13 +322,16 @@ def test_the_mean_spreads_as_the_mean_of_all_categories_does(tmp_path: Path) -> 
 def test_what_is_missing_is_a_dash_and_counted(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, {("a", 0): result_of(None, 1), ("b", 0): None, ("c", 0): result_of(0.5, 2)})
     rows = summarise(jobs)
-    assert [row.failed for row in rows] == [0, 1, 0, 1]
+    assert [(row.failed, row.not_run) for row in rows] == [(0, 0), (0, 1), (0, 0), (0, 1)]
     assert rows[0].cells["image_auroc"] is None
     assert rows[3].cells["image_auroc"] == Cell(0.5, None, 1)
     lines = markdown(rows).splitlines()
     assert len({line.count("|") for line in lines}) == 1
-    assert "| b (1 failed) | – |" in lines[3]
-    assert table_csv(rows).splitlines()[2].startswith("b,,,0")
+    assert "| b (1 not run) | – |" in lines[3]
+    line = table_csv(rows).splitlines()[2]
+    assert line.startswith('"b","","","0"') and line.endswith(',"0","1"')
+    (jobs[1].folder / ERROR).write_text("a photo is damaged\n")
+    assert [(row.failed, row.not_run) for row in summarise(jobs)] == [(0, 0), (1, 0), (0, 0), (1, 0)]
 
 
 def test_a_column_for_every_figure(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,13 +62,16 @@ class Server:
 
     made: ClassVar[list[Server]] = []  # a test that fails leaves its server running; the fixture `leftovers` ends it
 
-    def __init__(self, models: Path, data: Path, *options: str, host: str = "127.0.0.1", wait: bool = True) -> None:
+    def __init__(
+        self, models: Path, data: Path, *options: str, host: str = "127.0.0.1", wait: bool = True,
+        before: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.models, self.data, self.log = models, data, data.with_name(data.name + ".log")
         usual = ["--set", "workers.count=1", "--set", "workers.threads=1", "--set", "verdict.doubt=0.0"]
         words = ["serve", "--models", str(models), "--data", str(data), "--host", host, "--port", "0", *usual, *options]
         with self.log.open("ab") as log:
             start = log.tell()
-            self.process = subprocess.Popen([sys.executable, "-m", "flawmap", *words], stdout=log, stderr=log)
+            self.process = subprocess.Popen([*before, sys.executable, "-m", "flawmap", *words], stdout=log, stderr=log)
         self.url = ""
         Server.made.append(self)
 

@@ -182,6 +182,16 @@ def test_records_come_as_csv_that_a_spreadsheet_does_not_run(http: httpx.Client,
     assert [row["id"] for row in rows] == [part["id"] for part in parts]
     assert [float(row["score"]) for row in rows] == [part["score"] for part in parts]
     assert rows[0]["label"] == "'=part 0" and rows[0]["decided_by"] == "local"
+    german = {"lot": "lot 7", "language": "de"}
+    for asked in (
+        http.get("/api/records.csv", params=german),
+        http.get("/api/records.csv", params={"lot": "lot 7"}, headers={"Accept-Language": "de-DE,de;q=0.9,en;q=0.8"}),
+    ):
+        text = asked.content.decode("utf-8")
+        assert text[0] == "\ufeff"
+        rows = list(csv.DictReader(io.StringIO(text[1:]), delimiter=";"))
+        assert [row["score"].replace(",", ".") for row in rows] == [repr(part["score"]) for part in parts]
+        assert all("," in row["score"] or "e" in row["score"] for row in rows) and rows[0]["label"] == "'=part 0"
 
 
 def test_report_and_csv_of_a_period_begin_with_its_first_moment_and_end_before_its_last(

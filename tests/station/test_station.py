@@ -11,7 +11,6 @@ from station_helpers import wait_until
 
 from flawmap.errors import StationError
 from flawmap.station.record import COLUMNS, records, stamp
-from flawmap.station.report import _harmless
 from flawmap.station.results import recorded_time
 from flawmap.station.settings import ShiftSettings, StationSettings
 from flawmap.station.station import Station, shift_start, verdict_of
@@ -129,9 +128,3 @@ def test_a_time_that_is_none_or_has_no_zone_is_refused(text: str) -> None:
     with pytest.raises(StationError) as raised:
         recorded_time(text)
     assert raised.value.status == 400
-
-
-def test_what_a_spreadsheet_would_run_is_quoted_and_numbers_are_not() -> None:
-    assert [_harmless(value) for value in ("=1+1", "@x", "+1", "-0.5", "part", None, 3)] == [
-        "'=1+1", "'@x", "'+1", "-0.5", "part", "", 3,
-    ]  # fmt: skip

@@ -6,9 +6,9 @@ most, and writes result.json last.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
+import signal
 import statistics
 import sys
 import threading
@@ -28,6 +28,7 @@ from flawmap.deploy.evaluation import evaluate
 from flawmap.deploy.inspector import Inspector
 from flawmap.errors import FlawmapError
 from flawmap.measure.metrics import escape_at
+from flawmap.tables import read_rows
 from flawmap.train.loop import write_atomically
 from flawmap.train.run import train
 
@@ -72,12 +73,6 @@ def run_job(folder: Path) -> dict[str, Any]:
     }
     write_atomically(folder / RESULT, json.dumps(result, indent=2) + "\n")
     return result
-
-
-def read_rows(table: Path) -> list[dict[str, str]]:
-    """The rows of an evaluation's images.csv."""
-    with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def training_minutes(folder: Path, bundle: Bundle) -> float:
@@ -153,4 +148,5 @@ def main(folder: Path, parent: int) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; who started this one ends it
     sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

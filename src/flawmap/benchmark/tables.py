@@ -5,7 +5,6 @@ Spread is the sample standard deviation over seeds; with one seed there is none 
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import statistics
@@ -15,6 +14,7 @@ from typing import Any
 
 from flawmap.benchmark.plan import Job
 from flawmap.measure.evaluate import OVERKILLS
+from flawmap.tables import TableWriter
 
 # name in results.json: what it is called in a table, decimals. Shares are fractions.
 COLUMNS = {
@@ -53,12 +53,13 @@ class Cell:
 class Row:
     """One category, or the mean of all: figures by the names in ALL, None where nothing could be measured.
 
-    failed: how many of its jobs have no result
+    failed: how many of its jobs ended with an error; not_run: how many were not run, or were stopped
     """
 
     category: str
     cells: dict[str, Cell | None]
     failed: int = 0
+    not_run: int = 0
 
 
 def summarise(jobs: Sequence[Job]) -> list[Row]:
@@ -68,18 +69,22 @@ def summarise(jobs: Sequence[Job]) -> list[Row]:
     """
     values: dict[str, dict[int, dict[str, float]]] = {}
     failed: dict[str, int] = {}
+    not_run: dict[str, int] = {}
     for job in jobs:
         by_seed = values.setdefault(job.category, {})
         result = job.result()
-        failed[job.category] = failed.get(job.category, 0) + (result is None)
+        why = job.error() if result is None else ""
+        failed[job.category] = failed.get(job.category, 0) + (why != "")
+        not_run[job.category] = not_run.get(job.category, 0) + (result is None and why == "")
         if result is not None:
             by_seed[job.seed] = figures(result)
     rows = []
     for category, by_seed in values.items():
         cells = {name: _cell([found[name] for found in by_seed.values() if name in found]) for name in ALL}
-        rows.append(Row(category, cells, failed[category]))
+        rows.append(Row(category, cells, failed[category], not_run[category]))
     if len(rows) > 1:
-        rows.append(Row(MEAN, {name: _mean(name, values) for name in ALL}, sum(failed.values())))
+        means = {name: _mean(name, values) for name in ALL}
+        rows.append(Row(MEAN, means, sum(failed.values()), sum(not_run.values())))
     return rows
 
 
@@ -116,15 +121,18 @@ def asked_known(rows: Sequence[Row]) -> bool:
 
 
 def label(row: Row) -> str:
-    """A row's name, with how many of its jobs failed."""
-    return row.category + (f" ({row.failed} failed)" if row.failed else "")
+    """A row's name, with how many of its jobs failed and how many were not run."""
+    counts = [f"{row.failed} failed"] * (row.failed > 0) + [f"{row.not_run} not run"] * (row.not_run > 0)
+    return row.category + (f" ({', '.join(counts)})" if counts else "")
 
 
 def table_csv(rows: Sequence[Row]) -> str:
     """The table as csv, numbers in full: for each figure its mean, spread and number of seeds."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["category", *(f"{name}{end}" for name in ALL for end in ("", "_spread", "_seeds")), "failed"])
+    writer = TableWriter(text, end="\n")
+    writer.writerow(
+        ["category", *(f"{name}{end}" for name in ALL for end in ("", "_spread", "_seeds")), "failed", "not_run"]
+    )
     for row in rows:
         cells: list[object] = []
         for name in ALL:
@@ -132,7 +140,7 @@ def table_csv(rows: Sequence[Row]) -> str:
             cells += (
                 ["", "", 0] if cell is None else [cell.mean, "" if cell.spread is None else cell.spread, cell.seeds]
             )
-        writer.writerow([row.category, *cells, row.failed])
+        writer.writerow([row.category, *cells, row.failed, row.not_run])
     return text.getvalue()
 
 
@@ -145,6 +153,7 @@ def table_json(rows: Sequence[Row], jobs: Sequence[Job]) -> str:
                     {
                         "category": row.category,
                         "failed": row.failed,
+                        "not_run": row.not_run,
                         **{name: None if cell is None else vars(cell) for name, cell in row.cells.items()},
                     }
                     for row in rows

@@ -6,7 +6,6 @@ Memory does not grow with the number of images; the report shows the highest sco
 
 from __future__ import annotations
 
-import csv
 import heapq
 import json
 import shutil
@@ -30,6 +29,7 @@ from flawmap.measure.scores import Region
 from flawmap.measure.smallest import LABEL, smallest_of
 from flawmap.measure.threshold import Groups
 from flawmap.measure.tiled import preview_factor, reduced_map
+from flawmap.tables import Figure, TableWriter
 
 COLUMNS = ("image", "score", "threshold", "defective", "regions", "map", "overlay", "error", "p_value")
 FILES = ("results.csv", "results.jsonl", "report.html", "lot.csv")
@@ -121,7 +121,7 @@ def _write_all(inspector: Inspector, paths: Sequence[Path], out: Path, batch: in
         (out / "results.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as table,
         (out / "results.jsonl").open("w", encoding="utf-8") as lines,
     ):
-        writer = csv.writer(table)
+        writer = TableWriter(table)
         writer.writerow(COLUMNS)
         for number, (path, pixels, found) in enumerate(_inspected(inspector, paths, batch), 1):
             result = _result(path, found)
@@ -233,12 +233,21 @@ def _draw(result: Result, pixels: Stored, found: Inspection, out: Path, number: 
     return replace(result, map=f"maps/{name}", overlay=f"overlays/{name}")
 
 
-def _cells(result: Result) -> list[str]:
+def _cells(result: Result) -> list[Any]:
     word = {True: "true", False: "false", None: ""}[result.defective]
-    numbers = ["" if value is None else repr(value) for value in (result.score, result.threshold)]
-    count = "" if result.error else str(len(result.regions))
-    chance = "" if result.p_value is None else f"{result.p_value:.6g}"
-    return [str(result.image), *numbers, word, count, result.map, result.overlay, result.error, chance]
+    count = "" if result.error else len(result.regions)
+    chance = None if result.p_value is None else Figure(f"{result.p_value:.6g}")
+    return [
+        str(result.image),
+        result.score,
+        result.threshold,
+        word,
+        count,
+        result.map,
+        result.overlay,
+        result.error,
+        chance,
+    ]
 
 
 def _record(result: Result) -> dict[str, Any]:

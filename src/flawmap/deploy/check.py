@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from flawmap.data.scope import Scope
 from flawmap.devices import pick_device
 from flawmap.errors import BundleError, DataError, ImageError
 from flawmap.measure.photos import KINDS, MANY, TILES, Drift, Floats, GoodPhotos, Oddity, drift, oddities, take
+from flawmap.tables import Figure, TableWriter
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,11 @@ def write_table(file: Path, checked: Sequence[Checked]) -> None:
     """A row a photo: its figures, what is odd, what is wrong. Raises DataError when it cannot be written."""
     try:
         with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            writer = csv.writer(stream)
+            writer = TableWriter(stream)
             writer.writerow(["image", *KINDS, "odd", "error"])
             for photo in checked:
-                figures = [""] * len(KINDS) if photo.figures is None else [f"{value:.6g}" for value in photo.figures]
+                values = [None] * len(KINDS) if photo.figures is None else photo.figures
+                figures = [None if value is None else Figure(f"{value:.6g}") for value in values]
                 writer.writerow([photo.image, *figures, "; ".join(map(str, photo.odd)), photo.error])
     except OSError as problem:
         raise DataError(f"cannot write {file}: {problem.strerror}") from problem

@@ -8,7 +8,6 @@ Axes: H, W rows and columns of the image file.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from flawmap.errors import BundleError, ConfigError, DataError, ImageError
 from flawmap.measure.detectability import CONFIDENCE, Curve, fit
 from flawmap.measure.report import page_environment
 from flawmap.measure.scores import Region
+from flawmap.tables import Figure, TableWriter
 
 SIZES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)  # pixels of the image file
 CONTRASTS = (0.05, 0.1, 0.2, 0.4)  # shares of the range from black to white
@@ -154,11 +154,11 @@ def write_limits(folder: Path, trials: Sequence[Trial], limits: Sequence[Limit],
     """Write trials.csv, limits.json and index.html, a page with the curves. Raises DataError."""
     try:
         with (folder / "trials.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
+            writer = TableWriter(file)
             writer.writerow(["image", "shape", "size", "contrast", "x", "y", "found", "score"])
             for trial in trials:
-                place = [f"{trial.x:.1f}", f"{trial.y:.1f}"]
-                words = [str(trial.found).lower(), repr(trial.score)]
+                place = [Figure(f"{trial.x:.1f}"), Figure(f"{trial.y:.1f}")]
+                words = [str(trial.found).lower(), trial.score]
                 writer.writerow([trial.image, trial.shape, trial.size, trial.contrast, *place, *words])
         document = facts | {"limits": [_record(limit) for limit in limits]}
         (folder / "limits.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

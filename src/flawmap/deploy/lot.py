@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flawmap.errors import BundleError, DataError
 from flawmap.measure.conformal import false_discoveries, fewest_rejected
+from flawmap.tables import TableWriter
 
 FILE = "lot.csv"
 
@@ -38,10 +38,10 @@ def judge_lot(p_values: Mapping[str, float], rate: float, out: Path | None) -> s
     if out is not None:
         try:
             with (out / FILE).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                writer = csv.writer(file)
+                writer = TableWriter(file)
                 writer.writerow(["image", "p_value", "rejected"])
                 for (image, value), verdict in zip(p_values.items(), rejected, strict=True):
-                    writer.writerow([image, repr(value), str(verdict).lower()])
+                    writer.writerow([image, value, str(verdict).lower()])
         except OSError as problem:
             raise DataError(f"cannot write {out / FILE}: {problem.strerror}") from problem
     count = f"{sum(rejected)} of {len(rejected)} parts"

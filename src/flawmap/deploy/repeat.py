@@ -9,7 +9,6 @@ part to part what is left of the deviation of the parts' means.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from flawmap.data.layouts import find_images
 from flawmap.deploy.inspector import Inspector
 from flawmap.errors import BundleError, DataError, ImageError, LayoutError
 from flawmap.measure.report import page_environment, short
+from flawmap.tables import Figure, TableWriter
 
 NEAR = 2.0  # repeatabilities from the threshold, within which a part is near it
 
@@ -162,12 +162,12 @@ def write_repeat(folder: Path, parts: Sequence[Part], found: Repeatability, fact
     """Write parts.csv, repeat.json and index.html, a page that shows each part's spread. Raises DataError."""
     try:
         with (folder / "parts.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
+            writer = TableWriter(file)
             writer.writerow(["part", "shots", "rejected", "flipped", "mean", "deviation", "lowest", "highest"])
             for part in parts:
                 figures = (part.mean, part.deviation, min(part.scores), max(part.scores))
                 counts = [len(part.scores), part.rejected, str(part.flipped).lower()]
-                writer.writerow([part.name, *counts, *(f"{figure:.6g}" for figure in figures)])
+                writer.writerow([part.name, *counts, *(Figure(f"{figure:.6g}") for figure in figures)])
         (folder / "repeat.json").write_text(json.dumps(facts | vars(found), indent=2) + "\n", encoding="utf-8")
         page = page_environment().get_template("repeat.html.j2")
         text = page.render(found=found, lines=lines(found), facts=facts, plot=_plot(parts, found.threshold), near=NEAR)

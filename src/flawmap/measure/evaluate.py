@@ -12,7 +12,6 @@ against masks resized bilinearly and cut to integers.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -31,6 +30,7 @@ from flawmap.measure.exchangeability import GoodParts
 from flawmap.measure.metrics import Bools, Floats, Floats32, PixelCounts
 from flawmap.measure.near_duplicates import LeftOut
 from flawmap.measure.runs import RunMask
+from flawmap.tables import TableWriter
 
 Array = np.ndarray[Any, Any]
 
@@ -342,15 +342,15 @@ def write_evaluation(folder: Path, evaluation: Evaluation, rows: Sequence[ImageR
     Raises DataError when the folder cannot be written.
     """
     table = io.StringIO()
-    writer = csv.writer(table)
+    writer = TableWriter(table)
     writer.writerow(["image", "kind", "label", "score", "threshold", "defective", "correct"])
     for row in rows:
-        cells: list[object] = [row.image, row.kind, "defective" if row.defective else "good", repr(row.score)]
+        cells: list[object] = [row.image, row.kind, "defective" if row.defective else "good", row.score]
         if math.isnan(row.threshold):
             cells += ["", "", ""]
         else:
             verdict = row.score > row.threshold
-            cells += [repr(row.threshold), str(verdict).lower(), str(verdict == row.defective).lower()]
+            cells += [row.threshold, str(verdict).lower(), str(verdict == row.defective).lower()]
         writer.writerow(cells)
     _write(folder / f"images{ending}.csv", table.getvalue())
     _write(folder / f"metrics{ending}.json", json.dumps(evaluation.to_json(), indent=2) + "\n")

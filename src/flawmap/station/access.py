@@ -90,6 +90,21 @@ class Access:
         self._known: dict[str, tuple[Who, str, str]] = {}  # by id: who, salt, hash
         self._read_at = -FRESH_S
 
+    def old(self) -> bool:
+        """Whether the tokens should be read again before somebody is let in: so none is asked for by who must not wait.
+
+        Half of FRESH_S, so that what is not old yet is not read again within `who`.
+        """
+        return time.monotonic() - self._read_at >= FRESH_S / 2
+
+    def refresh(self) -> None:
+        """Read the tokens. Raises SQLAlchemyError."""
+        with self.record.reading(line=True) as connection:
+            rows = connection.execute(sa.select(tokens).where(tokens.c.revoked.is_(None))).all()
+        known = {row.id: (Who(row.name, row.role, row.id), row.salt, row.hash) for row in rows}
+        with self._lock:
+            self._known, self._read_at = known, time.monotonic()
+
     @property
     def needed(self) -> bool:
         """Whether a token is asked for: as soon as there is one, revoked ones not counted."""
@@ -106,13 +121,9 @@ class Access:
         return who if hmac.compare_digest(_hash(salt, secret), known) else None
 
     def _tokens(self) -> dict[str, tuple[Who, str, str]]:
-        with self._lock:
-            if time.monotonic() - self._read_at >= FRESH_S:
-                with self.record.reading() as connection:
-                    rows = connection.execute(sa.select(tokens).where(tokens.c.revoked.is_(None))).all()
-                self._known = {row.id: (Who(row.name, row.role, row.id), row.salt, row.hash) for row in rows}
-                self._read_at = time.monotonic()
-            return self._known
+        if time.monotonic() - self._read_at >= FRESH_S:
+            self.refresh()
+        return self._known
 
 
 class Rate:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flawmap.errors import StationError
 from flawmap.station.audit import Audit, audit
-from flawmap.station.files import Pictures, is_id, to_disk
+from flawmap.station.files import Pictures, is_id, private, private_file, to_disk
 from flawmap.station.models import ref_of, used
 from flawmap.station.record import FORMAT, Record, head, records, tokens, url_of
 
@@ -35,7 +35,7 @@ def backup(record: Record, data: Path, out: Path, models: Path | None, overwrite
     saving = out.with_name(f".{out.name}.saving")
     try:
         saving.unlink(missing_ok=True)  # left by a killed backup
-        saving.touch(0o600)  # the tokens' hashes and every picture are in it
+        private_file(saving)  # the tokens' hashes and every picture are in it
         with tarfile.open(saving, "w", format=tarfile.PAX_FORMAT, dereference=True) as tar:
             _add(tar, NOTE, json.dumps({"format": FORMAT}).encode())
             with record.reading() as connection:  # one state of all tables
@@ -86,7 +86,9 @@ def restore(source: Path, data: Path, database: str | None, models: Path | None)
             note = tar.extractfile(NOTE)
             if note is None or int(json.loads(note.read())["format"]) > FORMAT:
                 raise StationError(f"{source} was written by a newer flawmap; update this one")
-            data.mkdir(parents=True, exist_ok=True, mode=0o750)
+            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for name in ("pictures", "datasets"):
+                private(data / name)
             record = Record(url_of(data, database))
             try:
                 held = _fill(tar, record, data, models)
@@ -119,7 +121,7 @@ def _fill(tar: tarfile.TarFile, record: Record, data: Path, models: Path | None)
                 if rows:
                     connection.execute(TABLES[kind].insert(), rows)
             elif (kind == "pictures" and is_id(Path(rest).name[:32]) and member.isfile()) or kind == "datasets":
-                tar.extract(member, data, filter="data")
+                tar.extract(member, data, filter=_private)
             elif kind == "models" and rest:
                 held.add(ref_of(rest.partition("/")[0]))
                 if models is None:
@@ -128,6 +130,11 @@ def _fill(tar: tarfile.TarFile, record: Record, data: Path, models: Path | None)
                 models.mkdir(parents=True, exist_ok=True)
                 tar.extract(member, models, filter="data")
     return {ref for ref in held if ref is not None}
+
+
+def _private(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo:
+    """A file of a backup, for this user alone, whatever it was when it was backed up."""
+    return tarfile.data_filter(member, place).replace(mode=0o600 if member.isfile() else 0o700)
 
 
 def _lines(connection: Connection, table: sa.Table) -> Iterator[list[str]]:

@@ -17,7 +17,7 @@ from typing import Any
 from flawmap.data.images import decode_pixels, header_of
 from flawmap.errors import ImageError, StationError
 from flawmap.station.drawing import thumbnail_jpeg
-from flawmap.station.files import SUFFIXES, is_id, new_id, write_whole
+from flawmap.station.files import SUFFIXES, is_id, new_id, private, write_whole
 from flawmap.station.record import now
 from flawmap.station.settings import LimitSettings
 
@@ -76,7 +76,9 @@ class DataSets:
         """A new, empty data set."""
         ident = new_id()
         for kind in KINDS:
-            (self.folder / ident / kind).mkdir(parents=True)
+            private(self.folder)
+            private(self.folder / ident)
+            private(self.folder / ident / kind)
         self._write({"id": ident, "name": name, "created": now(), "checked": False, "photos": []})
         return self.get(ident)
 

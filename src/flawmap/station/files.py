@@ -3,6 +3,9 @@
 A file written here is on the disk when the call returns, its name in its folder too, unless that is asked not to be: a
 verdict that is recorded afterwards does not point at an empty picture when the power fails.
 
+Folders made here are for the station's user alone, and so are files, whatever the folder's mode and the umask: photos
+of parts are nobody else's business.
+
 No name from outside reaches the file system: an id is 32 hexadecimal digits made here, and is checked to be so. The map
 is kept at the network's size, which is all that is known of it; the one at the image's size, the heat and the overlay
 are drawn from it when they are asked for.
@@ -16,9 +19,10 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from flawmap.errors import StationError
 from flawmap.station.settings import KeepSettings
@@ -50,6 +54,18 @@ class Kept:
     bytes: int
 
 
+class Leap(Protocol):
+    """A leap of the clock, as retention.py notes it."""
+
+    @property
+    def seq(self) -> int:
+        """The record's last row then."""
+
+    @property
+    def seconds(self) -> float:
+        """By so many it went further than time."""
+
+
 class Pictures:
     """The pictures of parts in one folder, by the first two digits of their ids. Threads may share it.
 
@@ -59,7 +75,7 @@ class Pictures:
     def __init__(self, folder: Path, sync: bool = True) -> None:
         self.folder, self.sync = folder, sync
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            private(folder)
         except OSError as problem:
             raise StationError(f"cannot write to {folder}: {problem.strerror}") from problem
 
@@ -75,7 +91,7 @@ class Pictures:
         place = self._place(ident)
         try:
             if not place.is_dir():
-                place.mkdir(exist_ok=True)
+                private(place)
                 if self.sync:
                     to_disk(self.folder)
             write_whole(place / f"{ident}{ending}", data, self.sync)
@@ -130,16 +146,19 @@ class Pictures:
 
 
 def thin(
-    pictures: Pictures, settings: KeepSettings, ranks: Callable[[list[str]], dict[str, int]], at: float | None = None
-) -> list[str]:
+    pictures: Pictures, settings: KeepSettings, ranks: Callable[[list[str]], dict[str, int]], at: float | None = None,
+    leaps: Sequence[Leap] = (), seqs: Callable[[list[str]], dict[str, int]] = lambda idents: {},
+) -> list[str]:  # fmt: skip
     """Remove pictures that are too old, then, while all are too large, good ones and at last rejected ones, oldest
     first. Returns the ids removed.
 
     `ranks`: for ids, 0 for a part that passed, 1 for one rejected, doubtful or overruled; an id that it leaves out has
-    no record. `at`: the time in seconds.
+    no record. `at`: the time in seconds; `leaps`: by which that clock was wrong (retention.py); `seqs`: for ids, their
+    place in the record, which is what order and leaps go by.
     """
     at = time.time() if at is None else at
     kept = sorted(pictures.kept(), key=lambda one: one.time)
+    oldest = max(0.0, *(-sum(leap.seconds for leap in leaps[start:]) for start in range(len(leaps)))) if leaps else 0.0
     days = {0: settings.good_days * DAY, 1: settings.rejected_days * DAY}
     limit = settings.gigabytes * 1e9
     too_large = sum(one.bytes for one in kept) > limit
@@ -148,15 +167,24 @@ def thin(
         """Whether the record must be asked. Pictures without one show within a day; later it is not asked for long."""
         return too_large or age > min(days.values()) or LEFT_S < age <= DAY
 
-    known = ranks([one.ident for one in kept if doubtful(at - one.time)])
+    asked = [one.ident for one in kept if doubtful(at - one.time) or doubtful(at - one.time + oldest)]
+    may_go = set(asked)
+    known, order = ranks(asked), seqs(asked)
+
+    def age_of(one: Kept) -> float:
+        """Seconds that were worked since. What has no record may be on its way there: the last leap is not its age."""
+        if one.ident not in known:
+            return at - one.time - max([0.0, *(leap.seconds for leap in leaps[-1:])])
+        return at - one.time - sum(leap.seconds for leap in leaps if order.get(one.ident, 0) <= leap.seq)
+
     removed: list[Kept] = []
     stays: list[Kept] = []
     for one in kept:
-        age = at - one.time
-        too_old = doubtful(age) and age > days.get(known.get(one.ident, -1), LEFT_S)
+        age = age_of(one)
+        too_old = one.ident in may_go and doubtful(age) and age > days.get(known.get(one.ident, -1), LEFT_S)
         (removed if too_old else stays).append(one)
     total = sum(one.bytes for one in stays)
-    for one in sorted(stays, key=lambda one: (known.get(one.ident, 1), one.time)):
+    for one in sorted(stays, key=lambda one: (known.get(one.ident, 1), order.get(one.ident, 0), one.time)):
         if total <= limit:
             break
         if one.ident in known:  # else it is being written
@@ -171,7 +199,8 @@ def write_whole(file: Path, data: bytes, sync: bool = True) -> None:
     """Write a file so that nobody sees half of it. `sync`: on return it is on the disk, under its name."""
     saving = file.with_name(f".{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
-        with saving.open("wb") as stream:
+        with open(os.open(saving, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)  # also with an umask that takes the owner's bits
             stream.write(data)
             if sync:
                 stream.flush()
@@ -183,6 +212,24 @@ def write_whole(file: Path, data: bytes, sync: bool = True) -> None:
         with contextlib.suppress(OSError):
             saving.unlink()
         raise
+
+
+def private(folder: Path) -> None:
+    """Make a folder for this user alone, or make one that is there so, if it is ours. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_mode & 0o777 != 0o700:
+        with contextlib.suppress(PermissionError):  # a disk of the network, say: the files in it are ours alone
+            folder.chmod(0o700)
+
+
+def private_file(file: Path) -> None:
+    """Make a file for this user alone, or make one that is there so. Raises OSError."""
+    opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if os.fstat(opened).st_mode & 0o777 != 0o600:
+            os.fchmod(opened, 0o600)
+    finally:
+        os.close(opened)
 
 
 def link(file: Path, place: Path) -> None:

@@ -4,7 +4,8 @@ Three threads: one takes messages and decodes images ahead, one loads models, so
 the main one inspects. When the station is gone, the pipe ends, and so does the worker.
 
 Messages to it: ("load", ref, path) · ("unload", ref) · Task · ("stop",). From it: ("loaded", ref, batch) ·
-("refused", ref, why) · ("done", task, Outcome) · ("failed", task, why, status) · ("figures", ref, figures).
+("refused", ref, why, status) · ("done", task, Outcome) · ("failed", task, why, status) · ("figures", ref, figures) ·
+("up",) once it has started.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class _Worker:
         import torch
 
         torch.set_num_threads(self.orders.threads)  # OpenMP keeps it for each thread: in this one, which inspects
+        self._send("up")
         for part in (self._take, self._load_all):
             threading.Thread(target=part, daemon=True).start()
         while True:
@@ -160,11 +162,13 @@ class _Worker:
             try:
                 self.models[ref] = self._open(Path(path))
             except FlawmapError as problem:
-                self._send("refused", ref, str(problem))
+                self._send("refused", ref, str(problem), 409)
             except Exception as problem:  # want of memory, say: this thread must live, or nothing is loaded any more
                 log.exception("the model %s", ref)
                 first = (str(problem).splitlines() or [""])[0]
-                self._send("refused", ref, f"the model cannot be loaded: {type(problem).__name__}: {first[:200]}")
+                passes = isinstance(problem, (OSError, MemoryError, RuntimeError))  # it may, and is tried again
+                why = f"the model cannot be loaded: {type(problem).__name__}: {first[:200]}"
+                self._send("refused", ref, why, 503 if passes else 409)
             else:
                 with self.changed:
                     self._send("loaded", ref, self._most(ref))

@@ -4,17 +4,23 @@ A row's hash is the SHA-256 of the canonical JSON of all its other columns, the 
 row that is edited, removed or inserted later shows (audit.py); the table `head` tells the last row, so that one cut off
 the end shows too. Rows are appended one transaction after the other, whoever writes: SQLite takes its write lock at
 the start (BEGIN IMMEDIATE), PostgreSQL locks the head's row. Entries that wait together share a transaction.
+
+The line, which is parts on their way to a verdict, has connections of its own (`line`): whoever reads a long report
+does not keep a part waiting for one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
+import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,18 +32,22 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from flawmap.errors import StationError
+from flawmap.station.files import private_file
 
 SUPPORTED = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
 FORMAT = 1  # of the tables; raised when an older flawmap could no longer read what a newer one writes
 START = "0" * 64  # the hash before the first row
 TOGETHER = 64  # entries in one transaction, at most
+AGAIN_S = 2.0  # after which what must be recorded is tried again, where the database would not have it
+KEPT = 10_000  # entries that wait for that; what is beyond them stands in the log alone
 
+log = logging.getLogger("flawmap.station")
 metadata = sa.MetaData()
 records = sa.Table(
     "records",
     metadata,
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("kind", sa.String(16), nullable=False),  # verdict, decision, model, token
+    sa.Column("kind", sa.String(16), nullable=False),  # verdict, decision, model, token, late, refused
     sa.Column("time", sa.String(27), nullable=False),
     sa.Column("part", sa.String(32)),
     sa.Column("verdict", sa.String(8)),
@@ -108,8 +118,17 @@ class Entry:
 
 @dataclass
 class _Waiting:
+    """An entry that waits. ends: on the monotonic clock; `late` is recorded instead from then on. must: till it is."""
+
     entry: Entry
+    ends: float = float("inf")
+    late: Callable[[], Entry] | None = None
+    must: bool = False
     done: Future[Row] = field(default_factory=Future)
+
+    def due(self) -> Entry:
+        """What is recorded at this moment."""
+        return self.late() if self.late is not None and time.monotonic() > self.ends else self.entry
 
 
 def now() -> str:
@@ -147,16 +166,19 @@ class Record:
     made = False
 
     def __init__(self, url: str, new: bool = True) -> None:
-        self.engine = _engine(url)
+        self.engine, self.line = _engine(url), _engine(url)
         self.place = place_of(self.engine)
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._again: list[_Waiting] = []  # used by the writer's thread alone
         try:
             if not new and not _holds_record(self.engine):
                 self.engine.dispose()
+                self.line.dispose()
                 raise StationError(f"{self.place} holds no record; give the --data or --database of a station")
             if new:
+                _only_ours(self.engine)
                 metadata.create_all(self.engine)
                 with self.writing() as connection:
                     _index(connection)
@@ -171,17 +193,17 @@ class Record:
             raise StationError(f"the record is of format {known}, this flawmap knows up to {FORMAT}; update flawmap")
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state."""
-        with self.engine.connect() as connection:
+    def reading(self, line: bool = False) -> Iterator[Connection]:
+        """A transaction that sees one state. `line`: for a part on its way to a verdict."""
+        with (self.line if line else self.engine).connect() as connection:
             if connection.dialect.name == "postgresql":
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, line: bool = False) -> Iterator[Connection]:
         """A transaction that no other writer shares; committed at the end."""
-        with self.engine.connect() as connection:
+        with (self.line if line else self.engine).connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
                 yield connection
@@ -191,40 +213,68 @@ class Record:
         with self.writing() as connection:
             return append_to(connection, entries)
 
-    def submit(self, entry: Entry) -> Future[Row]:
-        """Append soon, together with what else waits; the future has the row once it is on the disk."""
+    def submit(
+        self, entry: Entry, ends: float = float("inf"), late: Callable[[], Entry] | None = None, must: bool = False
+    ) -> Future[Row]:
+        """Append soon, together with what else waits; the future has the row once it is on the disk.
+
+        `late`: makes what is recorded instead where its transaction begins after `ends`, of the monotonic clock.
+        `must`: tried again where the database would not have it, until the record is closed.
+        """
         with self._lock:
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write, name="record", daemon=True)
                 self._writer.start()
-        waiting = _Waiting(entry)
+        waiting = _Waiting(entry, ends, late, must)
         self._waiting.put(waiting)
         return waiting.done
 
     def _write(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            group, ends = [first], False
-            while len(group) < TOGETHER and not self._waiting.empty():
+        ends = False
+        while not ends:
+            try:
+                first = self._waiting.get(timeout=AGAIN_S if self._again else None)
+            except queue.Empty:
+                first = None
+            else:
+                ends = first is None
+            group = [] if first is None else [first]
+            while not ends and len(group) < TOGETHER and not self._waiting.empty():
                 more = self._waiting.get()
                 if more is None:
                     ends = True
                     break
                 group.append(more)
             # One whose request was cut off meanwhile is left out: nobody was told of it.
-            self._write_all([waiting for waiting in group if waiting.done.set_running_or_notify_cancel()])
-            if ends:
+            group = [waiting for waiting in group if waiting.done.set_running_or_notify_cancel()]
+            again, self._again = self._again, []
+            self._write_all([*again[:TOGETHER], *group])
+            self._again += again[TOGETHER:]
+        while self._again:
+            again, self._again = self._again, []
+            self._write_all(again[:TOGETHER])
+            if self._again:
+                log.error("%d late or refused images are in the log alone", len(self._again) + len(again[TOGETHER:]))
                 return
+            self._again = again[TOGETHER:]
 
     def _write_all(self, group: list[_Waiting]) -> None:
+        if not group:
+            return
         try:
-            rows = self.append([waiting.entry for waiting in group])
+            with self.writing(line=True) as connection:  # what waited for the lock may be late by now
+                rows = append_to(connection, [waiting.due() for waiting in group])
         except Exception as problem:  # whatever it is, those who wait must be told
             if len(group) > 1 and not isinstance(problem, SQLAlchemyError):
                 for waiting in group:  # one that cannot be written must not take the others with it
                     self._write_all([waiting])
                 return
             for waiting in group:
-                waiting.done.set_exception(problem)
+                if waiting.must and isinstance(problem, SQLAlchemyError):
+                    if len(self._again) < KEPT:
+                        self._again.append(waiting)
+                else:
+                    waiting.done.set_exception(problem)
         else:
             for waiting, row in zip(group, rows, strict=True):
                 waiting.done.set_result(row)
@@ -237,6 +287,7 @@ class Record:
                 self._writer.join()
                 self._writer = None
         self.engine.dispose()
+        self.line.dispose()
 
 
 def _holds_record(engine: Engine) -> bool:
@@ -307,6 +358,20 @@ def reason(problem: Exception) -> str:
     return (str(origin).strip().splitlines() or [type(origin).__name__])[0]
 
 
+def _only_ours(engine: Engine) -> None:
+    """Make a file of SQLite readable by this user alone; its -wal and -shm get the mode that it has.
+
+    Where it belongs to somebody else it stays as it is. Nothing is made: SQLite says what is wrong with a folder.
+    """
+    if engine.dialect.name != "sqlite" or not engine.url.database or engine.url.database == ":memory:":
+        return
+    with contextlib.suppress(OSError):
+        for ending in ("", "-wal", "-shm"):
+            file = Path(f"{engine.url.database}{ending}")
+            if ending == "" or file.exists():
+                private_file(file)
+
+
 def _engine(url: str) -> Engine:
     try:
         parsed = sa.make_url(url)
@@ -318,7 +383,11 @@ def _engine(url: str) -> Engine:
         lite = kind == "sqlite"
         if not lite and "@" in f"{parsed.host}{parsed.database}":  # a password would go into messages
             raise StationError("--database holds an @ too many; write one of a password as %40, or use PGPASSWORD")
-        options: dict[str, Any] = {"connect_args": {"timeout": 30}} if lite else {"pool_pre_ping": True}
+        # A database that has gone without a word is noticed, and whoever locks it waited for, half a minute at most.
+        away: dict[str, Any] = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+        if not lite and "options" not in parsed.query:
+            away["options"] = "-c lock_timeout=30s"
+        options: dict[str, Any] = {"connect_args": {"timeout": 30} if lite else away, "pool_pre_ping": not lite}
         engine = sa.create_engine(parsed, **options)
     except ModuleNotFoundError as problem:
         raise StationError(

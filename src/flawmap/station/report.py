@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
-import json as json_
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import sqlalchemy as sa
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from fastapi import Query as Parameter
 from fastapi.responses import JSONResponse, StreamingResponse
 
@@ -25,6 +22,7 @@ from flawmap.station.results import Query, recorded_time
 from flawmap.station.routes import Words
 from flawmap.station.station import Station, shift_start
 from flawmap.station.web import Operator, TheStation, json
+from flawmap.tables import MARK, Style, line_of, style_of
 
 SHOWN = 200  # parts in a report
 COLUMNS = (
@@ -33,6 +31,7 @@ COLUMNS = (
 )  # fmt: skip
 
 router = APIRouter()
+Accepted = Annotated[str | None, Header(alias="Accept-Language", max_length=1000)]
 Since = Annotated[str | None, Parameter(alias="from")]
 
 
@@ -111,6 +110,7 @@ def report(
         last = connection.execute(sa.select(head.c.seq, head.c.hash)).one()
         began_with, changed = _changes(connection, query, sums)
     total = sums.counts["inspected"]
+    unanswered, images = station.results.unanswered(query, SHOWN)
     names = (
         "inspected", "pass", "reject", "doubt", "decided", "overruled", "final_pass", "final_reject",
         "undecided_doubt",
@@ -124,7 +124,7 @@ def report(
             "made": now(),
             "by": who.name,
             "station": station.settings.name,
-            "counts": {name: sums.counts[name] for name in names},
+            "counts": {name: sums.counts[name] for name in names} | unanswered,
             "shares": {name: sums.counts[name] / total if total else None for name in ("reject", "overruled")},
             "scores": _figures(sums.scores, {"median": 0.5, "p95": 0.95, "highest": 1.0}),
             "durations_ms": _figures(sums.durations, {"median": 0.5, "p99": 0.99}),
@@ -136,6 +136,7 @@ def report(
             "began_with": began_with,
             "changes": changed,
             "parts": sums.shown,
+            "unanswered": images,
             "truncated": sums.noted > len(sums.shown),
             "chain": {"first_seq": sums.first, "last_seq": sums.last, "head_seq": last.seq, "head": last.hash},
         }
@@ -177,40 +178,28 @@ def _figures(values: list[float], shares: dict[str, float]) -> dict[str, float |
 @router.get("/api/records.csv", response_class=StreamingResponse)
 def records_csv(
     station: TheStation, who: Operator, since: Since = None, to: str | None = None, lot: Words = None,
-    model: Words = None,
+    model: Words = None, language: Words = None, accepted: Accepted = None,
 ) -> StreamingResponse:  # fmt: skip
-    """A row a part, oldest first, with its last decision."""
+    """A row a part, oldest first, with its last decision; `language`: of the spreadsheet, else the browser's."""
     query, _ = _query(station, since, to, lot, model)
+    style = style_of(accepted if language is None else language)
     name = f"flawmap-records-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.csv"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-    return StreamingResponse(_lines(station, query), media_type="text/csv; charset=utf-8", headers=headers)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Cache-Control": "no-store",
+        "Vary": "Accept-Language",
+    }
+    return StreamingResponse(_lines(station, query, style), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-def _lines(station: Station, query: Query) -> Iterator[str]:
-    yield ",".join(COLUMNS) + "\r\n"
+def _lines(station: Station, query: Query, style: Style) -> Iterator[str]:
+    yield (MARK if style.mark else "") + line_of(COLUMNS, style)
     for part in station.results.every(query):
         decision = part["decision"] or {"decision": "", "who": "", "time": "", "note": ""}
         values = (
-            part["seq"], part["id"], part["time"], part["verdict"], repr(part["score"]), repr(part["threshold"]),
-            part["p_value"], part["model"]["ref"], part["label"], part["lot"], part["camera"], len(part["regions"]),
+            part["seq"], part["id"], part["time"], part["verdict"], part["score"], part["threshold"], part["p_value"],
+            part["model"]["ref"], part["label"], part["lot"], part["camera"], len(part["regions"]),
             decision["decision"], decision["who"], decision["time"], decision["note"], part["final"],
             part["image"]["sha256"], part["hash"],
         )  # fmt: skip
-        line = io.StringIO()
-        csv.writer(line).writerow([_harmless(value) for value in values])
-        yield line.getvalue()
-
-
-def _harmless(value: Any) -> Any:
-    """A text that a spreadsheet does not take for a formula (OWASP, CSV injection)."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(value):
-        return f"'{value}"
-    return "" if value is None else value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        json_.loads(text)
-    except ValueError:
-        return False
-    return True
+        yield line_of(values, style)

@@ -17,6 +17,7 @@ from flawmap.station.files import Pictures
 from flawmap.station.record import Record, Row, records, stamp
 
 VERDICTS = ("pass", "reject", "doubt")
+UNANSWERED = ("late", "refused")  # kinds of rows of images without a verdict
 MOST = 500  # parts on a page
 AT_ONCE = 500
 
@@ -204,6 +205,22 @@ class Results:
             chosen = sa.select(said.c.said, sa.func.count()).group_by(said.c.said)
             return {row[0]: row[1] for row in connection.execute(chosen)}
 
+    def unanswered(self, query: Query, most: int) -> tuple[dict[str, int], list[dict[str, Any]]]:
+        """How many images were answered as `late` and `refused`, and the last `most` of them, newest first.
+
+        Of the query only times, lot and camera count: an image without a verdict has nothing else.
+        """
+        where = [records.c.kind.in_(UNANSWERED), *query._times(records.c.time)]
+        for name, value in (("lot", query.lot), ("camera", query.camera)):
+            if value is not None:
+                where.append(records.c[name] == value)
+        with self.record.reading() as connection:
+            counted = sa.select(records.c.kind, sa.func.count()).where(*where).group_by(records.c.kind)
+            counts = dict.fromkeys(UNANSWERED, 0) | {row[0]: row[1] for row in connection.execute(counted)}
+            chosen = sa.select(records).where(*where).order_by(records.c.seq.desc()).limit(most)
+            rows = [dict(row) for row in connection.execute(chosen).mappings()] if most else []
+        return counts, [unanswered_of(row) for row in rows]
+
     def last_time(self) -> str | None:
         """When the last part was recorded."""
         with self.record.reading() as connection:
@@ -228,6 +245,16 @@ class Results:
             with self.record.reading() as connection:
                 for row in connection.execute(chosen):
                     found[row.part] = 0 if row.verdict == "pass" and row.final == "pass" else 1
+        return found
+
+    def seqs(self, idents: Sequence[str]) -> dict[str, int]:
+        """The places of parts in the record."""
+        found: dict[str, int] = {}
+        for start in range(0, len(idents), AT_ONCE):
+            some = idents[start : start + AT_ONCE]
+            chosen = sa.select(records.c.part, records.c.seq).where(records.c.kind == "verdict")
+            with self.record.reading() as connection:
+                found |= {row.part: row.seq for row in connection.execute(chosen.where(records.c.part.in_(some)))}
         return found
 
     def _decisions(self, idents: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
@@ -270,6 +297,23 @@ class Results:
             "kept": self.pictures.keeps(ident, body["image"]["kind"].upper()),
             "hash": row["hash"],
         }
+
+
+def unanswered_of(row: Row) -> dict[str, Any]:
+    """A row of kind `late` or `refused` as the API tells it."""
+    return {
+        "kind": row["kind"],
+        "seq": row["seq"],
+        "time": row["time"],
+        "label": row["label"],
+        "lot": row["lot"],
+        "camera": row["camera"],
+        "by": row["who"],
+        "model": row["model"],
+        "image_sha256": row["image_sha256"],
+        **json.loads(row["body"]),
+        "hash": row["hash"],
+    }
 
 
 def decision_of(row: Row) -> dict[str, Any]:

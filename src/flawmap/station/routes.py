@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,18 @@ from flawmap.station.results import VERDICTS, decision_of, recorded_time
 from flawmap.station.schemas import DecisionAsked, Models, Note, Part, Parts, Problem, Session, StationState
 from flawmap.station.station import Request as Asked
 from flawmap.station.station import Station
-from flawmap.station.web import COOKIE, Camera, Engineer, Operator, TheStation, identify, json, token_of, told
+from flawmap.station.web import (
+    COOKIE,
+    Camera,
+    Engineer,
+    Operator,
+    TheStation,
+    arrival_of,
+    identify,
+    json,
+    token_of,
+    told,
+)
 
 MISSED = 500  # events that a reader gets who comes back
 SESSION_S = 30 * 24 * 60 * 60  # a cookie's life; the token in it can be revoked at any time
@@ -153,7 +165,8 @@ async def inspect(
             data = await file.read()
     else:
         data = await request.body()
-    return json(await station.inspect(data, Asked(model, label, lot, camera, deadline, key), who), 201)
+    asked = Asked(model, label, lot, camera, deadline, key, arrival_of(request))
+    return json(await station.inspect(data, asked, who), 201)
 
 
 @router.post("/api/parts/batch", openapi_extra=IMAGES_BODY, responses={429: {"model": Problem}})
@@ -298,12 +311,20 @@ async def events(
     seq, token = int(last) if last is not None else after, token_of(request)
 
     def missed() -> list[str]:
-        return [event("station", station.state()), *([] if seq is None else _missed(station, seq))]
+        try:
+            return [event("station", station.state_soon()), *([] if seq is None else _missed(station, seq))]
+        except SQLAlchemyError:  # the record is away; the reader looks for itself when it is back
+            return [event("lag", {})]
+
+    station.hub.check_room()
 
     async def stream() -> AsyncIterator[str]:
         async for text in station.hub.read(missed):
-            if who.token and station.access.who(token) is None:  # revoked meanwhile
-                return
+            if who.token:
+                with contextlib.suppress(StationError, SQLAlchemyError):  # while the record is away nobody is revoked
+                    await station.know_tokens()
+                    if station.access.who(token) is None:  # revoked meanwhile
+                        return
             yield text
 
     return StreamingResponse(

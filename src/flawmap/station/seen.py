@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
-import io
 import json
 import os
 import sqlite3
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.errors import StationError
+from flawmap.station.files import private_file
+from flawmap.tables import MARK, Style, chosen_style, line_of
 
 COLUMNS = (
     "file",
@@ -54,6 +55,8 @@ class Seen:
     """What was done, in a SQLite file that survives a kill."""
 
     def __init__(self, file: Path) -> None:
+        with contextlib.suppress(OSError):  # SQLite says what is wrong
+            private_file(file)
         try:
             self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -106,24 +109,32 @@ class Table:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._keys: set[str] = set()
         try:
             self._stream = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             known = file.read_bytes()
         except OSError as problem:
             raise StationError(f"cannot write {file}: {problem.strerror}") from problem
+        self._style, begins = chosen_style(), known.removeprefix(MARK.encode()).partition(b"\n")[0]
         if not known:
             self._append(COLUMNS)
-        elif not known.startswith(b",".join(name.encode() for name in COLUMNS)):
+            return
+        separator = next((each for each in (",", ";") if begins.replace(b'"', b"") == each.join(COLUMNS).encode()), "")
+        if not separator:
             os.close(self._stream)
             raise StationError(f"{file} is another table; choose another --csv")
-        elif not known.endswith(b"\n"):  # a line that was cut by a loss of power
+        self._style = Style(separator, separator == ";")  # a table goes on as it began
+        if not known.endswith(b"\n"):  # a line that was cut by a loss of power
             os.ftruncate(self._stream, known.rfind(b"\n") + 1)
-        self._keys = {line.rpartition(b",")[2].strip().decode() for line in known.splitlines()}
+        self._keys = {
+            line.rpartition(separator.encode())[2].strip().strip(b'"').decode() for line in known.splitlines()
+        }
 
     def give(self, result: Result) -> None:
         """Append a line, unless it is there."""
         if result["key"] not in self._keys:
-            self._append([_cell(result.get(name)) for name in COLUMNS])
+            cells = [result.get(name) for name in COLUMNS]
+            self._append([len(cell) if isinstance(cell, list) else cell for cell in cells])
             self._keys.add(result["key"])
 
     def close(self) -> None:
@@ -131,18 +142,10 @@ class Table:
         os.close(self._stream)
 
     def _append(self, cells: Sequence[Any]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
+        text = (MARK if self._style.mark else "") + line_of(cells, self._style, "\n")
+        self._style = self._style._replace(mark=False)
         try:
-            os.write(self._stream, text.getvalue().encode("utf-8", "backslashreplace"))  # one write: whole or not
+            os.write(self._stream, text.encode("utf-8", "backslashreplace"))  # one write: whole or not
             os.fsync(self._stream)
         except OSError as problem:
             raise StationError(f"cannot write {self.file}: {problem.strerror}") from problem
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return repr(value)
-    return len(value) if isinstance(value, list) else value

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from flawmap.errors import StationError, first_line
 from flawmap.station.access import is_loopback
+from flawmap.station.connections import Acceptor, Connection, most_connections
 from flawmap.station.settings import StationSettings
 from flawmap.station.station import Station
 from flawmap.station.web import create_app
@@ -24,11 +26,29 @@ DROP_S = 5  # seconds beyond the drain in which connections end
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that ends the live views at once when it is told to stop: they would go on for ever."""
+    """uvicorn whose connections are bounded (connections.py), and that ends the live views at once when it is told to
+    stop: they would go on for ever."""
 
     def __init__(self, config: uvicorn.Config, station: Station) -> None:
         super().__init__(config)
         self.station = station
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then take connections."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        limits = self.station.settings.limits
+        most = most_connections(limits.connections)
+
+        def make() -> Connection:
+            return Connection(self.config, self.server_state, self.lifespan.state)
+
+        self.servers = [
+            Acceptor(each, make, self.config.ssl, most, limits.body_s, self.server_state.connections)  # type: ignore[misc]
+            for each in sockets or []
+        ]
+        self.started = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or Ctrl-C; what was taken is finished."""
@@ -36,12 +56,19 @@ class _Server(uvicorn.Server):
         self.force_exit = self.should_exit and sig == signal.SIGINT  # asked a second time
         self.should_exit = True  # the signal is not raised again when all is done: this is a good end
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether it is time to end."""
+        if self.station.failed and not self.should_exit:
+            self.station.hub.close()
+            self.should_exit = True
+        return await super().on_tick(counter)
+
 
 def serve(
     models: Path, data: Path, host: str, port: int, database: str | None, settings: StationSettings,
     certificate: Path | None = None, key: Path | None = None,
 ) -> None:  # fmt: skip
-    """Serve until SIGTERM or Ctrl-C. Raises StationError for what cannot be served."""
+    """Serve until SIGTERM or Ctrl-C. Raises StationError for what cannot be served, or cannot go on."""
     _log_to_stderr()
     if not models.is_dir():
         raise StationError(f"there is no folder {models}; make it, and copy bundles of `flawmap train` into it")
@@ -70,6 +97,7 @@ def serve(
             log_config=None,
             access_log=False,  # it would write queries; ours does not
             server_header=False,
+            http=Connection,
             proxy_headers=False,  # anyone could claim an address
             timeout_graceful_shutdown=int(settings.queue.drain_s) + DROP_S,
             ssl_certfile=certificate,
@@ -80,6 +108,8 @@ def serve(
         log = logging.getLogger("flawmap.station")
         log.info("%s://%s:%d, records in %s", scheme, shown, taken.getsockname()[1], place)
         _Server(config, station).run(sockets=[taken])
+        if station.failed:
+            raise StationError(f"{station.failed}; look at the limits (LimitNOFILE, TasksMax), and start it anew")
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -29,6 +29,13 @@ class LimitSettings(Section):
     batch: int = Field(32, ge=1, le=1000, description="Images in one request.")
     rate: float = Field(50.0, gt=0, description="Images a second of one token, on average.")
     burst: int = Field(200, ge=1, description="Images that one token may send at once before `rate` counts.")
+    connections: int = Field(
+        1000, ge=16, le=100_000, description="At a time; fewer where the process may not open so many files."
+    )
+    body_s: float = Field(
+        30.0, gt=0, description="For a request's body to come; a second more for each 50 kB that came of it."
+    )
+    readers: int = Field(200, ge=1, le=10_000, description="Pages and programs that read the live events at a time.")
     failures: int = Field(20, ge=1, description="Wrong tokens a minute from one address before it has to wait.")
 
 
@@ -55,6 +62,9 @@ class WorkerSettings(Section):
         "float32", description="`bfloat16` is faster where the processor has it, and not for the runtime `onnx`."
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, ….")
+    give_up_s: float = Field(
+        60.0, gt=0, description="No worker could be started for so many seconds: the station ends, with exit code 2."
+    )
 
     @model_validator(mode="after")
     def _runtime_computes_it(self) -> WorkerSettings:

@@ -3,20 +3,29 @@
 The order of an inspection: the header is looked at, the image waits, a worker inspects it, pictures are written, the
 verdict is recorded, and only then is it answered. So a verdict that was answered is in the record, whatever happens,
 and so are its pictures. The original is written while a worker inspects, since a disk takes its time.
+
+Each of these steps ends at the image's deadline. What is late then is answered as late, and is in the record as such (a
+row of kind `late`), not as a verdict that nobody got. Threads and connections of the line are its own: readers of the
+page, however many, keep no part waiting for one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import fcntl
 import hashlib
 import logging
+import os
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,6 +44,7 @@ from flawmap.station.models import NONE_USED, Models, Version, change_of
 from flawmap.station.promise import UNKNOWN, promise_now
 from flawmap.station.record import Entry, Record, Row, now, reason, stamp, url_of
 from flawmap.station.results import Query, Results, decision_of
+from flawmap.station.retention import Clock
 from flawmap.station.settings import ShiftSettings, StationSettings
 from flawmap.station.training import Trainings
 from flawmap.station.workers import Job, Pool
@@ -42,14 +52,25 @@ from flawmap.station.workers import Job, Pool
 log = logging.getLogger("flawmap.station")
 TELL_S = 5.0  # between two events `station`
 CHECK_S = 120.0  # for a photo that is checked, behind the line's parts
-GRACE_S = 1.0  # a worker's own word on a deadline is waited for so long
+GRACE_S = 0.2  # a worker's own word on a deadline is waited for so long
+COMMIT_S = 0.5  # after a deadline, a verdict that is being written by then is waited for so long
+SETTLE_S = 5.0  # for what is noted of images answered as late, when the station stops
+TOKENS_S = 3.0  # the tokens are waited for so long, where the database does not answer
+STATE_S = 1.0
+LINE, ASKING = 16, 4  # threads of the line: for pictures and hashes, for questions to the record
+T = TypeVar("T")
 LOADING_S = 5.0  # until a sender may try again while there is no model
+FAIL_S = 20.0  # in which a station that gave up ends by itself
+LOAD_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0  # before a model is loaded again that could not be, doubling
 LOADING = ("the model is being loaded", "loading")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a sender says of an image. key: by which a request sent again is known."""
+    """What a sender says of an image.
+
+    key: by which a request sent again is known; began: when it came, of the monotonic clock, 0: now
+    """
 
     model: str | None = None
     label: str | None = None
@@ -57,6 +78,43 @@ class Request:
     camera: str | None = None
     deadline_s: float | None = None
     key: str | None = None
+    began: float = 0.0
+
+
+@dataclass
+class _Run:
+    """An image on its way. step: what it is at; digest: its SHA-256; pending: the verdict that is being recorded"""
+
+    asked: Request
+    who: Who
+    ident: str
+    once: str | None
+    began: float
+    allowed_s: float
+    digest: asyncio.Future[str]
+    step: str = "queue"
+    model: str | None = None
+    found: dict[str, Any] = field(default_factory=dict)
+    pending: Future[Row] | None = None
+
+    @property
+    def ends(self) -> float:
+        """The deadline, of the monotonic clock."""
+        return self.began + self.allowed_s
+
+    def late(self, digest: str | None) -> Entry:
+        """What is recorded where the deadline passed."""
+        seconds = round(time.monotonic() - self.began, 3)
+        body = {"deadline_s": self.allowed_s, "after_s": seconds, "step": self.step, "found": self.found}
+        return self.entry("late", body | {"key": self.asked.key}, digest)
+
+    def entry(self, kind: str, body: dict[str, Any], digest: str | None, **more: Any) -> Entry:
+        """A row about this image."""
+        asked = self.asked
+        return Entry(
+            kind, body, part=self.ident, model=self.model, image_sha256=digest, who=self.who.name,
+            camera=asked.camera or self.who.name, label=asked.label, lot=asked.lot, **more,
+        )  # fmt: skip
 
 
 class Station:
@@ -77,10 +135,13 @@ class Station:
         self.failures = Rate(limits.failures / 60, limits.failures)
         self.pictures = Pictures(data / "pictures", settings.keep.sync)
         self.results = Results(self.record, self.pictures)
-        self.hub = Hub()
+        self.clock = Clock(self.record, data)
+        self.hub = Hub(limits.readers)
         self.drift = DriftWatch(settings.drift.parts)
         self.promise: dict[str, Any] = UNKNOWN
         self.pool = Pool(settings.workers, settings.queue, self.drift.add)
+        self.failed = ""  # why the station cannot go on and must be started anew
+        self.pool.lost = self._fail
         self.models = Models(models, self.record, self.pool)
         self.models.told = self._tell_model
         self.metrics = Metrics(self.pool.load_now, lambda: float(self.drift.last()["figure"]))
@@ -92,6 +153,12 @@ class Station:
         self.trainings.verdict = lambda score, limit: verdict_of(score, limit, settings.verdict.doubt)
         self.trainings.told = lambda training: self.hub.publish("training", training)
         self._count = 0
+        self._stating = threading.Lock()
+        self._state: tuple[float, dict[str, Any] | None] = (0.0, None)
+        self._line = ThreadPoolExecutor(LINE, "line")
+        self._asking = ThreadPoolExecutor(ASKING, "asking")
+        self._noting: set[asyncio.Task[None]] = set()  # else they would be collected before they end
+        self._tokens_read: asyncio.Future[None] | None = None
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -106,9 +173,31 @@ class Station:
         """Finish what was taken, and stop."""
         self._stopping.set()
         self.trainings.close()
-        self.pool.close(self.settings.queue.drain_s)
+        self.pool.close(0.0 if self.failed else self.settings.queue.drain_s)
         self.record.close()
+        for threads in (self._line, self._asking):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._lock.close()
+
+    async def settle(self) -> None:
+        """Before `close`: let what nobody waits for be handed to the record."""
+        if self._noting:
+            await asyncio.wait(self._noting, timeout=SETTLE_S)
+
+    async def know_tokens(self) -> None:
+        """Read the tokens anew where they are old, without keeping the event loop. Raises StationError (503)."""
+        if not self.access.old():
+            return
+        reading = self._tokens_read
+        if reading is None or reading.done():  # one reads for all who ask
+            loop = asyncio.get_running_loop()
+            reading = self._tokens_read = loop.run_in_executor(self._asking, self.access.refresh)
+            reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may come after all left
+        try:
+            await asyncio.wait_for(asyncio.shield(reading), TOKENS_S)
+        except TimeoutError:
+            text = f"the record cannot be read: it does not answer within {TOKENS_S:g} seconds"
+            raise StationError(text, 503, LOADING_S, "record") from None
 
     def ready(self) -> tuple[bool, tuple[str, str]]:
         """Whether a part would be inspected now, and if not, why: in words, and the code of these words."""
@@ -131,26 +220,43 @@ class Station:
             raise
 
     async def _inspect(self, data: bytes, asked: Request, who: Who, patient: bool) -> dict[str, Any]:
-        began = time.monotonic()
         kind = self._checked(data)
+        deadline = min(asked.deadline_s or self.settings.queue.deadline_s, self.settings.queue.max_deadline_s)
         once = None if asked.key is None else f"{who.name}:{asked.key}"
-        if once is not None and (known := await asyncio.to_thread(self.results.by_key, once)) is not None:
-            return known
+        hashing = asyncio.ensure_future(self._in_line(_sha256, data))
+        run = _Run(asked, who, new_id(), once, asked.began or time.monotonic(), deadline, hashing)
+        try:
+            return await self._run(run, data, kind, patient)
+        except StationError as problem:
+            if problem.status == 504:
+                self._note(self._note_late(run))
+            raise
+
+    async def _run(self, run: _Run, data: bytes, kind: str, patient: bool) -> dict[str, Any]:
+        asked, ident = run.asked, run.ident
+        if run.once is not None:
+            known = await self._by(run, self._ask(self.results.by_key, run.once))
+            if known is not None:
+                return await self._same(run, known)
         if asked.model is None and self.models.current is None:  # it may be on its way: then nobody is to train one
             why, code = self.why
             raise StationError(why, 503, LOADING_S, code)
         version = self.models.for_request(asked.model)
-        deadline = min(asked.deadline_s or self.settings.queue.deadline_s, self.settings.queue.max_deadline_s)
-        ident = new_id()
-        job = await self._queued(version, data, began + deadline, patient)
-        writing = asyncio.create_task(asyncio.to_thread(self._keep, ident, data, kind))
+        run.model = version.ref
+        job = await self._queued(version, data, run.ends, patient)
+        run.step = "inspection"
+        writing = asyncio.ensure_future(self._in_line(self.pictures.write_original, ident, data, kind))
         try:
-            found = await self._found(job, began + deadline, deadline)
+            found = await self._found(job, run.ends, run.allowed_s)
             if found.threshold is None or found.defective is None:
                 raise StationError(f"the model {version.ref} has no threshold", 409)
-            digest = await writing
-            await asyncio.to_thread(self.pictures.write_map, ident, found.map_png)
             verdict = verdict_of(found.score, found.threshold, self.settings.verdict.doubt)
+            run.found = {"verdict": verdict, "score": found.score, "threshold": found.threshold}
+            run.step = "pictures"
+            digest = await self._by(run, run.digest)
+            await self._by(run, writing)
+            await self._by(run, self._in_line(self.pictures.write_map, ident, found.map_png))
+            run.step = "record"
             body = {
                 "defective": found.defective,
                 "p_value": found.p_value,
@@ -158,29 +264,120 @@ class Station:
                 "model": version.short(),
                 "regions": found.regions,
                 "image": {"width": found.width, "height": found.height, "bytes": len(data), "kind": kind.lower()},
-                "duration_ms": round(1000 * (time.monotonic() - began), 1),
+                "duration_ms": round(1000 * (time.monotonic() - run.began), 1),
             }
-            entry = Entry(
-                "verdict", body, part=ident, verdict=verdict, score=found.score, threshold=found.threshold,
-                model=version.ref, image_sha256=digest, who=who.name, camera=asked.camera or who.name,
-                label=asked.label, lot=asked.lot, once=once,
-            )  # fmt: skip
-            row = await asyncio.wrap_future(self.record.submit(entry))
+            entry = run.entry(
+                "verdict", body, digest, verdict=verdict, score=found.score, threshold=found.threshold, once=run.once
+            )
+            run.pending = self.record.submit(entry, run.ends, partial(run.late, digest))
+            row = await self._by(run, asyncio.wrap_future(run.pending), COMMIT_S)
+            if row["kind"] == "late":
+                raise late(run.allowed_s)
         except Exception:  # what was not recorded leaves no pictures; a request cut off may be recorded still
-            await asyncio.wait([writing])
-            writing.exception()  # told by the first problem, or it is that
-            await asyncio.to_thread(self.pictures.remove, ident)
+            await self._forgotten(run, writing)
             raise
         if row["part"] != ident:  # the same request, sent twice at a time
-            await asyncio.to_thread(self.pictures.remove, ident)
-            return await asyncio.to_thread(self.results.part, str(row["part"]))
+            await self._forgotten(run, writing)
+            return await self._same(run, await self._by(run, self._ask(self.results.part, str(row["part"])), COMMIT_S))
         part = self.results.fresh(row)
         self.last_part = row["time"]
         self.metrics.verdicts.labels(verdict, version.ref).inc()
-        self.metrics.seconds.observe(time.monotonic() - began)
+        self.metrics.seconds.observe(time.monotonic() - run.began)
         self.metrics.computing.observe(found.seconds)
         self.hub.publish("verdict", part, row["seq"])
         return part
+
+    async def _in_line(self, does: Callable[..., T], *given: Any) -> T:
+        """In a thread of the line, for pictures and hashes."""
+        return await asyncio.get_running_loop().run_in_executor(self._line, partial(does, *given))
+
+    async def _ask(self, does: Callable[..., T], *given: Any) -> T:
+        """In a thread of the line, for questions to the record."""
+        return await asyncio.get_running_loop().run_in_executor(self._asking, partial(does, *given))
+
+    async def _by(self, run: _Run, awaited: Awaitable[T], grace_s: float = 0.0) -> T:
+        """What is awaited, if it comes before the deadline. Raises StationError (504); what is under way goes on."""
+        left = run.ends + grace_s - time.monotonic()
+        try:
+            return await asyncio.wait_for(asyncio.shield(awaited), left)
+        except TimeoutError:
+            raise late(run.allowed_s) from None
+
+    async def _same(self, run: _Run, known: dict[str, Any]) -> dict[str, Any]:
+        """The part recorded under a key, where this is the same request. Raises StationError (422), recorded too."""
+        asked, digest = run.asked, await self._by(run, run.digest, COMMIT_S)
+        model = known["model"]
+        other = [
+            name
+            for name, differs in (
+                ("image", known["image"]["sha256"] != digest),
+                (
+                    "model",
+                    asked.model is not None and asked.model not in (model["ref"], model["name"]),
+                ),
+                ("label", asked.label != known["label"]),
+            )
+            if differs
+        ]
+        if not other:
+            return known
+        body = {"why": "key-reused", "key": asked.key, "other": other, "first": known["id"]}
+        recorded = self._record_surely(run.entry("refused", body, digest))
+        with contextlib.suppress(StationError):  # it is recorded in any case, later then
+            await self._by(run, asyncio.wrap_future(recorded))
+        raise StationError(
+            f"the Idempotency-Key {asked.key} was used for another {' and '.join(other)}, part {known['id']}; "
+            "give each part a key of its own", 422, code="key-reused", part=known["id"],
+        )  # fmt: skip
+
+    async def _forget(self, run: _Run, writing: asyncio.Future[None]) -> None:
+        """Remove the pictures of what was not recorded, once they are written."""
+        await asyncio.wait([writing])
+        if not writing.cancelled():
+            writing.exception()  # told by the first problem, or it is that
+        if (pending := run.pending) is not None and not pending.cancel():
+            with contextlib.suppress(Exception):
+                row = await asyncio.wrap_future(pending)
+                if row["kind"] == "verdict" and row["part"] == run.ident:
+                    return  # it is recorded after all
+        await self._in_line(self.pictures.remove, run.ident)
+
+    async def _note_late(self, run: _Run) -> None:
+        """Record that an image was answered as late, unless the record has that already."""
+        about = f"image {run.ident} of {run.asked.camera or run.who.name}, label {run.asked.label!r}"
+        log.warning("late: %s, no verdict within %g seconds (%s)", about, run.allowed_s, run.step)
+        digest, recorded = await run.digest, None
+        entry = run.late(digest)
+        if (pending := run.pending) is not None and not pending.cancel():
+            with contextlib.suppress(Exception):
+                row = await asyncio.wrap_future(pending)
+                if row["kind"] == "late":
+                    return
+                recorded = row["seq"]  # the verdict was being written when the answer had to be given
+        self._record_surely(replace(entry, body=entry.body | {"recorded": recorded}))
+
+    def _record_surely(self, entry: Entry) -> Future[Row]:
+        """Record something, also where the database is away for a while."""
+        done = self.record.submit(entry, must=True)
+        done.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return done
+
+    async def _forgotten(self, run: _Run, writing: asyncio.Future[None]) -> None:
+        """The same, waited for until the deadline; it goes on after it."""
+        with contextlib.suppress(StationError):
+            await self._by(run, self._note(self._forget(run, writing)))
+
+    def _note(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have something done that goes on whether somebody waits for it or not."""
+        task = asyncio.ensure_future(work)
+        self._noting.add(task)
+        task.add_done_callback(self._noted)
+        return task
+
+    def _noted(self, task: asyncio.Task[None]) -> None:
+        self._noting.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            log.error("after an image: %s", problem)
 
     def _checked(self, data: bytes) -> str:
         """The kind of an image by its content. Raises StationError for what is none, or is too large."""
@@ -197,11 +394,6 @@ class Station:
             raise too_many_pixels(header.width, header.height, self.settings.limits.pixels)
         return header.kind
 
-    def _keep(self, ident: str, data: bytes, kind: str) -> str:
-        """Write the original; its SHA-256."""
-        self.pictures.write_original(ident, data, kind)
-        return hashlib.sha256(data).hexdigest()
-
     async def _queued(self, version: Version, data: bytes, ends: float, patient: bool) -> Job:
         while True:
             self._count += 1
@@ -217,8 +409,16 @@ class Station:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(job.done), ends - time.monotonic() + GRACE_S)
         except TimeoutError:
-            text = f"no verdict within {deadline_s:g} seconds; send fewer at a time, or allow more"
-            raise StationError(text, 504, code="deadline") from None
+            raise late(deadline_s) from None
+
+    def state_soon(self) -> dict[str, Any]:
+        """The state, at most STATE_S old: when many readers come at a time it is found once."""
+        with self._stating:
+            at, found = self._state
+            if found is None or time.monotonic() - at > STATE_S:
+                found = self.state()
+                self._state = (time.monotonic(), found)
+            return found
 
     def decide(self, ident: str, verdict: str | None, note: str, who: Who) -> dict[str, Any]:
         """Record what an operator says of a part, None to take back what was said; the part as it then is.
@@ -246,6 +446,7 @@ class Station:
         since = shift_start(self.settings.shift)
         counts = self.results.counts(Query(since=stamp(since)))
         hour_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+        late = self.results.unanswered(Query(since=stamp(since)), 0)[0]["late"]
         per_hour = self.results.count(Query(since=stamp(hour_ago)))
         silent = None if self.last_part is None else _seconds_since(self.last_part)
         limits = self.settings.limits
@@ -273,7 +474,7 @@ class Station:
                 "workers_alive": load.alive,
                 "workers_replaced": load.replaced,
             },
-            "counts": {"since": stamp(since), **counts, "per_hour": per_hour},
+            "counts": {"since": stamp(since), **counts, "late": late, "per_hour": per_hour},
             "last_part": self.last_part,
             "silent_s": None if silent is None else round(silent, 1),
             "silent": silent is None or silent > self.settings.shift.silent_s,
@@ -304,17 +505,37 @@ class Station:
     def _tell_model(self, row: Row) -> None:
         self.hub.publish("model", change_of(row), row["seq"])
 
-    def _open_model(self) -> None:
+    def _fail(self, why: str) -> None:
+        """Give up: the server ends (serve.py), and if it cannot, for want of file handles say, the process does."""
+        log.error("%s; the station ends, so that it can be started anew", why)
+        self.failed = why
         try:
-            self.drift.prepare()
-            self.models.start()
-            self.why = (NONE_USED, "no-model")
-        except FlawmapError as problem:
-            self.why = (str(problem), "model-failed")
-            log.error("no model: %s", problem)
-        except Exception:  # the station serves its record and page without a model, and says why it is not ready
-            self.why = ("the model could not be loaded; the log says more", "model-failed")
-            log.exception("no model")
+            ends = threading.Timer(FAIL_S, os._exit, (2,))
+            ends.daemon = True
+            ends.start()
+        except RuntimeError:  # no thread any more
+            os._exit(2)
+
+    def _open_model(self) -> None:
+        """Load the model in use; again after a pause where that failed for a reason that may pass."""
+        pause = LOAD_PAUSE_S
+        while not self._stopping.is_set():
+            try:
+                self.drift.prepare()
+                self.models.start()
+                self.why = (NONE_USED, "no-model")
+                return
+            except FlawmapError as problem:
+                self.why = (str(problem), "model-failed")
+                log.error("no model: %s", problem)
+                if not isinstance(problem, StationError) or problem.status != 503:
+                    return
+            except Exception:  # the station serves its record and page without a model, and says why it is not ready
+                self.why = ("the model could not be loaded; the log says more", "model-failed")
+                log.exception("no model")
+            if self._stopping.wait(pause) or self.models.current is not None:  # an engineer took another meanwhile
+                return
+            pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _look_after(self) -> None:
         """Tell the state every few seconds, watch the drift of the model in use, thin the pictures."""
@@ -336,7 +557,8 @@ class Station:
 
     def thin(self) -> int:
         """Remove pictures that need not be kept; how many parts lost theirs."""
-        gone = thin(self.pictures, self.settings.keep, self.results.ranks)
+        leaps = self.clock.look()
+        gone = thin(self.pictures, self.settings.keep, self.results.ranks, leaps=leaps, seqs=self.results.seqs)
         if gone:
             log.info("pictures of %d parts removed", len(gone))
         return len(gone)
@@ -347,6 +569,16 @@ def verdict_of(score: float, threshold: float, doubt: float) -> str:
     if doubt > 0 and abs(score - threshold) <= doubt:
         return "doubt"
     return "reject" if score > threshold else "pass"
+
+
+def late(deadline_s: float) -> StationError:
+    """What is answered where there is no verdict within the deadline."""
+    text = f"no verdict within {deadline_s:g} seconds; send fewer at a time, or allow more"
+    return StationError(text, 504, code="deadline")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def too_large(limit: int) -> StationError:
@@ -376,7 +608,7 @@ def _seconds_since(time_: str) -> float:
 def _locked(data: Path) -> Any:
     """The folder `data`, made, for this process alone. Raises StationError."""
     try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o750)
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = (data / "lock").open("w")
     except OSError as problem:
         raise StationError(f"cannot write to {data}: {problem.strerror}; choose another --data") from problem

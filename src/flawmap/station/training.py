@@ -27,7 +27,7 @@ from flawmap.errors import ConfigError, FlawmapError, StationError
 from flawmap.measure.smallest import smallest_of
 from flawmap.station import comparing, course
 from flawmap.station.datasets import GENTLY, DataSets
-from flawmap.station.files import is_id, link, new_id, write_whole
+from flawmap.station.files import is_id, link, new_id, private, write_whole
 from flawmap.station.models import FOLDER, LOAD_S, NAMED, Models, Version
 from flawmap.station.record import now
 from flawmap.station.results import Results
@@ -116,7 +116,8 @@ class Trainings:
             if self._running is not None:
                 raise StationError("a training runs already; wait for it, or cancel it", 409, code="training-runs")
             ident = new_id()
-            (self.folder / ident).mkdir(parents=True)
+            private(self.folder)
+            private(self.folder / ident)
             training: Training = {
                 "id": ident, "name": name, "dataset": dataset, "recipe": recipe, "settings": settings, "by": who,
                 "state": "running", "why": "", "why_code": "", "created": now(), "started": now(), "ended": None,

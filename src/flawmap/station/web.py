@@ -1,4 +1,8 @@
-"""The web side's frame: who asks, how much they may send, and how what goes wrong is answered."""
+"""The web side's frame: who asks, how much they may send, and how what goes wrong is answered.
+
+What is read for people (lists, reports, pictures) takes turns, READERS at a time: however many ask, a part on its way
+to a verdict finds a thread, and Python's one lock, soon.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import errno
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,17 +23,22 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flawmap import __version__
 from flawmap.errors import FlawmapError, ImageError, StationError
 from flawmap.station.access import LOCAL, Who, is_loopback
+from flawmap.station.connections import CONNECTION
 from flawmap.station.record import reason
 from flawmap.station.station import Station, too_large
 
 COOKIE = "flawmap"
+ARRIVAL = "flawmap.arrival"  # in a request's scope
 BESIDE = 1 << 20  # bytes of a request beside its images
 SAFE = ("GET", "HEAD", "OPTIONS")
+READERS = 6  # requests at a time that only read, but for what is short or has no end
+QUICK = ("/api/events", "/api/session")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
 PAGE = Path(__file__).with_name("page")
 HEADERS = {
@@ -50,6 +59,7 @@ def create_app(station: Station) -> FastAPI:
     async def life(app: FastAPI) -> AsyncIterator[None]:
         station.start()
         yield
+        await station.settle()
         await asyncio.to_thread(station.close)
 
     app = FastAPI(
@@ -103,16 +113,19 @@ def identify(station: Station, token: str, address: str) -> Who:
     raise StationError("a valid token is needed; an engineer makes one with: flawmap token add", 401, code="token")
 
 
-def need(role: str) -> Callable[[Request], Who]:
+def need(role: str) -> Callable[[Request], Coroutine[Any, Any, Who]]:
     """A dependency: somebody of this role or above."""
 
-    def check(request: Request) -> Who:
+    async def check(request: Request) -> Who:
         station = station_of(request)
+        await station.know_tokens()
         _refuse_other_sites(request, station)
         who = identify(station, token_of(request), request.client.host if request.client else "")
         if not who.may(role):
             text = f"this takes the role {role}, and the token's is {who.role}"
             raise StationError(text, 403, code="role", needed=role, role=who.role)
+        if (connection := request.scope.get(CONNECTION)) is not None:
+            connection.trusted = True
         return who
 
     return check
@@ -132,6 +145,12 @@ def _refuse_other_sites(request: Request, station: Station) -> None:
     bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     if not station.access.needed and not is_loopback(bare):
         raise StationError("without tokens the station is for this machine alone; use http://127.0.0.1", 403)
+
+
+def arrival_of(request: Request) -> float:
+    """When a request came, of the monotonic clock, less the time in which its sender was waited for."""
+    came: float = request.scope.get(ARRIVAL, 0.0)
+    return came
 
 
 async def _answer(request: Request, problem: Exception) -> JSONResponse:
@@ -158,6 +177,8 @@ def told(problem: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(problem, RequestValidationError):
         first = problem.errors()[0]
         return 400, {"error": f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"}
+    if isinstance(problem, ClientDisconnect):  # nobody reads it; the log's line has the status
+        return 400, {"error": "the request ended before its body was whole"}
     if isinstance(problem, HTTPException):
         return problem.status_code, {"error": str(problem.detail)}
     if isinstance(problem, SQLAlchemyError):
@@ -183,6 +204,7 @@ class Frame:
 
     def __init__(self, app: ASGIApp, station: Station) -> None:
         self.app, self.station = app, station
+        self.reading = asyncio.Semaphore(READERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI has it."""
@@ -190,10 +212,13 @@ class Frame:
             await self.app(scope, receive, send)
             return
         limit, taken, began, status = self._limit(scope), 0, time.monotonic(), 0
+        scope[ARRIVAL] = began
 
         async def receive_some() -> Message:
             nonlocal taken
+            waits = time.monotonic()
             message = await receive()
+            scope[ARRIVAL] += time.monotonic() - waits
             taken += len(message.get("body", b""))
             if taken > limit:
                 raise too_large(self.station.settings.limits.bytes)
@@ -211,7 +236,8 @@ class Frame:
             await send(message)
 
         try:
-            await self.app(scope, receive_some, send_on)
+            async with self.reading if _only_reads(scope) else contextlib.nullcontext():
+                await self.app(scope, receive_some, send_on)
         finally:
             if not scope["path"].endswith(("/healthz", "/readyz", "/metrics")) or status >= 400:
                 milliseconds = 1000 * (time.monotonic() - began)
@@ -226,6 +252,10 @@ class Frame:
         if scope["path"] == "/api/parts/batch" or scope["path"].endswith("/photos"):
             return limits.batch * limits.bytes + BESIDE
         return BESIDE
+
+
+def _only_reads(scope: Scope) -> bool:
+    return scope["method"] == "GET" and scope["path"].startswith("/api/") and scope["path"] not in QUICK
 
 
 def json(data: Any, status: int = 200) -> JSONResponse:

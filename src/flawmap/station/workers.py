@@ -2,11 +2,16 @@
 
 Two threads a worker: one hands it work, at most AHEAD batches at a time; the other takes its answers, starts it, and
 starts it anew when it is gone. What a dead worker held is answered with an error; what waits goes to the others.
+
+A worker that cannot be started, for want of file handles, processes or memory, is tried again after pauses that double.
+Where none could be started for `workers.give_up_s` seconds, the pool says so once (`lost`), so that the station ends
+and whoever supervises it starts it anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import multiprocessing
 import os
@@ -31,6 +36,7 @@ PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a worker that died while it start
 CODES = {422: "unreadable", 504: "deadline"}  # of what a worker refuses, by its status (errors.py, StationError)
 
 Figures = Callable[[str, list[float] | None], object]
+log = logging.getLogger("flawmap.station")
 
 
 class Load(NamedTuple):
@@ -61,7 +67,11 @@ class Job:
 
 
 class _Slot:
-    """The place of one worker. sent: what it holds; since: when it last answered, or was given the first of these."""
+    """The place of one worker.
+
+    sent: what it holds; since: when it last answered, or was given the first of these; down: since when no process
+    could be started here, None while one runs
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -71,6 +81,7 @@ class _Slot:
         self.sent: dict[int, Job] = {}
         self.loaded: dict[str, int] = {}  # by ref, the images that go together
         self.since = 0.0
+        self.down: float | None = None
 
     def send(self, message: Any) -> None:
         """Hand something to the worker; where it is gone, `_attend` finds out."""
@@ -87,6 +98,8 @@ class Pool:
         self, workers: WorkerSettings, queue: QueueSettings, figures: Figures = lambda ref, values: None
     ) -> None:
         self.limits, self.figures = queue, figures
+        self.give_up_s = workers.give_up_s
+        self.lost: Callable[[str], object] = lambda why: None  # told once, when no worker can be started any more
         self.count = workers.count or _usual_count(workers)
         threads = workers.threads or max(1, _cores() // self.count)
         self.orders = Orders(workers.runtime, workers.precision, workers.device, threads, workers.batch)
@@ -98,7 +111,7 @@ class Pool:
         self._queue: deque[Job] = deque()
         self._later: deque[Job] = deque()  # served when nothing else waits
         self._changed = threading.Condition()
-        self._closing = self._stopped = False
+        self._closing = self._stopped = self._given_up = False
         self._slots = [_Slot(number) for number in range(self.count)]
         self._threads = [
             threading.Thread(target=part, args=(slot,), name=f"worker {slot.number}", daemon=True)
@@ -246,32 +259,61 @@ class Pool:
         """Keep a worker running and take its answers."""
         pause = PAUSE_S
         while not self._stopped:
-            self._start(slot)
-            assert slot.pipe is not None and slot.process is not None
+            up = False  # it answered, and so it was started
             try:
+                self._start(slot)
+                assert slot.pipe is not None
                 while True:
                     if slot.pipe.poll(LOOK_S):
-                        self._answer(slot, slot.pipe.recv())
-                        pause = PAUSE_S
+                        message = slot.pipe.recv()
+                        up, slot.down = True, None
+                        self._answer(slot, message)
+                        if message[0] != "up":
+                            pause = PAUSE_S
                     elif self._stopped or (slot.sent and time.monotonic() - slot.since > self.limits.stuck_s):
                         break
-            except (EOFError, OSError):
-                pass
-            slot.process.kill()
-            slot.process.join()
+                why = "it was stuck, or is told to stop"
+            except EOFError:
+                why = "it ended before it could work"
+            except Exception as problem:  # no file handles, no memory: this thread must live, or nobody tries again
+                why = str(problem) or type(problem).__name__
+                if not isinstance(problem, OSError):
+                    log.exception("worker %d", slot.number)
             self._bury(slot)
             with self._changed:
                 if not self._closing:
-                    self.replaced += 1
+                    self.replaced += up
+                    if not up and not self._stopped:
+                        self._not_started(slot, why, pause)
                     self._changed.wait_for(lambda: self._stopped, timeout=pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
+    def _not_started(self, slot: _Slot, why: str, pause: float) -> None:
+        """Note that a worker could not be started, and give up where none could for too long."""
+        if slot.down is None:
+            slot.down = time.monotonic()
+        log.error("worker %d cannot be started (%s); tried again in %g s", slot.number, why, pause)
+        since = [each.down for each in self._slots]
+        if any(each is None for each in since) or self._given_up:
+            return
+        if time.monotonic() - max(each for each in since if each is not None) >= self.give_up_s:
+            self._given_up = True
+            self.lost(f"no worker could be started for {self.give_up_s:g} seconds: {why}")
+
     def _start(self, slot: _Slot) -> None:
+        """Start a process. Raises OSError, RuntimeError and whatever else a system without room comes up with."""
         context = multiprocessing.get_context("spawn")  # a fork would share threads' locks, and CUDA forbids it
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, self.orders), name=f"flawmap-{slot.number}", daemon=True)
-        process.start()
-        theirs.close()
+        try:
+            process = context.Process(
+                target=work, args=(theirs, self.orders), name=f"flawmap-{slot.number}", daemon=True
+            )
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         with self._changed:
             slot.process, slot.pipe, slot.since = process, ours, time.monotonic()
             wanted = self.models | {ref: path for ref, (path, _) in self._loading.items()}
@@ -279,10 +321,14 @@ class Pool:
                 slot.send(("load", ref, str(path)))
 
     def _bury(self, slot: _Slot) -> None:
-        """Answer what a dead worker held."""
+        """End a worker's process, and answer what it held."""
+        if slot.process is not None:
+            with contextlib.suppress(OSError):
+                slot.process.kill()
+            slot.process.join()
         with self._changed:
-            assert slot.pipe is not None
-            slot.pipe.close()
+            if slot.pipe is not None:
+                slot.pipe.close()
             slot.pipe, slot.process, slot.loaded = None, None, {}
             lost, slot.sent = list(slot.sent.values()), {}
             self._changed.notify_all()
@@ -313,7 +359,7 @@ class Pool:
                 _, loading = self._loading.pop(message[1], (None, None))
             if loading is not None:
                 self._forget(message[1])
-                loading.set_exception(StationError(message[2], 409))
+                loading.set_exception(StationError(message[2], message[3]))
 
     def _loaded(self, slot: _Slot, ref: str, batch: int) -> None:
         with self._changed:
