@@ -157,7 +157,8 @@ def told(problem: Exception) -> tuple[int, dict[str, Any]]:
         return 422 if isinstance(problem, ImageError) else 400, error_of(problem)
     if isinstance(problem, RequestValidationError):
         first = problem.errors()[0]
-        return 400, {"error": f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"}
+        wrong_type = first["loc"][0] == "body" and len(first["loc"]) > 1 and first["type"].endswith("_type")
+        return 422 if wrong_type else 400, {"error": f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"}
     if isinstance(problem, HTTPException):
         return problem.status_code, {"error": str(problem.detail)}
     if isinstance(problem, SQLAlchemyError):
