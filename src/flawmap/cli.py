@@ -146,6 +146,7 @@ def pretrain_command(
     from flawmap.data.layouts import find_images
     from flawmap.train.pretrain import pretrain
     from flawmap.train.prior import train_prior
+    from flawmap.train.resume import UNCHECKED, check_same, given_to_pretraining, note_given
 
     leader = os.environ.get("RANK", "0") == "0"  # under torchrun every process runs this; one writes and speaks
     folder = out.with_name(out.name + ".run")
@@ -168,6 +169,11 @@ def pretrain_command(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise BundleError(f"cannot write to {folder}: {problem.strerror}") from problem
+    if leader:
+        given = given_to_pretraining(found, recipe, general)
+        if not check_same(folder, given) and any(folder.iterdir()):
+            _remark(f"{folder} {UNCHECKED}")
+        note_given(folder, given)
     begun = load_prior(start) if start else None
     if begun is not None:
         model = begun.model.discrete

@@ -44,6 +44,7 @@ from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_
 from flawmap.train.orientation import asks_for_orientation, recognise, settled
 from flawmap.train.reconstruction import reconstruction_detail
 from flawmap.train.refine import train_refinement
+from flawmap.train.resume import UNCHECKED, Given, check_recipe, check_same, given_to, hash_of, note_given
 from flawmap.train.size import size_line
 from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, names_of, photo_size, reduced, sized
 
@@ -272,6 +273,13 @@ def train(
     chosen = known_choice(out) if choice is None else dict(choice)
     machine = Machine(recipe.run)
     started = time.monotonic()
+    samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
+    given = given_to(good, samples, recipe, general)
+    begun = (folder / RECIPE).exists()
+    if resume and not begun:
+        say(f"there is no unfinished training in {folder}: it begins anew")
+    if not check_same(folder, given) and begun:
+        say(f"{folder} {UNCHECKED}")
     asked, recipe = recipe, _noted_size(folder, recipe) or sized(recipe, good, say)
     photo = photo_size(good)
     say(size_line(asked, recipe, photo))
@@ -285,7 +293,6 @@ def train(
         if not quiet:
             Console(stderr=True).print(summary(recipe.model.backbone, backbone), highlight=False, soft_wrap=True)
     scope = read_scope(recipe.image)
-    samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
     learnt = hashes(samples)
     small = reduced(recipe.image, recipe.model.reduction)
     real = RealDefects(samples, small, scope) if defects is not None else None
@@ -295,7 +302,7 @@ def train(
     recipe = for_few(recipe, len(train_paths))
     learning = recipe.model_copy(update={"image": small})
     fresh = not folder.exists()
-    resumed = _take_up(folder, recipe, learnt, names_of(aside, good), chosen, orientation)
+    resumed = _take_up(folder, recipe, learnt, names_of(aside, good), chosen, orientation, given)
     with _removed_unless_begun(folder, fresh):
         plan = planned(folder, minutes, resumed)
         images = good_images(train_paths, learning, scope, folder, quiet)
@@ -509,7 +516,7 @@ def peak_memory_mb() -> int:
 def hashes(samples: Sequence[Sample]) -> list[tuple[str, str]]:
     """SHA-256 of each image and of its mask, "" without one. Raises DataError for a file that cannot be read."""
     try:
-        return [(sha256(sample.image), sha256(sample.mask) if sample.mask else "") for sample in samples]
+        return [(sha256(sample.image), hash_of(sample.mask) if sample.mask else "") for sample in samples]
     except OSError as problem:
         raise DataError(f"{problem.filename} cannot be read ({problem.strerror}); correct or remove it") from problem
 
@@ -562,25 +569,28 @@ def _take_up(
     learnt: Sequence[tuple[str, str]],
     aside: Sequence[str],
     choice: Mapping[str, Any],
-    orientation: Orientation | None = None,
+    orientation: Orientation | None,
+    given: Given,
 ) -> bool:
     """Make or take up the folder of an unfinished training; whether there is a checkpoint to go on from.
 
     `learnt`: the real defects it learns from, as `hashes` gives them, which must stay the same. `aside`: the names of
     the photos that are set aside. `choice`: how the recipe was chosen. `orientation`: how parts lie, where it counts.
+    `given`: hashes of all that the training is given.
     """
     note, defects = folder / RECIPE, folder / DEFECTS
     known = json.dumps(learnt)
     if note.exists():
         _same_backbone(note, recipe.model, folder)
-    if note.exists() and note.read_text(encoding="utf-8") != dump_recipe(recipe):
-        raise TrainingError(f"{note} differs from the recipe given; resume with the settings it was started with")
+    if note.exists():
+        check_recipe(_noted_recipe(note), recipe, note)
     if note.exists() and (defects.read_text(encoding="utf-8") if defects.exists() else "[]") != known:
         raise TrainingError(f"{folder} learnt from other real defects; resume with the --defects it was started with")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if aside:
             keep_in(folder, aside)
+        note_given(folder, given)
         write_atomically(note, dump_recipe(recipe))
         if learnt:
             write_atomically(defects, known)
@@ -591,6 +601,16 @@ def _take_up(
     except OSError as problem:
         raise TrainingError(f"cannot write to {folder}: {problem.strerror}") from problem
     return any(folder.glob("*.safetensors"))
+
+
+def _noted_recipe(note: Path) -> Recipe:
+    """The recipe of an unfinished training. Raises CheckpointError when it cannot be read."""
+    try:
+        return recipe_from_text(note.read_text(encoding="utf-8"), str(note))
+    except (ConfigError, OSError, UnicodeDecodeError) as problem:
+        raise CheckpointError(
+            f"{note} is not readable ({first_line(problem)}); delete {note.parent} to start anew"
+        ) from problem
 
 
 def _same_backbone(note: Path, settings: ModelSettings, folder: Path) -> None:
