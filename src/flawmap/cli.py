@@ -1231,8 +1231,9 @@ def _chosen_recipe(
     """The better of the two recipes that takes at most `ms` a part here, and how it was chosen."""
     from flawmap.config import load_recipe
     from flawmap.deploy.recipe_choice import choose_recipe
-    from flawmap.train.run import check_place, hold_out, known_choice, run_of
+    from flawmap.train.run import check_place, known_choice, run_of
     from flawmap.train.sources import sized
+    from flawmap.train.split import cross_fitted, held_out_count
 
     if not 0 < ms < math.inf:
         raise ConfigError(f"--ms {ms:g}: expected milliseconds above 0, as 60")
@@ -1245,7 +1246,8 @@ def _chosen_recipe(
         raise ConfigError(f"{run_of(out)} was started without --ms; resume without it")
     good = sorted(sample.image for sample in listing.train_good)
     recipes = {name: load_recipe(name, settings) for name in BY_ACCURACY}
-    hold_out(good, recipes["fast"].threshold, recipes["fast"].run.seed)  # too few photos are refused before that
+    # Too few photos are refused before that.
+    held_out_count(len(good), recipes["fast"].threshold, cross_fitted(recipes["fast"]))
     timing = choose_recipe(BY_ACCURACY, lambda name: sized(recipes[name], good), ms, good[0], _say)
     return recipes[timing.recipe], timing.facts(ms)
 
