@@ -432,7 +432,8 @@ def suspects_command(
 
     Or, before any training, those of a folder of good photos that are most unlike the others, as the recipe sees them.
     """
-    from flawmap.bundle import NOTE, load_bundle
+    from flawmap.bundle import load_bundle
+    from flawmap.bundle_facts import NOTE
     from flawmap.deploy.suspects import find_photos, suspects
 
     if bundle.suffix.lower() == ".csv" or (bundle.is_dir() and not (bundle / NOTE).exists()):

@@ -690,7 +690,9 @@ class RunSettings(Section):
         description="Training on tiles: decoded images are kept in a temporary file beside the bundle, up to this many "
         "GB; those that do not fit are decoded anew for each tile drawn, which is slow.",
     )
-    checkpoint_seconds: float = Field(120.0, ge=0, description="Seconds between two checkpoints of a training.")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="Seconds between two checkpoints of a training: as much work as a kill can cost."
+    )
 
 
 class Recipe(Section):

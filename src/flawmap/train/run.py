@@ -36,10 +36,10 @@ from flawmap.model.dsr import DSR
 from flawmap.model.familiarity import PRETRAINED
 from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.onnx_backbone import OnnxBackbone
-from flawmap.train.budget import Plan, plan_steps, planned
+from flawmap.train.budget import LOOKS, TRIED_PHOTOS, Plan, plan_steps, planned
 from flawmap.train.contamination import Floats, allowed, divided, keep_in, kept_in, most, oddness, to_look_with
 from flawmap.train.detect import train_detection
-from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole_folders
+from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, evenly, in_whole_folders
 from flawmap.train.loop import METRICS, Machine, initial_weights, write_atomically
 from flawmap.train.orientation import asks_for_orientation, recognise, settled
 from flawmap.train.reconstruction import reconstruction_detail
@@ -181,6 +181,11 @@ def _orientation(folder: Path, recipe: Recipe, good: Sequence[Path], device: tor
     return recognise(good, device)
 
 
+def _note(text: str) -> None:
+    """One line for whoever looks on, beside the progress."""
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
 def _say_plan(plan: Plan, recipe: Recipe) -> None:
     steps = recipe.detect.steps
     enough = f", of which {steps} are enough for so few photos" if steps < plan.steps else ""
@@ -295,9 +300,6 @@ def train(
     resumed = _take_up(folder, recipe, learnt, names_of(aside, good), chosen, orientation, given)
     with _removed_unless_begun(folder, fresh):
         plan = planned(folder, minutes, resumed)
-        images = good_images(train_paths, learning, scope, folder, quiet)
-        held_out = GoodParts(held_out_paths, recipe, scope)
-
         with initial_weights(recipe.run.seed):
             model = build(recipe.model, with_refinement=recipe.refine.steps > 0, backbone=backbone)
         start_weights(model, recipe.model, general)
@@ -305,14 +307,23 @@ def train(
         model.train()
         if recipe.model.decoder == "frozen":
             model.object_decoder.requires_grad_(False)
-        varied = few_share(recipe, len(images))
-        source = Varied(images, recipe.few, varied) if varied else images
+        varied = few_share(recipe, len(train_paths))
         variation = recipe.few if varied else MILD
         if plan is None and minutes is not None:
+            say(f"some steps are tried, to see how many fit into {minutes:g} minutes")
+            since = time.monotonic()
+            some = evenly(train_paths, TRIED_PHOTOS)
+            tried = good_images(some, learning, scope, folder, quiet=True)
+            to_read_s = (time.monotonic() - since) / len(some) * (len(good) - len(aside) - len(some))
             plan = plan_steps(
-                minutes, time.monotonic() - started, model, source, held_out, learning, machine, folder,
-                photos=len(good), real=real, variation=variation,
+                minutes, time.monotonic() - started, model, Varied(tried, recipe.few, varied) if varied else tried,
+                GoodParts(some[:LOOKS], recipe, scope), learning, machine, folder,
+                photos=len(good), real=real, variation=variation, to_read_s=to_read_s,
             )  # fmt: skip
+        # After the plan: whoever gave too few minutes need not wait until all photos are read.
+        images = good_images(train_paths, learning, scope, folder, quiet)
+        held_out = GoodParts(held_out_paths, recipe, scope)
+        source = Varied(images, recipe.few, varied) if varied else images
     if plan is not None:
         recipe, learning = (with_steps(each, plan.steps, varied) for each in (recipe, learning))
         if not quiet:
@@ -331,6 +342,8 @@ def train(
         assert model.refinement is not None
         model.refinement.requires_grad_(True)
         train_refinement(model, images, learning, machine, folder, resume=resume, quiet=quiet)
+    if not quiet:
+        _note("all steps are done; good photos are inspected to set the threshold")
     model.eval().requires_grad_(False)
     round_weights(model)  # the threshold belongs to the weights as they are stored
     evidence: dict[str, float] = {}

@@ -14,7 +14,7 @@ import torch
 
 from flawmap.config import Recipe, ThresholdSettings
 from flawmap.errors import TrainingError
-from flawmap.measure.threshold import promised_share
+from flawmap.measure.threshold import UNKNOWN, Groups, promised_share
 from flawmap.train.folds import capture_orders
 from flawmap.train.loop import seeded
 from flawmap.train.sources import FOLDERS
@@ -98,7 +98,8 @@ def few_line(count: int, held_out: int, recipe: Recipe) -> str:
     telling = count if cross else held_out
     how = "all are learnt from, and each is compared with the others" if cross and not held_out else ""
     how = how or f"{held_out} of them {'are' if held_out > 1 else 'is'} held out to set the threshold"
-    share = promised_share(settings.overkill, telling)
+    groups = Groups(telling) if cross and settings.folds == "runs" else UNKNOWN
+    share = promised_share(settings.overkill, telling, groups, settings.tail)
     needed = math.ceil(1 / settings.overkill - 1 - 1e-9)
     line = f"{count} good photos are few: {how}; so the threshold can promise no less than {100 * share:.2g} % overkill"
     return line if telling >= needed else f"{line}, and {100 * settings.overkill:.3g} % takes {needed} that are told of"
