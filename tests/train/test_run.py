@@ -41,7 +41,6 @@ STILL = ["few.mirror=none", *(f"few.{way}=0" for way in ("zoom", "stretch", "mov
 PROGRAM = """
 import sys
 from pathlib import Path
-from typing import Literal
 from flawmap.bundle import load_general
 from flawmap.config import load_recipe
 from flawmap.data.images import write_image
