@@ -24,8 +24,8 @@ from flawmap.measure.threshold import Groups, choose_threshold
 from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.onnx_backbone import BackboneFeatures
 from flawmap.train.familiar import CrossFit
-from flawmap.train.run import hold_out
 from flawmap.train.sources import GoodParts
+from flawmap.train.split import cross_fitted, hold_out
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     settings = recipe.model.model_copy(update={"familiarity": tuple(chosen.familiarity.split(","))})
     recipe = recipe.model_copy(update={"model": settings})
     good = sorted(sample.image for sample in read_layout(chosen.data).train_good)
-    trained, held_out = hold_out(good, recipe.threshold, recipe.run.seed)
+    trained, held_out = hold_out(good, recipe.threshold, recipe.run.seed, cross_fitted(recipe))
     own = bundle.model.imagenet
     model = build(settings, False, own.backbone if isinstance(own, BackboneFeatures) else None)
     weights = model.state_dict()

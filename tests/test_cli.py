@@ -12,6 +12,7 @@ from command_helpers import refuse, run, succeed
 
 from flawmap import __version__, cli
 from flawmap.bundle import Bundle, build, general_card, load_bundle, save_bundle, save_general
+from flawmap.bundle_facts import sealed
 from flawmap.config import load_recipe
 from flawmap.data.images import read_image, write_image
 from flawmap.data.surfaces import SURFACES
@@ -205,7 +206,7 @@ def test_evaluate_says_when_good_parts_are_unlike_the_photos(bundle: Path, parts
     for scores, told in (([min(good) - 1e-4 - i / 1e4 for i in range(99)], True), ([*good] * 25, False)):
         note["provenance"] |= {"held_out_scores": scores, "held_out_peaks": scores}
         note["threshold"] |= {"score": max(scores), "overkill": 0.01, "supported": True}
-        (bundle / "bundle.json").write_text(json.dumps(note), encoding="utf-8")
+        (bundle / "bundle.json").write_text(sealed(note, bundle), encoding="utf-8")
         shown = succeed("evaluate", bundle, parts, "--out", out, "--overwrite")
         sentence = "4 of 4 good parts score above the threshold (1 % were promised): they are unlike"
         assert (sentence in shown) is told
@@ -216,7 +217,7 @@ def test_evaluate_says_when_good_parts_are_unlike_the_photos(bundle: Path, parts
 def test_a_bundle_without_scores_of_good_photos_tells_neither(bundle: Path, parts: Path, tmp_path: Path) -> None:
     note = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     del note["provenance"]["held_out_scores"]
-    (bundle / "bundle.json").write_text(json.dumps(note), encoding="utf-8")
+    (bundle / "bundle.json").write_text(sealed(note, bundle), encoding="utf-8")
     shown = succeed("evaluate", bundle, parts, "--out", tmp_path / "measured")
     assert "asked" not in shown
     metrics = json.loads((tmp_path / "measured" / "metrics.json").read_text(encoding="utf-8"))

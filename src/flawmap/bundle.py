@@ -10,10 +10,8 @@ is ever unpickled. The authors' files are read by official.py.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -29,6 +27,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flawmap.bundle_facts import (
+    FORMAT,
+    NOTE,
+    check_format,
+    check_texts,
+    facts_of,
+    read_facts,
+    sealed,
+    threshold_of,
+)
 from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
 from flawmap.data.images import read_mask, write_image
 from flawmap.errors import BundleError, ConfigError, ImageError, first_line
@@ -45,10 +53,9 @@ from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.onnx_backbone import BackboneFeatures, OnnxBackbone, Program
 from flawmap.model.restriction import SubspaceRestriction
 
-FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
 WINDOW = "imagenet_around"  # in bundle.json: `familiarity.AROUND` of ImageNet's features
 SOFT = "evidence_softness"  # in bundle.json: `familiarity.SOFTNESS` where kinds of evidence add up
-WEIGHTS, RECIPE, NOTE, METRICS = "weights.safetensors", "recipe.toml", "bundle.json", "metrics.jsonl"
+WEIGHTS, RECIPE, METRICS = "weights.safetensors", "recipe.toml", "metrics.jsonl"
 IMAGENET = "imagenet.safetensors"  # among the weights that are shipped
 IGNORE, PHOTOS, EVIDENCE = "ignore.png", "photos.safetensors", "evidence.safetensors"
 BACKBONE = (
@@ -200,14 +207,14 @@ def save_bundle(
             **({SOFT: SOFTNESS} if _adds_up(bundle.recipe.model) else {}),
             "weights_dtype": dtype,
             "weights_sha256": sha256(saving / WEIGHTS),
-            "threshold": None if bundle.threshold is None else dataclasses.asdict(bundle.threshold),
+            "threshold": facts_of(bundle.threshold),
             "ignore_sha256": None if bundle.ignore is None else sha256(saving / IGNORE),
             "photos_sha256": None if bundle.photos is None else sha256(saving / PHOTOS),
             "evidence_sha256": None if bundle.evidence is None else sha256(saving / EVIDENCE),
             **({"backbone_json_sha256": sha256(saving / BACKBONE)} if own else {}),
             "provenance": bundle.provenance,
         }
-        (saving / NOTE).write_text(_json(note), encoding="utf-8")
+        _write_note(saving / NOTE, note)
         if path.exists():
             _remove(old)
             path.rename(old)
@@ -227,12 +234,13 @@ def load_bundle(path: Path) -> Bundle:
     Raises BundleError when it is missing, damaged, incomplete, of a newer format, or does not fit its recipe.
     """
     path = Path(path)
-    note = _read_note(path)
+    note = read_facts(path)
     for name in (WEIGHTS, RECIPE):
         if not (path / name).is_file():
             raise BundleError(f"{path} has no {name}; the bundle is incomplete, train or copy it again")
+    check_texts(note, path)
     try:
-        recipe = recipe_from_text((path / RECIPE).read_text(encoding="utf-8"), str(path / RECIPE))
+        recipe = recipe_from_text((path / RECIPE).read_text(encoding="utf-8-sig"), str(path / RECIPE))
         found = sha256(path / WEIGHTS)
     except (ConfigError, OSError, UnicodeDecodeError) as problem:
         raise BundleError(f"{path / RECIPE} or {WEIGHTS} cannot be read: {first_line(problem)}") from problem
@@ -253,7 +261,7 @@ def load_bundle(path: Path) -> Bundle:
     if model.familiarity is not None:
         model.familiarity.make_room(tensors, "familiarity.")
     fill(model, tensors, str(path / WEIGHTS))
-    threshold, ignore = _threshold(note["threshold"], path), _ignore(note, path)
+    threshold, ignore = threshold_of(note), _ignore(note, path)
     photos, evidence = _photos(note, path), _evidence(note, path, model)
     return Bundle(model, recipe, threshold, note["provenance"], ignore, photos, evidence)
 
@@ -274,14 +282,16 @@ def _backbone(note: Mapping[str, Any], settings: ModelSettings, path: Path) -> O
 
 def update_threshold(path: Path, threshold: Threshold | None) -> None:
     """Set the threshold of the bundle at `path`; a reader sees the old or the new one. Raises BundleError."""
-    note = _read_note(Path(path))
-    note["threshold"] = None if threshold is None else dataclasses.asdict(threshold)
+    note = read_facts(Path(path))
+    check_texts(note, Path(path))
+    note["threshold"] = facts_of(threshold)
     _replace_note(Path(path), note)
 
 
 def update_provenance(path: Path, facts: Mapping[str, Any]) -> None:
     """Add facts to the provenance of the bundle at `path`; a reader sees the old or the new one. Raises BundleError."""
-    note = _read_note(Path(path))
+    note = read_facts(Path(path))
+    check_texts(note, Path(path))
     note["provenance"] = {**note["provenance"], **facts}
     _replace_note(Path(path), note)
 
@@ -289,7 +299,7 @@ def update_provenance(path: Path, facts: Mapping[str, Any]) -> None:
 def _replace_note(path: Path, note: Mapping[str, Any]) -> None:
     saving = path / f".{NOTE}.saving"
     with _writing(path / NOTE, saving):
-        saving.write_text(_json(note), encoding="utf-8")
+        _write_note(saving, note)
         saving.replace(path / NOTE)
 
 
@@ -465,51 +475,15 @@ def _load_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(file, framework="pt") as opened:
             metadata: dict[str, str] = opened.metadata() or {}
-            _check_format(int(metadata.get("format", "0")), file)
+            check_format(int(metadata.get("format", "0")), file)
             return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118, not a mapping
     except (OSError, SafetensorError, ValueError) as problem:
         raise BundleError(f"{file} is not readable weights ({first_line(problem)}); copy or make it again") from problem
 
 
-def _read_note(path: Path) -> dict[str, Any]:
-    """bundle.json, checked."""
-    if not path.is_dir() or not (path / NOTE).is_file():
-        raise BundleError(f"{path} is not a bundle, which is a folder with {NOTE} in it; make one with flawmap train")
-    try:
-        note = json.loads((path / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise BundleError(f"{path / NOTE} cannot be read: {first_line(problem)}") from problem
-    kinds = {"format": int, "refinement": bool, "weights_sha256": str, "provenance": dict}
-    if isinstance(note, dict) and isinstance(note.get("format"), int):
-        _check_format(note["format"], path / NOTE)
-    wrong = [name for name, kind in kinds.items() if not isinstance(note, dict) or not isinstance(note.get(name), kind)]
-    if wrong or "threshold" not in note:
-        raise BundleError(
-            f"{path / NOTE} lacks {(wrong or ['threshold'])[0]}; the bundle is damaged, copy or train it again"
-        )
-    checked: dict[str, Any] = note
-    return checked
-
-
-def _check_format(found: int, file: Path) -> None:
-    if found > FORMAT:
-        raise BundleError(f"{file} is of format {found}, and this flawmap reads up to {FORMAT}; update flawmap")
-    if found < 1:
-        raise BundleError(f"{file} does not say a format flawmap knows; it was not written by flawmap")
-
-
-def _threshold(values: Any, path: Path) -> Threshold | None:
-    if values is None:
-        return None
-    try:
-        threshold = Threshold(**values)
-        if not (math.isfinite(threshold.score) and math.isfinite(threshold.pixel)):
-            raise ValueError("not a finite number")
-    except (AttributeError, TypeError, ValueError) as problem:
-        raise BundleError(
-            f"{path / NOTE} has a threshold that is not understood; set it anew with flawmap threshold"
-        ) from problem
-    return threshold
+def _write_note(file: Path, note: Mapping[str, Any]) -> None:
+    """Write bundle.json, sealed. A name that is not valid Unicode may be in it, which JSON can escape."""
+    file.write_text(sealed(note, file.parent), encoding="utf-8", errors="backslashreplace")
 
 
 def _ignore(note: Mapping[str, Any], path: Path) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
@@ -553,10 +527,6 @@ def _described(note: Mapping[str, Any], entry: str, file: Path) -> dict[str, Ten
         return _load_tensors(file)[0]
     except OSError as problem:
         raise BundleError(f"{file} cannot be read: {first_line(problem)}; copy the bundle again") from problem
-
-
-def _json(note: Mapping[str, Any]) -> str:
-    return json.dumps(note, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextlib.contextmanager

@@ -191,6 +191,7 @@ def pretrain_command(
     from flawmap.config import load_recipe
     from flawmap.train.pretrain import pretrain
     from flawmap.train.prior import train_prior
+    from flawmap.train.resume import UNCHECKED, check_same, given_to_pretraining, note_given
 
     leader = os.environ.get("RANK", "0") == "0"  # under torchrun every process runs this; one writes and speaks
     folder = out.with_name(out.name + ".run")
@@ -213,6 +214,11 @@ def pretrain_command(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise BundleError(f"cannot write to {folder}: {problem.strerror}") from problem
+    if leader:
+        given = given_to_pretraining(found, recipe, general)
+        if not check_same(folder, given) and any(folder.iterdir()):
+            _remark(f"{folder} {UNCHECKED}")
+        note_given(folder, given)
     begun = load_prior(start) if start else None
     if begun is not None:
         model = begun.model.discrete
@@ -472,7 +478,8 @@ def suspects_command(
 
     Or, before any training, those of a folder of good photos that are most unlike the others, as the recipe sees them.
     """
-    from flawmap.bundle import NOTE, load_bundle
+    from flawmap.bundle import load_bundle
+    from flawmap.bundle_facts import NOTE
     from flawmap.deploy.suspects import find_photos, suspects
 
     if bundle.suffix.lower() == ".csv" or (bundle.is_dir() and not (bundle / NOTE).exists()):
@@ -1303,8 +1310,9 @@ def _chosen_recipe(
     """The better of the two recipes that takes at most `ms` a part here, and how it was chosen."""
     from flawmap.config import load_recipe
     from flawmap.deploy.recipe_choice import choose_recipe
-    from flawmap.train.run import check_place, hold_out, known_choice, run_of
+    from flawmap.train.run import check_place, known_choice, run_of
     from flawmap.train.sources import sized
+    from flawmap.train.split import cross_fitted, held_out_count
 
     if not 0 < ms < math.inf:
         raise ConfigError(f"--ms {ms:g}: expected milliseconds above 0, as 60")
@@ -1317,7 +1325,8 @@ def _chosen_recipe(
         raise ConfigError(f"{run_of(out)} was started without --ms; resume without it")
     good = sorted(sample.image for sample in listing.train_good)
     recipes = {name: load_recipe(name, settings) for name in BY_ACCURACY}
-    hold_out(good, recipes["fast"].threshold, recipes["fast"].run.seed)  # too few photos are refused before that
+    # Too few photos are refused before that.
+    held_out_count(len(good), recipes["fast"].threshold, cross_fitted(recipes["fast"]))
     timing = choose_recipe(BY_ACCURACY, lambda name: sized(recipes[name], good), ms, good[0], _say)
     return recipes[timing.recipe], timing.facts(ms)
 

@@ -630,7 +630,17 @@ class ThresholdSettings(Section):
     held_out: float = Field(
         0.1, gt=0, lt=1, description="Share of the good training images kept out of training to set the threshold."
     )
-    held_out_min: int = Field(8, ge=1, description="At least this many good images are kept out.")
+    held_out_min: int = Field(
+        8, ge=1, description="At least this many good images are kept out, unless they are few (`held_out_most`)."
+    )
+    held_out_most: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="Of few photos no more than this share is kept out to have `held_out_min` of them; where scores "
+        "are cross-fitted (`calibration`) none is then, as each photo is compared with the others. 1: `held_out_min` "
+        "whatever there is.",
+    )
     held_out_by: Literal["folder", "run", "photo"] = Field(
         "folder",
         description="`folder`: where the good photos lie in 8 folders or more (one for each part, day or batch), whole "
@@ -680,7 +690,9 @@ class RunSettings(Section):
         description="Training on tiles: decoded images are kept in a temporary file beside the bundle, up to this many "
         "GB; those that do not fit are decoded anew for each tile drawn, which is slow.",
     )
-    checkpoint_seconds: float = Field(120.0, ge=0, description="Seconds between two checkpoints of a training.")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="Seconds between two checkpoints of a training: as much work as a kill can cost."
+    )
 
 
 class Recipe(Section):

@@ -22,6 +22,7 @@ from onnx import helper
 
 from flawmap import cli
 from flawmap.bundle import BACKBONE, WEIGHTS, load_bundle, save_general, sha256
+from flawmap.bundle_facts import sealed
 from flawmap.config import load_recipe
 from flawmap.data.surfaces import write_sample_parts
 from flawmap.deploy.agreement import compare
@@ -229,7 +230,7 @@ def test_a_bundle_whose_backbone_is_damaged_is_refused(text: str | None, said: s
         with pytest.raises(BundleError, match=r"backbone\.json is not the file that bundle\.json describes"):
             load_bundle(here / "part.bundle")
         facts = json.loads(note.read_text())
-        note.write_text(json.dumps(facts | {"backbone_json_sha256": sha256(file)}))
+        note.write_text(sealed(facts | {"backbone_json_sha256": sha256(file)}, note.parent))
     with pytest.raises(BundleError, match=said):
         load_bundle(here / "part.bundle")
 

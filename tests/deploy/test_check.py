@@ -94,7 +94,8 @@ def test_a_bundle_that_does_not_know_says_what_to_do(place: Path, tmp_path: Path
 
     shutil.copytree(place / "part.bundle", tmp_path / "old.bundle")
     note = (tmp_path / "old.bundle" / "bundle.json").read_text()
-    (tmp_path / "old.bundle" / "bundle.json").write_text(note.replace('"photos_sha256"', '"unknown"'))
+    old = note.replace('"photos_sha256"', '"unknown"').replace('"facts_sha256"', '"also unknown"')
+    (tmp_path / "old.bundle" / "bundle.json").write_text(old)
     result = run("check", tmp_path / "old.bundle", place / "dark")
     assert result.exit_code == 2
     assert "train it again" in result.stderr

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flawmap.bundle import BACKBONE, EVIDENCE, IGNORE, PHOTOS, RECIPE, WEIGHTS, update_threshold
+from flawmap.bundle_facts import sealed
 from flawmap.errors import StationError
 from flawmap.station.audit import audit
 from flawmap.station.models import FILES, Models, used
@@ -100,9 +101,10 @@ def test_a_new_threshold_promises_what_the_independent_groups_allow(
     assert old is not None and old.supported and old.note == "", "of 30 photos, nothing is known of groups"
     note = json.loads((part / "bundle.json").read_text(encoding="utf-8"))
     note["provenance"]["groups"] = {"count": 8, "by": "order"}
-    (part / "bundle.json").write_text(json.dumps(note), encoding="utf-8")
     recipe = (part / "recipe.toml").read_text(encoding="utf-8").replace('tail = "observed"', f'tail = "{tail}"')
     (part / "recipe.toml").write_text(recipe, encoding="utf-8")
+    del note["recipe_sha256"]
+    (part / "bundle.json").write_text(sealed(note, part), encoding="utf-8")
     models = opened()
     few, enough = (models.with_threshold("part@1", None, share, "anna", "").threshold for share in (0.1, 0.12))
     assert few is not None and enough is not None

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from station_helpers import Server, png, wait_until
 
+from flawmap.bundle_facts import sealed
 from flawmap.measure.threshold import Groups, Threshold, choose_threshold
 from flawmap.station.access import LOCAL
 from flawmap.station.client import Client
@@ -125,7 +126,7 @@ def test_the_station_and_its_report_tell_it(models: Path, tmp_path: Path) -> Non
     scores = [number * 1e-6 for number in range(40)]
     note["provenance"] |= {"held_out_scores": scores, "held_out_peaks": scores}
     note["threshold"] |= {"score": scores[-2], "overkill": 0.05, "method": "held-out good", "supported": True}
-    file.write_text(json.dumps(note), encoding="utf-8")
+    file.write_text(sealed(note, file.parent), encoding="utf-8")
     server = Server(folder, tmp_path / "station")
     try:
         with Client(server.url) as client:

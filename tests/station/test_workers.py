@@ -13,6 +13,7 @@ import torch
 from station_helpers import picture, png, wait_until
 
 import flawmap
+from flawmap.bundle_facts import sealed
 from flawmap.errors import ConfigError, StationError
 from flawmap.station import inspecting
 from flawmap.station.settings import QueueSettings, WorkerSettings
@@ -152,8 +153,8 @@ def test_a_bundle_that_breaks_the_loading_is_refused_and_the_next_one_is_loaded(
     broken = tmp_path / "broken.bundle"
     shutil.copytree(models / "part.bundle", broken)
     note = json.loads((broken / "bundle.json").read_text())
-    (broken / "bundle.json").write_text(json.dumps(note | {"provenance": {"held_out_scores": 1}}))
-    with pytest.raises(StationError, match="cannot be loaded: TypeError"):
+    (broken / "bundle.json").write_text(sealed(note | {"provenance": {"held_out_scores": 1}}, broken))
+    with pytest.raises(StationError, match=r"bundle\.json is damaged \(provenance\.held_out_scores"):
         pool.load("broken@1", broken).result(60)
     pool.load("after@1", models / "part.bundle").result(60)
     pool.unload("after@1")

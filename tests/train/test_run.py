@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -24,8 +25,9 @@ from flawmap.errors import TrainingError
 from flawmap.model.discrete import DiscreteModel
 from flawmap.train.loop import load_state
 from flawmap.train.refine import smudge
-from flawmap.train.run import for_few, hold_out, train
+from flawmap.train.run import for_few, train
 from flawmap.train.sources import shaped
+from flawmap.train.split import few_line, held_out_count, hold_out
 
 TINY = [
     "image.height=64", "image.width=64", "model.codes=32", "model.code_length=8", "model.discrete_width=16",
@@ -193,10 +195,64 @@ def test_resume_with_other_settings_is_refused(parts: Path, tmp_path: Path) -> N
         )
 
 
-def test_too_few_good_images_are_refused_in_one_line() -> None:
-    with pytest.raises(TrainingError, match="8 good images are too few") as caught:
-        hold_out([Path(str(i)) for i in range(8)], ThresholdSettings(), 0)
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize(("count", "said"), [(0, "0 good images are too few"), (1, "1 good image is too few")])
+def test_too_few_good_images_are_refused_in_one_line_that_says_how_many_are_needed(
+    cross: bool, count: int, said: str
+) -> None:
+    with pytest.raises(TrainingError, match=said) as caught:
+        hold_out([Path(str(i)) for i in range(count)], ThresholdSettings(overkill=0.05), 0, cross)
+    assert ": 2 are needed at least, one of them to set the threshold, and 19 for an overkill of 5 %" in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("count", "held_out"),
+    [(2, 1), (3, 1), (4, 1), (8, 2), (9, 2), (12, 3), (20, 5), (31, 7), (32, 8), (38, 8), (85, 8)],
+)
+def test_of_few_images_no_more_than_a_quarter_is_held_out(count: int, held_out: int) -> None:
+    paths = [Path(f"{number:03}") for number in range(count)]
+    trained, apart = hold_out(paths, ThresholdSettings(), 0)
+    assert (len(trained), len(apart)) == (count - held_out, held_out)
+    crossed = hold_out(paths, ThresholdSettings(), 0, cross=True)
+    assert crossed == ((trained, apart) if count >= 32 else (paths, [])), "of few cross-fitted ones none is held out"
+
+
+def test_of_32_images_and_more_the_same_are_held_out_as_before() -> None:
+    """The digest is of the photos that flawmap held out before it held out fewer of few; development sets have 38 and
+    more."""
+    found = hashlib.sha256()
+    ways: tuple[Literal["folder", "run", "photo"], ...] = ("folder", "run", "photo")
+    for by in ways:
+        settings = ThresholdSettings(held_out_by=by)
+        for count in [*range(32, 120), 200, 999]:
+            paths = [Path(f"part{number % (5 + count % 9)}/{number:03}") for number in range(count)]
+            trained, apart = hold_out(paths, settings, 3)
+            assert hold_out(paths, settings, 3, cross=True) == (trained, apart)
+            assert sorted(trained + apart) == sorted(paths)
+            found.update(repr([str(path) for path in apart]).encode())
+    assert found.hexdigest() == "adb5f0c83878ce7b29a92220f1cdd617927fdf5360fa3726497d22b2ae1c8a8c"
+
+
+def test_the_setting_of_an_earlier_flawmap_holds_out_as_many_as_it_did() -> None:
+    assert held_out_count(9, ThresholdSettings(held_out_most=1.0), True) == 8
+    with pytest.raises(TrainingError, match="8 good images are too few: 9 are needed"):
+        held_out_count(8, ThresholdSettings(held_out_most=1.0), False)
+
+
+def test_what_few_photos_can_promise_is_said_in_one_line() -> None:
+    fast, paper = load_recipe("fast"), load_recipe("paper")
+    assert few_line(9, 0, fast) == (
+        "9 good photos are few: all are learnt from, and each is compared with the others; so the threshold can "
+        "promise no less than 10 % overkill, and 5 % takes 19 that are told of"
+    )
+    assert few_line(20, 0, fast).endswith("so the threshold can promise no less than 5 % overkill")
+    assert "2 of them are held out to set the threshold; so the threshold can promise no less than 33 %" in few_line(
+        9, 2, paper
+    )
+    assert few_line(38, 8, fast) == few_line(100, 10, paper) == ""
 
 
 @pytest.mark.parametrize(
@@ -237,7 +293,7 @@ def test_a_tenth_but_at_least_eight_images_are_held_out() -> None:
     train_paths, held_out = hold_out(paths, ThresholdSettings(), 0)
     assert (len(train_paths), len(held_out)) == (180, 20)
     assert sorted(train_paths + held_out) == paths
-    assert len(hold_out(paths[:30], ThresholdSettings(), 0)[1]) == 8
+    assert len(hold_out(paths[:40], ThresholdSettings(), 0)[1]) == 8
 
 
 def test_whole_folders_are_held_out_where_there_are_many() -> None:

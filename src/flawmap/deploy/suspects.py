@@ -33,6 +33,8 @@ def suspects(bundle: Bundle, name: str | Path) -> list[Suspect]:
     if not images or len(images) != len(scores):
         raise BundleError(f"{name} does not know which score each good photo had; train it again with this flawmap")
     aside, theirs = (bundle.provenance.get(key) or [] for key in ("set_aside", "set_aside_scores"))
+    if len(aside) != len(theirs):
+        raise BundleError(f"{name} does not know the scores of the photos that were set aside; train it again")
     found = [Suspect(str(image), float(score)) for image, score in zip(images, scores, strict=True)]
     found += [Suspect(str(image), float(score), True) for image, score in zip(aside, theirs, strict=True)]
     return sorted(found, key=lambda suspect: -suspect.score)

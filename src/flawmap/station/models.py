@@ -21,6 +21,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from flawmap.bundle_facts import NOTE, check_texts, checked_facts, threshold_of
 from flawmap.errors import BundleError, StationError
 from flawmap.measure.threshold import Groups, Tail, Threshold, choose_threshold
 from flawmap.station.files import link, to_disk
@@ -28,7 +29,7 @@ from flawmap.station.record import Entry, Record, Row, now, records
 from flawmap.station.workers import Pool
 
 log = logging.getLogger("flawmap.station")
-NOTE, ABOUT = "bundle.json", "station.json"
+ABOUT = "station.json"
 FILES = {  # of a bundle, and what of its notes tells that there is one; "": always
     "weights.safetensors": "",
     "recipe.toml": "",
@@ -45,7 +46,7 @@ LOAD_S = 900.0  # an export on first use takes minutes
 
 @dataclass(frozen=True)
 class Version:
-    """One bundle. threshold None: it gives scores, and no verdicts. lacks: what is not there of it."""
+    """One bundle. threshold None: it gives scores, and no verdicts. lacks: what is not there of it, or was changed."""
 
     ref: str
     name: str
@@ -331,8 +332,9 @@ def _read(path: Path) -> Version | None:
     match = FOLDER.fullmatch(path.name)
     try:
         data = (path / NOTE).read_bytes()
-        note = json.loads(data)
-        facts, limit = note["provenance"], note["threshold"]
+        note = json.loads(data.decode("utf-8-sig"))
+        note, lacks = _checked(path, note, data.decode("utf-8-sig"))
+        facts = note["provenance"]
         about = json.loads((path / ABOUT).read_text(encoding="utf-8")) if (path / ABOUT).is_file() else {}
         if match is None:
             return None
@@ -344,7 +346,7 @@ def _read(path: Path) -> Version | None:
             path=path,
             sha256=hashlib.sha256(data).hexdigest(),
             weights_sha256=str(note["weights_sha256"]),
-            threshold=None if limit is None else Threshold(**limit),
+            threshold=threshold_of(note),
             created=str(about.get("at") or facts.get("created") or ""),
             trained_on=facts.get("trained_on"),
             held_out_scores=tuple(float(value) for value in facts.get("held_out_scores") or ()),
@@ -355,10 +357,23 @@ def _read(path: Path) -> Version | None:
             tail=_tail(path) if Groups.of(facts).count else "observed",
             origin=str(about.get("origin", "copied to the models folder")),
             by=str(about.get("by", "")),
-            lacks=_lacks(path, note),
+            lacks=lacks or _lacks(path, note),
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _checked(path: Path, note: dict[str, Any], text: str) -> tuple[dict[str, Any], str]:
+    """(what a bundle says of itself, ""), or nothing of what cannot be trusted, and why."""
+    _ = note["provenance"], note["threshold"]  # without them it is no bundle
+    try:
+        found = checked_facts(text, path / NOTE)
+        if (path / "recipe.toml").is_file():
+            check_texts(found, path)
+        return found, ""
+    except BundleError as problem:
+        why = str(problem).removeprefix(f"{path}/").partition(";")[0]
+        return {"provenance": {}, "threshold": None, "weights_sha256": ""}, why
 
 
 def _tail(path: Path) -> Tail:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import sqlalchemy as sa
 from fastapi import APIRouter, Body, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import UploadFile
 
@@ -23,7 +23,7 @@ from flawmap.station.live import event
 from flawmap.station.models import change_of
 from flawmap.station.record import records
 from flawmap.station.results import VERDICTS, decision_of, recorded_time
-from flawmap.station.schemas import DecisionAsked, Models, Note, Part, Parts, Problem, Session, StationState
+from flawmap.station.schemas import EXACT, DecisionAsked, Models, Note, Part, Parts, Problem, Session, StationState
 from flawmap.station.station import Request as Asked
 from flawmap.station.station import Station
 from flawmap.station.web import (
@@ -100,7 +100,7 @@ def metrics(station: TheStation, who: Camera) -> Response:
 class Login(BaseModel):
     """A token, given once for a cookie."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = EXACT
     token: str = Field(max_length=200)
 
 
@@ -150,7 +150,7 @@ async def inspect(
     label: Words = None,
     lot: Words = None,
     camera: Words = None,
-    deadline: Annotated[float | None, Query(gt=0)] = None,
+    deadline: Annotated[float | None, Query(gt=0, allow_inf_nan=False)] = None,
     key: Key = None,
 ) -> JSONResponse:
     """Inspect one image: a file as the body, or a form with the field `image`."""
@@ -177,7 +177,7 @@ async def inspect_batch(
     model: Words = None,
     lot: Words = None,
     camera: Words = None,
-    deadline: Annotated[float | None, Query(gt=0)] = None,
+    deadline: Annotated[float | None, Query(gt=0, allow_inf_nan=False)] = None,
 ) -> JSONResponse:
     """Inspect the images of a form, its fields `image`, in order; one that cannot be inspected has its error."""
     most = station.settings.limits.batch
@@ -219,8 +219,8 @@ def parts(
     lot: Words = None,
     camera: Words = None,
     label: Words = None,
-    min_score: float | None = None,
-    max_score: float | None = None,
+    min_score: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+    max_score: Annotated[float | None, Query(allow_inf_nan=False)] = None,
     order: Literal["newest", "oldest"] = "newest",
     limit: Annotated[int, Query(ge=1, le=results.MOST)] = 50,
     after: Annotated[int | None, Query(ge=0, le=LAST)] = None,

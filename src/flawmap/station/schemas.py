@@ -9,8 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 Verdict = Literal["pass", "reject", "doubt"]
 
 
+# Of JSON that is sent: a text, or true, is no number, and nothing is left out or unknown.
+EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
 class _Exact(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = EXACT
 
 
 class Problem(_Exact):

@@ -25,7 +25,7 @@ from flawmap.station.station import Station
 from flawmap.station.web import Engineer, Operator, TheStation, json
 
 router = APIRouter()
-Score = Annotated[float, Query(ge=0, le=1)]
+Score = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False)]
 Since = Annotated[str | None, Query(alias="from")]
 
 

@@ -22,8 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flawmap.bundle_facts import read_facts
 from flawmap.data.images import decode_pixels, encode_jpeg, overlay, resize_map, to_float
-from flawmap.errors import ConfigError, FlawmapError, StationError
+from flawmap.errors import BundleError, ConfigError, FlawmapError, StationError
 from flawmap.measure.smallest import smallest_of
 from flawmap.station import comparing, course
 from flawmap.station.datasets import GENTLY, DataSets
@@ -301,11 +302,11 @@ class Trainings:
 
         def finish() -> None:
             try:
-                note = json.loads((self.bundle(ident) / "bundle.json").read_text(encoding="utf-8"))
+                note = read_facts(self.bundle(ident))
                 self._note(ident, threshold=note["threshold"], **_measured(note))
                 self._draw_first(ident)
                 self._end(ident, "done", "")
-            except (StationError, OSError, LookupError, ValueError) as problem:
+            except (StationError, BundleError, OSError, LookupError, ValueError) as problem:
                 log.error("the training %s: %s", ident, problem)
                 with contextlib.suppress(StationError, OSError):
                     self._end(ident, "failed", "its bundle cannot be read")

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
 
 from flawmap.errors import StationError
 from flawmap.station.files import MEDIA
-from flawmap.station.schemas import Note
+from flawmap.station.schemas import EXACT, Note
 from flawmap.station.training import FIRST
 from flawmap.station.web import Engineer, TheStation, error_of, json
 
@@ -21,7 +21,7 @@ Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f
 
 
 class _Exact(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = EXACT
 
 
 class DataSetAsked(_Exact):

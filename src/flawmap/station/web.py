@@ -176,7 +176,8 @@ def told(problem: Exception) -> tuple[int, dict[str, Any]]:
         return 422 if isinstance(problem, ImageError) else 400, error_of(problem)
     if isinstance(problem, RequestValidationError):
         first = problem.errors()[0]
-        return 400, {"error": f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"}
+        wrong_type = first["loc"][0] == "body" and len(first["loc"]) > 1 and first["type"].endswith("_type")
+        return 422 if wrong_type else 400, {"error": f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"}
     if isinstance(problem, ClientDisconnect):  # nobody reads it; the log's line has the status
         return 400, {"error": "the request ended before its body was whole"}
     if isinstance(problem, HTTPException):

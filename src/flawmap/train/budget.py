@@ -23,7 +23,10 @@ from flawmap.train.loop import Machine, write_atomically
 from flawmap.train.sources import GoodParts
 
 PLAN = "plan.json"
-WARM, TRIED = 2, 10  # steps before the clock runs, and by the clock: of these as large a share settles as of all
+# Steps before the clock runs, and by the clock at most and at least: of these as large a share settles as of all.
+WARM, TRIED, TRIED_LEAST = 2, 10, 3
+TRIED_S = 6.0  # seconds that these take, about: whoever gave too few minutes should not wait for minutes to hear it
+TRIED_PHOTOS = 16  # that are read for it; how long all take to be read follows from these
 LOOKS = 3  # photos that are inspected by the clock
 FEWEST = 20  # steps that are a training at all
 SLACK = 0.95  # of the time is planned: machines do not keep their speed
@@ -72,24 +75,31 @@ def plan_steps(
     photos: int,
     real: RealDefects | None,
     variation: FewSettings,
+    to_read_s: float = 0.0,
 ) -> Plan:
     """The plan for a training of `minutes`, of which `spent_s` seconds are gone, kept in `folder`.
 
     A copy of `model` is trained for some steps, and inspects some of `parts`; `model` stays as it is. `photos`: how
-    many good ones there are. Raises TrainingError when the minutes are too few, ConfigError for a recipe that refines.
+    many good ones there are; `to_read_s`: seconds that those not read yet take to be read. Raises TrainingError when
+    the minutes are too few, ConfigError for a recipe that refines.
     """
     if recipe.refine.steps > 0:
         raise ConfigError("--minutes plans detection alone, and this recipe refines too; set its steps by --set")
     began = time.monotonic()
     trial = copy.deepcopy(model)
-    for steps in (WARM, TRIED):
-        since = time.monotonic()
+    tried, since = WARM, began
+    for warming in (True, False):
+        if not warming:
+            ended = time.monotonic()
+            tried = min(max(int(TRIED_S * WARM / max(ended - since, 1e-9)), TRIED_LEAST), TRIED)
+            since = ended
+        steps = tried
         short = recipe.model_copy(update={"detect": recipe.detect.model_copy(update={"steps": steps})})
         with tempfile.TemporaryDirectory(prefix="flawmap-") as place, torch.random.fork_rng():
             train_detection(
                 trial, images, short, machine, Path(place), resume=False, quiet=True, real=real, variation=variation
             )
-    step_s = (time.monotonic() - since) / TRIED
+    step_s = (time.monotonic() - since) / tried
     trial.eval()
     since = time.monotonic()
     looks = min(LOOKS, len(parts))
@@ -107,7 +117,7 @@ def plan_steps(
         known += 0.5 * max(min(photos, REMEMBERED_PHOTOS) - telling, 0)
     known *= 2 if twice else 1
     after_s = look_s * (known if recipe.model.familiarity else photos)
-    left_s = SLACK * (60 * minutes - spent_s - (time.monotonic() - began) - after_s)
+    left_s = SLACK * (60 * minutes - spent_s - (time.monotonic() - began) - to_read_s - after_s)
     plan = Plan(minutes, int(left_s / step_s), round(step_s, 4), round(after_s, 1))
     if plan.steps < FEWEST:
         least = math.ceil(minutes + (FEWEST * step_s - left_s) / SLACK / 60)

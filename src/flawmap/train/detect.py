@@ -85,7 +85,7 @@ def train_detection(
     replay = replay_for(model, recipe, machine.device)
     stage = Stage(
         name, settings.steps, settings.batch, folder=folder, settings=recipe.run, modules=modules, optimizer=optimizer,
-        generator=generator, extra=replay.buffers if replay else None, resume=resume, quiet=quiet,
+        generator=generator, pool=replay, resume=resume, quiet=quiet,
     )  # fmt: skip
     for step in stage:
         set_rate(optimizer, rate_at(step, settings, settings.steps))

@@ -42,7 +42,7 @@ from flawmap.train.detect import with_defects
 from flawmap.train.folds import CELLS as GRID
 from flawmap.train.folds import Partition, by_folder, by_runs, grouped
 from flawmap.train.loop import seeded
-from flawmap.train.sources import GoodParts
+from flawmap.train.sources import FOLDERS, GoodParts
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -189,6 +189,9 @@ class CrossFit:
         more = [] if cross and photos else more
         every = [*self.places, *(place for place in more if place not in known)] if cross else self.places
         whole = in_whole_folders(trained.paths, held_out.paths)
+        if not len(held_out):  # few photos: none is held out, and folders are left out together as they would be
+            apart = len({path.parent for path in trained.paths})
+            whole = recipe.threshold.held_out_by != "photo" and apart >= FOLDERS
         self.folders = len({parts.paths[index].parent for parts, index in self.places}) if whole else 0
         self._looks = Looks(model, device)
         self.independent: Partition | None = None

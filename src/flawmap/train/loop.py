@@ -10,10 +10,13 @@ import contextlib
 import json
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -158,22 +161,25 @@ class Every:
     def __init__(self, seconds: float) -> None:
         self.seconds, self.last = seconds, time.monotonic()
 
-    def due(self) -> bool:
-        """Whether the time has come; if so, the clock starts anew."""
-        if time.monotonic() - self.last < self.seconds:
+    def due(self, ahead: float = 0.0) -> bool:
+        """Whether the time has come, or will within so many seconds; if so, the clock starts anew."""
+        if time.monotonic() - self.last + ahead < self.seconds:
             return False
         self.last = time.monotonic()
         return True
 
 
 class Meter:
-    """Progress of one stage: a bar on a terminal, a line each half minute elsewhere. Both show losses and speed."""
+    """Progress of one stage: a bar on a terminal; elsewhere a line after the first step, and each half minute.
+
+    Both show losses and speed.
+    """
 
     def __init__(self, stage: str, total: int, done: int, samples_a_step: int, quiet: bool) -> None:
         self.stage, self.total, self.samples = stage, total, samples_a_step
         self.console = Console(stderr=True)
         self.started, self.first, self.losses = time.monotonic(), done, ""
-        self.lines = Every(30.0)
+        self.lines, self.begun = Every(30.0), False
         self.bar: Progress | None = None
         self.quiet = quiet
         if self.console.is_terminal and not quiet:
@@ -207,7 +213,8 @@ class Meter:
         text = f"{self.losses}  {self.rate(step):.1f} samples/s"
         if self.bar:
             self.bar.update(self.task, completed=step, text=text)
-        elif not self.quiet and (self.lines.due() or step == self.total):
+        elif not self.quiet and (not self.begun or self.lines.due() or (step == self.total and losses)):
+            self.begun = True
             left = (self.total - step) * (time.monotonic() - self.started) / max(step - self.first, 1)
             self.console.print(
                 f"{self.stage} {step}/{self.total}  {text}  {left / 60:.1f} min left", highlight=False, soft_wrap=True
@@ -230,12 +237,65 @@ def initial_weights(seed: int) -> Iterator[None]:
         yield
 
 
+class Interrupt:
+    """Ctrl-C during steps: the step under way is finished and kept; a second one stops at once.
+
+    Only where Ctrl-C would raise KeyboardInterrupt: in the main thread, and where nobody else handles it. Of several
+    processes each would stop at a step of its own, and wait for the others for ever: they stop at once.
+    """
+
+    def __init__(self, console: Console | None) -> None:
+        self.console, self.asked = console, False
+        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        self.handles = usual and alone and threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> Interrupt:
+        if self.handles:
+            signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.handles:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        if self.console is not None:
+            self.console.print("stopping after this step, which is kept; Ctrl-C again stops at once", highlight=False)
+
+
+class Pool(Protocol):
+    """What steps leave for later ones, a batch a step, the last `batches` of them."""
+
+    batches: int
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """All of it, as an earlier flawmap kept it."""
+        ...
+
+    def packed(self, first: int, last: int) -> dict[str, Tensor]:
+        """What the steps from `first` to before `last` left, which are no more than `batches`."""
+        ...
+
+    def unpack(self, first: int, last: int, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `packed` gave. Raises KeyError, RuntimeError or ValueError for what does not fit."""
+        ...
+
+
 class Stage:
     """The steps of one training, taken up where its checkpoint left off.
 
-    Iterating gives the numbers of the steps still to do; between two steps the state is saved when it is time. The
-    state is that of `modules`, `optimizer`, `generator` and the buffers in `extra`; what a step does must follow from
-    these and from its number alone, so that a resumed run gives the weights of an uninterrupted one.
+    Iterating gives the numbers of the steps still to do; between two steps the state is saved when it is time, so that
+    no more than `run.checkpoint_seconds` of work are lost, and when Ctrl-C is pressed. The state is that of `modules`,
+    `optimizer`, `generator`, the buffers in `extra`, and what lies in `pool`; what a step does must follow from these
+    and from its number alone, so that a resumed run gives the weights of an uninterrupted one.
+
+    The checkpoint is one file, and of the pool there is a file of the batches that came between two checkpoints, so
+    that each batch is written once. A file is removed when no batch in it is in the pool any more.
     """
 
     def __init__(
@@ -250,6 +310,7 @@ class Stage:
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         extra: Mapping[str, Tensor] | None = None,
+        pool: Pool | None = None,
         resume: bool = False,
         quiet: bool = False,
         rank: int = 0,
@@ -258,10 +319,16 @@ class Stage:
         self.modules, self.optimizer, self.generator, self.extra = modules, optimizer, generator, extra or {}
         self.checkpoint = folder / (f"{name}.safetensors" if rank == 0 else f"{name}.{rank}.safetensors")
         self.seconds, self.done = settings.checkpoint_seconds, 0
-        if resume and self.checkpoint.exists():
+        self.pool, self.pooled = pool, list[tuple[int, int]]()  # steps of each file of the pool
+        resumed = resume and self.checkpoint.exists()
+        if resumed:
             self._restore()
         self.log = MetricsLog(folder / METRICS, name, self.done) if rank == 0 else None
         self.meter = Meter(name, total, self.done, samples, self.quiet)
+        if resumed and not self.quiet:
+            self.meter.console.print(
+                f"{name} goes on after step {self.done} of {total}", highlight=False, soft_wrap=True
+            )
 
     def _restore(self) -> None:
         tensors, notes = load_state(self.checkpoint)
@@ -275,30 +342,68 @@ class Stage:
                 module.load_state_dict(unprefixed(tensors, f"{name}."))
             for name, buffer in self.extra.items():
                 buffer.copy_(tensors[f"extra.{name}"])
+            if self.pool is not None:
+                self._restore_pool(int(notes["step"]), tensors, [(int(a), int(b)) for a, b in notes.get("pool", [])])
             restore_optimizer(self.optimizer, tensors, "adam.")
             self.generator.set_state(tensors["generator"])
-        except (KeyError, RuntimeError, ValueError) as problem:
+        except (KeyError, RuntimeError, ValueError, TypeError) as problem:
             first = str(problem).splitlines()[0]
             raise CheckpointError(
                 f"{self.checkpoint} does not fit this recipe ({first}); delete it to start anew"
             ) from problem
         self.done = int(notes["step"])
 
+    def _restore_pool(self, step: int, tensors: Mapping[str, Tensor], files: list[tuple[int, int]]) -> None:
+        assert self.pool is not None
+        if not files and step:  # a checkpoint of an earlier flawmap, which held all of the pool
+            for name, buffer in self.pool.buffers.items():
+                buffer.copy_(tensors[f"extra.{name}"])
+        for first, last in files:
+            self.pool.unpack(first, last, load_state(self._pool_file(first, last))[0])
+        self.pooled = files
+
+    def _pool_file(self, first: int, last: int) -> Path:
+        return self.checkpoint.with_name(f"{self.checkpoint.stem}.pool-{first:07}-{last:07}.safetensors")
+
     def save(self, step: int) -> None:
         """Write the checkpoint as of `step` finished steps."""
+        if self.pool is not None:
+            self._save_pool(step)
         tensors = {**optimizer_tensors(self.optimizer, "adam."), "generator": self.generator.get_state()}
         for name, module in self.modules.items():
             tensors |= prefixed(module, f"{name}.")
         tensors |= {f"extra.{name}": buffer for name, buffer in self.extra.items()}
-        save_state(self.checkpoint, tensors, {"step": step, "total": self.total})
+        save_state(self.checkpoint, tensors, {"step": step, "total": self.total, "pool": self.pooled})
+        kept = {self._pool_file(*steps) for steps in self.pooled}
+        for file in self.checkpoint.parent.glob(f"{self.checkpoint.stem}.pool-*"):
+            if file not in kept:  # the checkpoint that needed it is replaced
+                file.unlink(missing_ok=True)
+
+    def _save_pool(self, step: int) -> None:
+        """Write what came into the pool since the last checkpoint, before one that needs it."""
+        assert self.pool is not None
+        oldest = max(step - self.pool.batches, 0)
+        first = max(self.pooled[-1][1] if self.pooled else 0, oldest)
+        if first < step:
+            save_state(self._pool_file(first, step), self.pool.packed(first, step), {})
+            self.pooled.append((first, step))
+        self.pooled = [steps for steps in self.pooled if steps[1] > oldest]
 
     def __iter__(self) -> Iterator[int]:
-        due = Every(self.seconds)
-        with self.meter:
+        due, began = Every(self.seconds), time.monotonic()
+        with self.meter, Interrupt(None if self.quiet else self.meter.console) as interrupt:
             for step in range(self.done, self.total):
                 yield step
-                if due.due() or step + 1 == self.total:
+                ended = time.monotonic()
+                lasted, began = ended - began, ended
+                self.meter.show(step + 1, {})
+                last = step + 1 == self.total
+                if due.due(lasted) or last or interrupt.asked:
                     self.save(step + 1)
+                if interrupt.asked and not last:
+                    raise KeyboardInterrupt
+        if interrupt.asked:
+            raise KeyboardInterrupt
 
     def report(self, step: int, losses: Mapping[str, Tensor], every: int = 20) -> None:
         """Show and log the losses of `step` when it is one of each `every`, or the last."""

@@ -76,6 +76,12 @@ def renew(
         )
     if len(good) < FEWEST:
         raise TrainingError(f"{len(good)} good photo{'s' * (len(good) != 1)}: give {FEWEST} or more")
+    known_scores = bundle.provenance.get("held_out_scores") or []
+    if len(known_scores) != len(bundle.evidence.groups):
+        raise BundleError(
+            f"{name} cannot take photos in: it has {len(known_scores)} scores of {len(bundle.evidence.groups)} good "
+            "photos; train it anew"
+        )
     check_unchanged(bundle.recipe.model, name)
     place = pick_device(device)
     model = copy.deepcopy(bundle.model).to(place).eval()
@@ -117,7 +123,7 @@ def renew(
         good_after.append(score)
     before = np.array(old.deviations(model.familiarity, round_weights))
     after = np.array(told.deviations(model.familiarity, round_weights)[:first])  # last: it leaves all photos told
-    scores = [*moved(bundle.provenance["held_out_scores"], STEEPNESS * (after - before)), *good_after]
+    scores = [*moved(known_scores, STEEPNESS * (after - before)), *good_after]
     told_before = int(bundle.provenance.get("held_out_folders") or 0)
     folders_told = told_before + len(folders) if told_before else 0
     aside = _still_aside(bundle, parts.paths)
@@ -153,7 +159,10 @@ def renew(
 def _still_aside(bundle: Bundle, good: Sequence[Path]) -> dict[str, Any]:
     """What is known of the photos that a training set aside, but for those, by their bytes, now taken in as good."""
     kinds = ("set_aside", "set_aside_scores", "set_aside_sha256")
-    known = list(zip(*(bundle.provenance.get(kind) or [] for kind in kinds), strict=True))
+    lists = [bundle.provenance.get(kind) or [] for kind in kinds]
+    if not all(lists) and any(lists):
+        raise BundleError("the bundle does not know by their bytes which photos were set aside; train it anew")
+    known = list(zip(*lists, strict=True))
     taken_in = {sha256(path) for path in good} if known else set()
     left = [photo for photo in known if photo[-1] not in taken_in]
     share = float(bundle.provenance.get("set_aside_share") or 0) * len(left) / max(len(known), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import datetime
 import json
 import math
@@ -21,7 +22,7 @@ from rich.console import Console
 
 from flawmap.backbones.read import described, noted, read_backbone, summary
 from flawmap.bundle import Bundle, build, load_general, load_imagenet, load_prior, round_weights, save_bundle, sha256
-from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe, recipe_from_text
+from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
 from flawmap.data.layouts import Listing, Sample
 from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import Scope, read_scope
@@ -35,21 +36,26 @@ from flawmap.model.dsr import DSR
 from flawmap.model.familiarity import PRETRAINED
 from flawmap.model.imagenet import ImageNetFeatures
 from flawmap.model.onnx_backbone import OnnxBackbone
-from flawmap.train.budget import Plan, plan_steps, planned
+from flawmap.train.budget import LOOKS, TRIED_PHOTOS, Plan, plan_steps, planned
 from flawmap.train.contamination import Floats, allowed, divided, keep_in, kept_in, most, oddness, to_look_with
 from flawmap.train.detect import train_detection
-from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, in_whole_folders
-from flawmap.train.folds import capture_orders
-from flawmap.train.loop import METRICS, Machine, initial_weights, seeded, write_atomically
+from flawmap.train.familiar import PHOTOS, REMEMBERED_PHOTOS, CrossFit, evenly, in_whole_folders
+from flawmap.train.loop import METRICS, Machine, initial_weights, write_atomically
 from flawmap.train.orientation import asks_for_orientation, recognise, settled
 from flawmap.train.reconstruction import reconstruction_detail
 from flawmap.train.refine import train_refinement
+from flawmap.train.resume import UNCHECKED, Given, check_recipe, check_same, given_to, note_given
 from flawmap.train.size import size_line
-from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, names_of, photo_size, reduced, sized
+from flawmap.train.sources import GoodParts, Varied, good_images, names_of, photo_size, reduced, sized
+from flawmap.train.split import BEFORE, cross_fitted, few_line, held_out_count, hold_out
 
-RUNS = 4  # stretches in the order of capture that are held out, where these are not whole folders
 RECIPE, DEFECTS, CHOICE = "recipe.toml", "defects.json", "choice.json"
 ANGLES = "orientation.json"
+LEARNT_FROM = "good, learnt from"  # how a threshold is set where no photo is held out and no source compares them
+NO_OTHERS = (
+    "No promise: no score source serves here, and all photos were learnt from, so that new good parts may score "
+    "higher; with threshold.calibration = held-out some are held out."
+)
 # What `model.warm` takes from a prior besides its discrete model, and the settings that must then be the prior's.
 DRAWING = ("coarse_restriction", "fine_restriction", "object_decoder")
 WARM = {"all": (*DRAWING, "detection"), "drawing": DRAWING, "none": ()}
@@ -95,42 +101,6 @@ def own_backbone(recipe: Recipe) -> OnnxBackbone | None:
             '"imagenet" to it, or leave out model.backbone'
         )
     return read_backbone(recipe.model, (recipe.image.height, recipe.image.width))
-
-
-def hold_out(paths: Sequence[Path], settings: ThresholdSettings, seed: int) -> tuple[list[Path], list[Path]]:
-    """(to train on, held out for the threshold), drawn by `seed`. Raises TrainingError when there are too few.
-
-    Whole folders are held out where there are FOLDERS or more, unless `settings.held_out_by` is "photo". Of fewer,
-    "run" holds out RUNS stretches of the order of capture, so that few photos have siblings among those trained on.
-    """
-    ordered = sorted(paths)
-    count = max(settings.held_out_min, round(settings.held_out * len(ordered)))
-    if count >= len(ordered):
-        raise TrainingError(
-            f"{len(ordered)} good images are too few: {count} are held out to set the threshold and some must be left "
-            "to train on; add good images or lower threshold.held_out_min"
-        )
-
-    def shuffled(items: Sequence[Path]) -> list[Path]:
-        return [items[index] for index in torch.randperm(len(items), generator=seeded(seed, 30)).tolist()]
-
-    folders: dict[Path, list[Path]] = {}
-    for path in ordered:
-        folders.setdefault(path.parent, []).append(path)
-    chosen: set[Path] = set()
-    if settings.held_out_by != "photo" and len(folders) >= FOLDERS:
-        for name in shuffled(sorted(folders)):
-            folder = folders[name]
-            if len(chosen) < count and len(chosen) + len(folder) <= min(2 * count, len(ordered) - 1):
-                chosen.update(folder)
-    if len(chosen) < count and settings.held_out_by == "run":
-        order, length = capture_orders(ordered)[0].tolist(), math.ceil(count / RUNS)
-        places = torch.randperm(len(order) // length, generator=seeded(seed, 30)).tolist()
-        runs = [index for place in places for index in order[place * length : (place + 1) * length]]
-        chosen = {ordered[index] for index in runs[:count]}
-    if len(chosen) < count:  # the photos lie together, or in folders too large to do without
-        chosen = set(shuffled(ordered)[:count])
-    return [path for path in ordered if path not in chosen], sorted(chosen)
 
 
 def few_share(recipe: Recipe, count: int) -> float:
@@ -183,6 +153,23 @@ def _noted_size(folder: Path, recipe: Recipe) -> Recipe | None:
     return recipe.model_copy(update={"image": noted.image, "model": model})
 
 
+def _as_split(folder: Path, recipe: Recipe) -> Recipe:
+    """`recipe` with the largest share held out of few photos as an unfinished training in `folder` noted it.
+
+    One of an earlier flawmap, without that setting, held out more: the same photos must be learnt from.
+    """
+    if "held_out_most" in recipe.threshold.model_fields_set:
+        return recipe
+    try:
+        text = (folder / RECIPE).read_text(encoding="utf-8")
+        noted = recipe_from_text(text).threshold
+    except (ConfigError, OSError, UnicodeDecodeError):
+        return recipe  # what is wrong with the note is told by what follows
+    most = noted.held_out_most if "held_out_most" in noted.model_fields_set else BEFORE
+    threshold = recipe.threshold.model_copy(update={"held_out_most": most})
+    return recipe.model_copy(update={"threshold": threshold})
+
+
 def _orientation(folder: Path, recipe: Recipe, good: Sequence[Path], device: torch.device) -> Orientation | None:
     """Whether parts lie at varying angles, as an unfinished training in `folder` noted or by the photos; None where the
     recipe does not ask."""
@@ -192,6 +179,11 @@ def _orientation(folder: Path, recipe: Recipe, good: Sequence[Path], device: tor
         if noted := orientation_of({ORIENTATION: json.loads((folder / ANGLES).read_text(encoding="utf-8"))}):
             return noted
     return recognise(good, device)
+
+
+def _note(text: str) -> None:
+    """One line for whoever looks on, beside the progress."""
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 def _say_plan(plan: Plan, recipe: Recipe) -> None:
@@ -267,11 +259,20 @@ def train(
     if minutes is not None and not math.isfinite(minutes):
         raise TrainingError(f"{minutes:g} minutes cannot be planned; give a number, as --minutes 15")
     good = sorted(sample.image for sample in listing.train_good)
-    hold_out(good, recipe.threshold, recipe.run.seed)  # too few photos are refused before any is read
+    # Too few photos are refused before any is read.
+    held_out_count(len(good), recipe.threshold, cross_fitted(recipe))
     folder = run_of(out)
     chosen = known_choice(out) if choice is None else dict(choice)
     machine = Machine(recipe.run)
     started = time.monotonic()
+    samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
+    given = given_to(good, samples, recipe, general)
+    begun = (folder / RECIPE).exists()
+    recipe = _as_split(folder, recipe) if begun else recipe
+    if resume and not begun:
+        say(f"there is no unfinished training in {folder}: it begins anew")
+    if not check_same(folder, given) and begun:
+        say(f"{folder} {UNCHECKED}")
     asked, recipe = recipe, _noted_size(folder, recipe) or sized(recipe, good, say)
     photo = photo_size(good)
     say(size_line(asked, recipe, photo))
@@ -285,7 +286,6 @@ def train(
         if not quiet:
             Console(stderr=True).print(summary(recipe.model.backbone, backbone), highlight=False, soft_wrap=True)
     scope = read_scope(recipe.image)
-    samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
     learnt = hashes(samples)
     small = reduced(recipe.image, recipe.model.reduction)
     real = RealDefects(samples, small, scope) if defects is not None else None
@@ -293,16 +293,15 @@ def train(
         say(note)
     aside = _set_aside(good, recipe, scope, folder, general, machine.device, quiet, backbone)
     kept = [path for path in good if path not in aside]
-    train_paths, held_out_paths = hold_out(kept, recipe.threshold, recipe.run.seed)
+    train_paths, held_out_paths = hold_out(kept, recipe.threshold, recipe.run.seed, cross_fitted(recipe))
+    if few := few_line(len(kept), len(held_out_paths), recipe):
+        say(few)
     recipe = for_few(recipe, len(train_paths))
     learning = recipe.model_copy(update={"image": small})
     fresh = not folder.exists()
-    resumed = _take_up(folder, recipe, learnt, names_of(aside, good), chosen, orientation)
+    resumed = _take_up(folder, recipe, learnt, names_of(aside, good), chosen, orientation, given)
     with _removed_unless_begun(folder, fresh):
         plan = planned(folder, minutes, resumed)
-        images = good_images(train_paths, learning, scope, folder, quiet)
-        held_out = GoodParts(held_out_paths, recipe, scope)
-
         with initial_weights(recipe.run.seed):
             model = build(recipe.model, with_refinement=recipe.refine.steps > 0, backbone=backbone)
         start_weights(model, recipe.model, general)
@@ -310,14 +309,23 @@ def train(
         model.train()
         if recipe.model.decoder == "frozen":
             model.object_decoder.requires_grad_(False)
-        varied = few_share(recipe, len(images))
-        source = Varied(images, recipe.few, varied) if varied else images
+        varied = few_share(recipe, len(train_paths))
         variation = recipe.few if varied else MILD
         if plan is None and minutes is not None:
+            say(f"some steps are tried, to see how many fit into {minutes:g} minutes")
+            since = time.monotonic()
+            some = evenly(train_paths, TRIED_PHOTOS)
+            tried = good_images(some, learning, scope, folder, quiet=True)
+            to_read_s = (time.monotonic() - since) / len(some) * (len(good) - len(aside) - len(some))
             plan = plan_steps(
-                minutes, time.monotonic() - started, model, source, held_out, learning, machine, folder,
-                photos=len(good), real=real, variation=variation,
+                minutes, time.monotonic() - started, model, Varied(tried, recipe.few, varied) if varied else tried,
+                GoodParts(some[:LOOKS], recipe, scope), learning, machine, folder,
+                photos=len(good), real=real, variation=variation, to_read_s=to_read_s,
             )  # fmt: skip
+        # After the plan: whoever gave too few minutes need not wait until all photos are read.
+        images = good_images(train_paths, learning, scope, folder, quiet)
+        held_out = GoodParts(held_out_paths, recipe, scope)
+        source = Varied(images, recipe.few, varied) if varied else images
     if plan is not None:
         recipe, learning = (with_steps(each, plan.steps, varied) for each in (recipe, learning))
         if not quiet:
@@ -336,6 +344,8 @@ def train(
         assert model.refinement is not None
         model.refinement.requires_grad_(True)
         train_refinement(model, images, learning, machine, folder, resume=resume, quiet=quiet)
+    if not quiet:
+        _note("all steps are done; good photos are inspected to set the threshold")
     model.eval().requires_grad_(False)
     round_weights(model)  # the threshold belongs to the weights as they are stored
     evidence: dict[str, float] = {}
@@ -347,7 +357,7 @@ def train(
         sources = model.familiarity.sources if model.familiarity is not None else ()
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"familiarity": sources})})
     photos = learn_photos(model, (known, held_out), machine.device)
-    detail = reconstruction_detail(model, held_out, machine.device)
+    detail = reconstruction_detail(model, held_out if len(held_out) else known, machine.device)
     if fitting is not None and model.familiarity is not None:
         scores, peaks = fitting.scores()
         told = [parts.paths[index] for parts, index in fitting.places]
@@ -355,17 +365,22 @@ def train(
         independent = fitting.independent.facts() if fitting.independent is not None else {}
         aside_scores = fitting.scores_of(GoodParts(aside, recipe, scope))
     else:
-        scores, peaks = held_out.scores(model, machine.device)
-        told = held_out.paths
+        telling = held_out if len(held_out) else known
+        scores, peaks = telling.scores(model, machine.device)
+        told = telling.paths
         aside_scores = GoodParts(aside, recipe, scope).scores(model, machine.device)[0]
         whole = in_whole_folders(known.paths, held_out.paths)
         folders, method = len({path.parent for path in held_out.paths}) if whole else 0, "held-out good"
+        if not len(held_out):
+            method = LEARNT_FROM
         independent = {}
     settings = recipe.threshold
     threshold = choose_threshold(
         scores, peaks, settings.overkill, method, folders, settings.tail, len(aside) / len(good),
         Groups.of({"groups": independent}),
     )  # fmt: skip
+    if method == LEARNT_FROM:
+        threshold = dataclasses.replace(threshold, supported=False, note=" ".join([NO_OTHERS, threshold.note]).strip())
     provenance = {
         "flawmap": version("flawmap"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -485,7 +500,7 @@ def _fitted(
     anew = divided(
         found, dict(zip(aside, theirs, strict=True)), recipe.clean.contamination, known.paths, held_out.paths
     )
-    if {*anew.aside} == {*aside} or not anew.held_out:
+    if {*anew.aside} == {*aside} or not (anew.held_out if len(held_out) else anew.trained):
         return fitting, evidence, aside
     model.familiarity, model.imagenet = untold
     known, held_out = (GoodParts(paths, recipe, known.scope) for paths in (anew.trained, anew.held_out))
@@ -564,25 +579,28 @@ def _take_up(
     learnt: Sequence[tuple[str, str]],
     aside: Sequence[str],
     choice: Mapping[str, Any],
-    orientation: Orientation | None = None,
+    orientation: Orientation | None,
+    given: Given,
 ) -> bool:
     """Make or take up the folder of an unfinished training; whether there is a checkpoint to go on from.
 
     `learnt`: the real defects it learns from, as `hashes` gives them, which must stay the same. `aside`: the names of
     the photos that are set aside. `choice`: how the recipe was chosen. `orientation`: how parts lie, where it counts.
+    `given`: hashes of all that the training is given.
     """
     note, defects = folder / RECIPE, folder / DEFECTS
     known = json.dumps(learnt)
     if note.exists():
         _same_backbone(note, recipe.model, folder)
-    if note.exists() and note.read_text(encoding="utf-8") != dump_recipe(recipe):
-        raise TrainingError(f"{note} differs from the recipe given; resume with the settings it was started with")
+    if note.exists():
+        check_recipe(_noted_recipe(note), recipe, note)
     if note.exists() and (defects.read_text(encoding="utf-8") if defects.exists() else "[]") != known:
         raise TrainingError(f"{folder} learnt from other real defects; resume with the --defects it was started with")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if aside:
             keep_in(folder, aside)
+        note_given(folder, given)
         write_atomically(note, dump_recipe(recipe))
         if learnt:
             write_atomically(defects, known)
@@ -593,6 +611,20 @@ def _take_up(
     except OSError as problem:
         raise TrainingError(f"cannot write to {folder}: {problem.strerror}") from problem
     return any(folder.glob("*.safetensors"))
+
+
+def _noted_recipe(note: Path) -> Recipe:
+    """The recipe of an unfinished training. Raises CheckpointError when it cannot be read."""
+    try:
+        noted = recipe_from_text(note.read_text(encoding="utf-8"), str(note))
+        if "held_out_most" not in noted.threshold.model_fields_set:
+            threshold = noted.threshold.model_copy(update={"held_out_most": BEFORE})
+            noted = noted.model_copy(update={"threshold": threshold})
+        return noted
+    except (ConfigError, OSError, UnicodeDecodeError) as problem:
+        raise CheckpointError(
+            f"{note} is not readable ({first_line(problem)}); delete {note.parent} to start anew"
+        ) from problem
 
 
 def _same_backbone(note: Path, settings: ModelSettings, folder: Path) -> None:
