@@ -209,7 +209,7 @@ def _inspected(
     while group := list(islice(waiting, 1 if inspector.tiled else size)):
         read = [inspector.read_or_error(path) for path in group]
         usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
-        found = inspector.inspect_many(usable, size)
+        found = iter(inspector.inspect_read(usable, size))
         for path, pixels in zip(group, read, strict=True):
             yield (path, None, pixels) if isinstance(pixels, ImageError) else (path, pixels, next(found))
 

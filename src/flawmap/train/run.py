@@ -25,6 +25,7 @@ from flawmap.config import ModelSettings, Recipe, ThresholdSettings, dump_recipe
 from flawmap.data.layouts import Listing, Sample
 from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import Scope, read_scope
+from flawmap.data.white import White
 from flawmap.errors import CheckpointError, ConfigError, DataError, FlawmapError, TrainingError, first_line
 from flawmap.measure.orientation import ORIENTATION, Orientation, orientation_of
 from flawmap.measure.photos import TILES, GoodPhotos, learn, take
@@ -46,6 +47,7 @@ from flawmap.train.reconstruction import reconstruction_detail
 from flawmap.train.refine import train_refinement
 from flawmap.train.size import size_line
 from flawmap.train.sources import FOLDERS, GoodParts, Varied, good_images, names_of, photo_size, reduced, sized
+from flawmap.train.white import settled_white
 
 RUNS = 4  # stretches in the order of capture that are held out, where these are not whole folders
 RECIPE, DEFECTS, CHOICE = "recipe.toml", "defects.json", "choice.json"
@@ -191,7 +193,7 @@ def _orientation(folder: Path, recipe: Recipe, good: Sequence[Path], device: tor
     with suppress(OSError, ValueError, TypeError):
         if noted := orientation_of({ORIENTATION: json.loads((folder / ANGLES).read_text(encoding="utf-8"))}):
             return noted
-    return recognise(good, device)
+    return recognise(good, device, White.of(recipe.image))
 
 
 def _say_plan(plan: Plan, recipe: Recipe) -> None:
@@ -272,6 +274,9 @@ def train(
     chosen = known_choice(out) if choice is None else dict(choice)
     machine = Machine(recipe.run)
     started = time.monotonic()
+    samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
+    image, white = settled_white(recipe.image, good, [sample.image for sample in samples], say)
+    recipe = recipe.model_copy(update={"image": image})
     asked, recipe = recipe, _noted_size(folder, recipe) or sized(recipe, good, say)
     photo = photo_size(good)
     say(size_line(asked, recipe, photo))
@@ -285,7 +290,6 @@ def train(
         if not quiet:
             Console(stderr=True).print(summary(recipe.model.backbone, backbone), highlight=False, soft_wrap=True)
     scope = read_scope(recipe.image)
-    samples = [sample for sample in defects.samples if sample.defective] if defects is not None else []
     learnt = hashes(samples)
     small = reduced(recipe.image, recipe.model.reduction)
     real = RealDefects(samples, small, scope) if defects is not None else None
@@ -371,6 +375,7 @@ def train(
         "layout": listing.layout,
         **chosen,
         "photo_size": [*photo],
+        "white": white,
         "inspected_at": [recipe.image.height, recipe.image.width],
         ORIENTATION: None if orientation is None else orientation.to_json(),
         "trained_on": len(images),
