@@ -256,7 +256,10 @@ def test_auto_takes_the_level_of_the_training_photos_and_says_so(tmp_path: Path)
 
 
 def test_one_photo_above_decides(tmp_path: Path) -> None:
-    assert settle(ImageSettings(), photos(tmp_path, [4095, 4095, 65535]))[0] == 65535
+    white, _, (line, dark) = settle(ImageSettings(), photos(tmp_path, [65535, 65535, 4095]))
+    assert white == 65535
+    assert "full white is 65535" in line
+    assert dark.startswith("1 of the photos with 16 bits, as 2.png, are less than half as bright as most")
     defects = photos(tmp_path / "bad", [16383])
     assert settle(ImageSettings(), photos(tmp_path, [4095, 4095]), defects)[0] == 16383
 
@@ -271,6 +274,12 @@ def test_8_bits_settle_and_say_nothing(tmp_path: Path) -> None:
     white, facts, said = settle(ImageSettings(), photos(tmp_path, [255] * 3, bright=0.6, dtype=np.uint8))
     assert (white, said) == ("auto", [])
     assert facts == {"level": 65535, "photos": 0, "largest": 0, "reach": pytest.approx(0.6, abs=0.02)}
+
+
+def test_dark_12_bits_among_8_bits_are_told(tmp_path: Path) -> None:
+    good = [*photos(tmp_path, [255] * 3, dtype=np.uint8), *photos(tmp_path / "deep", [4095], bright=0.4)]
+    _, _, said = settle(ImageSettings(), good)
+    assert "are less than half as bright as most" in said[1]
 
 
 def test_files_that_state_their_level_settle_nothing(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ FULL = 65535
 LEVELS = (1023, 4095, 16383)  # 10, 12 and 14 bits
 FAR = 2.0  # times darker than the darkest training photo: the square root of what lies between two levels
 BRIGHT = 0.999  # of the pixels are at most as bright as what counts as a photo's bright pixels: a hot pixel is none
+COARSE = 16  # pixels between those that are looked at first
 SAMPLED = 250_000  # pixels that this is told from, about
 UNKNOWN_REACH = 1 / 8  # of full scale, where nothing is known of the training photos: 12 bits in 16 reach 1/16
 
@@ -63,9 +64,11 @@ def at_white(pixels: Array, white: White, name: str, data: bytes = b"") -> Array
     """
     if pixels.dtype != np.uint16 or pixels.size == 0:
         return pixels
-    colours = pixels[:, :, :3] if pixels.ndim == 3 else pixels
+    colours = pixels if pixels.ndim == 2 or pixels.shape[2] < 4 else pixels[:, :, :3]
     if pixels.ndim == 3 and pixels.strides[2] == 0:
         colours = pixels[:, :, 0]
+    if white.level == FULL and stated_white(data, 0) is None and int(colours[::COARSE, ::COARSE].max()) > LEVELS[-1]:
+        return pixels  # bright enough, told without a look at every pixel
     largest = int(colours.max())
     stated = stated_white(data, largest)
     if stated is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from flawmap.config import ImageSettings
 from flawmap.data.images import Brightness, brightness_of
-from flawmap.data.white import FULL, LEVELS, White, likely_white, may_be_deep
+from flawmap.data.white import FAR, FULL, LEVELS, White, likely_white, may_be_deep
 from flawmap.errors import ImageError
 
 SHALLOW_READ = 32  # photos without 16 bits that tell how bright photos are; their level is known without decoding
@@ -27,7 +28,8 @@ def settled_white(
 
     Facts: level; photos, with 16 bits that state no level; largest, of their pixels; reach, the share of full white
     that bright pixels of every good photo reach. Without such photos `auto` stays, and full scale is meant. `say` is
-    told of 16 bits in one line. Broken photos are left to who reads them next.
+    told of 16 bits in one line, and of photos that seem to be at another level. Broken photos are left to who reads
+    them next.
     """
     deep, shallow = [path for path in good if _deep(path)], [path for path in good if not _deep(path)]
     shallow = shallow[:: max(-(-len(shallow) // SHALLOW_READ), 1)]
@@ -40,7 +42,19 @@ def settled_white(
     if unknown:
         say(_line(asked, level, largest, len(unknown)))
         settings = settings.model_copy(update={"white": level})
-    reach = min((one.bright / (level if one.largest is not None else 1) for one in seen), default=0.0)
+    shares = [one.bright / (level if one.largest is not None else 1) for one in seen]
+    reach = min(shares, default=0.0)
+    usual = statistics.median(shares) if shares else 0.0
+    dark = [
+        path.name
+        for path, one, share in zip((*deep, *shallow), seen, shares, strict=True)
+        if one.largest is not None and one.largest <= LEVELS[-1] and share < usual / FAR
+    ]
+    if dark:
+        say(
+            f"{len(dark)} of the photos with 16 bits, as {dark[0]}, are less than half as bright as most: if they are "
+            "at another level than the others, store all photos at one and train again"
+        )
     return settings, {
         "level": level, "photos": len(unknown), "largest": largest, "reach": round(min(reach, 1.0), 4),
     }  # fmt: skip
