@@ -48,10 +48,10 @@ def bare(bundle: Path, files: list[bytes], seconds: float, runtime: str) -> floa
     """Images a second of decoding and inspecting in this process."""
     inspector = load(bundle, "cpu", len(os.sched_getaffinity(0)), runtime=runtime)  # as the one worker has
     for data in files[:2]:
-        inspector.inspect(decode_pixels(data, "image"))
+        inspector.inspect_read([inspector.decode(data, "image")])
     done, began = 0, time.monotonic()
     while time.monotonic() - began < seconds:
-        inspector.inspect(decode_pixels(files[done % len(files)], "image"))
+        inspector.inspect_read([inspector.decode(files[done % len(files)], "image")])
         done += 1
     return done / (time.monotonic() - began)
 

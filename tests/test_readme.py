@@ -13,6 +13,7 @@ import types
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -111,7 +112,7 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = bundle.build(recipe.model, with_refinement=True).eval()
         model.detection.out.weight.mul_(40)  # untrained, it sees little
     limit = dataclasses.replace(choose_threshold([0.1] * 99, [0.1] * 99, 0.1), score=0.3)
-    bundle.save_bundle(bundle.Bundle(model, recipe, limit, {}), folder / "part.bundle")
+    bundle.save_bundle(bundle.Bundle(model, recipe, limit, {"white": {"set": 4095}}), folder / "part.bundle")
     shell, _ = (commands(block) for kind, block in EXPORT if kind == "")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -120,6 +121,9 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = np.stack([255 * (rows % 9 < 4), 2 * rows, 255 * (columns % 7 < 2)], axis=2).astype(np.uint8)  # BGR
     write_image(folder / "part.png", image)
     (folder / "part.ppm").write_bytes(b"P6\n70 90\n255\n" + image[:, :, ::-1].tobytes())
+    twelve = np.rint(image * (4095 / 255)).astype(np.uint16)  # the same in 12 bits
+    (folder / "part12.png").write_bytes(cv2.imencode(".png", twelve)[1].tobytes())
+    (folder / "part12.ppm").write_bytes(b"P6\n70 90\n4095\n" + twelve[:, :, ::-1].astype(">u2").tobytes())
     return folder
 
 
@@ -149,6 +153,7 @@ def test_examples_in_python_find_without_flawmap_what_flawmap_finds(artefacts: P
     (artefacts / "example.py").write_text(hidden + block)
     (artefacts / "part.png.map.png").unlink(missing_ok=True)
     check_example(artefacts, run_example(artefacts, sys.executable, "example.py", "part.png"))
+    check_example(artefacts, run_example(artefacts, sys.executable, "example.py", "part12.png"))
     assert read_image(artefacts / "part.png.map.png").shape == (90, 70, 3)
 
 
@@ -165,7 +170,8 @@ def test_the_example_in_cpp_finds_what_flawmap_finds(artefacts: Path, tool: str)
     (artefacts / "inspect.cpp").write_text(blocks["cpp"])
     if tool == "g++":
         check_example(artefacts, run_example(artefacts, "sh", "-ec", blocks["sh"]))
-        check_example(artefacts, run_example(artefacts, "./inspect", "part.onnx", "part.ppm"))
+        for image in ("part.ppm", "part12.ppm"):
+            check_example(artefacts, run_example(artefacts, "./inspect", "part.onnx", image))
     else:
         (artefacts / "CMakeLists.txt").write_text(blocks["cmake"])
         run_example(artefacts, "cmake", "-S", ".", "-B", "build", f"-DOpenVINO_DIR={brought / 'cmake'}")

@@ -39,9 +39,10 @@ from flawmap.bundle_facts import (
 )
 from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
 from flawmap.data.images import read_mask, write_image
+from flawmap.data.white import FULL, UNKNOWN_REACH, White, level_in, reach_in
 from flawmap.errors import BundleError, ConfigError, ImageError, first_line
 from flawmap.measure.evidence import GoodEvidence
-from flawmap.measure.photos import GoodPhotos
+from flawmap.measure.photos import BRIGHTNESS, GoodPhotos
 from flawmap.measure.threshold import Threshold
 from flawmap.model.blocks import start_from_normal
 from flawmap.model.decoder import ObjectDecoder
@@ -81,6 +82,21 @@ class Bundle:
     ignore: np.ndarray[Any, np.dtype[np.bool_]] | None = None
     photos: GoodPhotos | None = None
     evidence: GoodEvidence | None = None
+
+    @property
+    def white(self) -> White:
+        """How new photos with 16 bits are read, and how dark they may be.
+
+        Of a bundle that did not note how bright its photos are, the mean of the darkest is the least that bright
+        pixels reach; of one that knows nothing of them, a share that 12 bits in 16 do not reach.
+        """
+        level, reach = level_in(self.provenance, self.recipe.image), reach_in(self.provenance)
+        if reach is None:
+            known = self.photos is not None
+            reach = (
+                float(self.photos.figures[:, BRIGHTNESS].min()) if known and self.photos is not None else UNKNOWN_REACH
+            )
+        return White(level, reach, trained=True)
 
 
 def build(settings: ModelSettings, with_refinement: bool, backbone: OnnxBackbone | None = None) -> DSR:
@@ -286,6 +302,17 @@ def update_threshold(path: Path, threshold: Threshold | None) -> None:
     check_texts(note, Path(path))
     note["threshold"] = facts_of(threshold)
     _replace_note(Path(path), note)
+
+
+def update_white(path: Path, level: int) -> None:
+    """Set the pixel value that is full white in new photos with 16 bits, 255 to 65535, in the bundle at `path`.
+
+    A reader sees the old or the new one. Raises BundleError.
+    """
+    if not 255 <= level <= FULL:
+        raise BundleError(f"full white is 255 to {FULL}, as 4095 for 12 bits; not {level}")
+    noted = _read_note(Path(path))["provenance"].get("white")
+    update_provenance(path, {"white": {**(noted if isinstance(noted, dict) else {}), "set": level}})
 
 
 def update_provenance(path: Path, facts: Mapping[str, Any]) -> None:

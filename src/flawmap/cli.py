@@ -821,6 +821,23 @@ def threshold_command(
     _say_threshold(changed)
 
 
+@_command("white", "the bundle is as it was")
+def white_command(
+    bundle: Bundle_,
+    level: Annotated[
+        int | None,
+        typer.Argument(metavar="LEVEL", min=255, max=65535, help="As 1023, 4095, 16383 or 65535; none: show it."),
+    ] = None,
+) -> None:
+    """Show or change the pixel value that is full white in new photos with 16 bits."""
+    from flawmap.bundle import load_bundle, update_white
+
+    if level is not None:
+        update_white(bundle, level)
+    white = load_bundle(bundle).white
+    _say(f"photos with 16 bits are read with {white.level} as full white; photos with 8 bits are not affected")
+
+
 @_command("export", "nothing was written")
 def export_command(
     bundle: Bundle_,
@@ -1240,12 +1257,14 @@ def _say_odd(listing: Listing, config: str, settings: list[str] | None, top: int
     from flawmap.train.contamination import most, to_look_with
     from flawmap.train.run import look_before, own_backbone
     from flawmap.train.sources import sized
+    from flawmap.train.white import settled_white
 
     good = sorted(sample.image for sample in listing.train_good)
     if len(good) < 2:
         raise DataError(f"{listing.name} holds {len(good)} good photos; two or more can be held against each other")
     recipe = load_recipe(config, settings)
-    recipe = sized(recipe, good)
+    image, _ = settled_white(recipe.image, good, say=_say)
+    recipe = sized(recipe.model_copy(update={"image": image}), good)
     backbone = own_backbone(to_look_with(recipe))
     found = look_before(good, recipe, read_scope(recipe.image), None, pick_device(device), backbone).tolist()
     for index in most(found, top):

@@ -85,6 +85,13 @@ class ImageSettings(Section):
         "top left; empty: all of it. What does not count is neither scored nor outlined.",
     )
     exclude: tuple[Polygon, ...] = Field((), description="Polygons, as in `include`, inside which it does not count.")
+    white: Literal["auto"] | Annotated[int, Field(ge=255, le=65535)] = Field(
+        "auto",
+        description="The pixel value that is full white in photos with 16 bits: cameras store 10, 12 or 14 bits in "
+        "them (1023, 4095, 16383), and few files say which; what a file says reliably wins (docs/data.md). `auto`: the "
+        "smallest of these that no training photo exceeds, if one comes within a factor of 2 of it, else 65535; a "
+        "training notes what it took. Photos with 8 bits are not affected.",
+    )
     ignore: str = Field(
         "",
         description="An image file of the photos' own size, white where they do not count; the bundle keeps a copy.",

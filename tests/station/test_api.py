@@ -204,12 +204,13 @@ def test_a_note_that_is_no_text_does_not_spoil_the_lists(http: httpx.Client) -> 
     assert http.get("/api/parts").status_code == 200
 
 
-@pytest.mark.parametrize("name", ["original", "map", "overlay", "heat", "thumbnail"])
+@pytest.mark.parametrize("name", ["original", "photo", "map", "overlay", "heat", "thumbnail"])
 def test_a_picture_that_goes_while_it_is_asked_for_is_told_as_gone(tmp_path: Path, name: Any) -> None:
     file = tmp_path / "gone.png"  # thinned out between a look at it and its reading
     pictures = SimpleNamespace(original=lambda ident: file, map=lambda ident: file)
-    part = {"by": "anna", "image": {"height": 4, "width": 4}, "regions": []}
-    station: Any = SimpleNamespace(pictures=pictures, results=SimpleNamespace(part=lambda ident: part))
+    part = {"by": "anna", "image": {"height": 4, "width": 4}, "regions": [], "model": {"ref": "part@1"}}
+    models, results = SimpleNamespace(white_of=lambda ref: None), SimpleNamespace(part=lambda ident: part)
+    station: Any = SimpleNamespace(pictures=pictures, results=results, models=models)
     with pytest.raises(StationError) as raised:
         routes.picture(station, LOCAL, "0" * 32, name)
     assert raised.value.status == 410

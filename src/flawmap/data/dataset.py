@@ -20,6 +20,7 @@ from torch import Tensor
 from flawmap.config import ImageSettings
 from flawmap.data.images import read_image, resize_image
 from flawmap.data.scope import Scope
+from flawmap.data.white import White
 
 CACHE_BYTES = 3 << 29  # 1.5 GiB: about 4000 images of 256x256; further ones are decoded each time they are drawn
 
@@ -35,11 +36,19 @@ def network_input(image: np.ndarray[Any, np.dtype[np.float32]], settings: ImageS
 class GoodImages:
     """The training images. Reading them all at the start finds every broken file before the first step.
 
-    Raises ImageError for one, and for an image that the ignore mask of `scope` does not fit.
+    `white`: how 16 bits are read; None is as the settings say. Raises ImageError for a broken file, and for an image
+    that `white` or the ignore mask of `scope` does not fit.
     """
 
-    def __init__(self, paths: Sequence[Path], settings: ImageSettings, scope: Scope | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        settings: ImageSettings,
+        scope: Scope | None = None,
+        white: White | None = None,
+    ) -> None:
         self.paths, self.settings, self.scope = list(paths), settings, scope
+        self.white = white or White.of(settings)
         self.cache: list[Pixels16 | None] = []
         held = 0
         for path in self.paths:
@@ -48,7 +57,7 @@ class GoodImages:
             self.cache.append(pixels if held <= CACHE_BYTES else None)
 
     def _read(self, path: Path) -> Pixels16:
-        image = read_image(path)
+        image = read_image(path, self.white)
         if self.scope is not None:
             self.scope.check(image.shape, str(path))
         resized = resize_image(image, self.settings.height, self.settings.width, self.settings.shrink)

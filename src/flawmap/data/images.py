@@ -31,6 +31,15 @@ from PIL import Image as Pillow
 from PIL import ImageCms, ImageFile, UnidentifiedImageError
 
 from flawmap.data.formats import Damage, Unsupported, bmp, jpeg, png, rare, tiff, tiff_colour, tiff_pixels
+from flawmap.data.white import (
+    FULL_SCALE,
+    White,
+    at_white,
+    bright_value,
+    reach_of,
+    stated_white,
+    white_to_show,
+)
 from flawmap.errors import ImageError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
@@ -56,34 +65,71 @@ _EXIF, _TAKEN, _FRACTION = 0x8769, 0x9003, 0x9291  # the section of EXIF data, D
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 
 
-def read_image(path: str | Path) -> Image:
+def read_image(path: str | Path, white: White = FULL_SCALE) -> Image:
     """Read an image file: (H, W, 3) float32 in [0, 1], BGR.
 
-    8 and 16 bits are divided by their full scale; grey becomes three equal channels; transparent pixels are laid over
-    black; EXIF rotation is applied. Raises ImageError, naming the file, when it cannot be read, is empty, truncated,
-    damaged, no image, or takes more than MAX_PIXELS or MAX_BYTES.
+    8 bits are divided by their full scale, 16 bits by what the file says or `white` (data/white.py); grey becomes three
+    equal channels; transparent pixels are laid over black; EXIF rotation is applied. Raises ImageError, naming the
+    file, when it cannot be read, is empty, truncated, damaged, no image, takes more than MAX_PIXELS or MAX_BYTES, or
+    does not fit `white`.
     """
-    return decode_image(_bytes_of(Path(path)), str(path))
+    return decode_image(_bytes_of(Path(path)), str(path), white)
 
 
-def decode_image(data: bytes, name: str) -> Image:
+def decode_image(data: bytes, name: str, white: White = FULL_SCALE) -> Image:
     """The same for the bytes of a file; `name` is used in messages."""
     with _memory(name):
-        return to_float(_stored(_decoded(data, name, floats=True), name))
+        return to_float(_stored(at_white(_decoded(data, name, floats=True), white, name, data), name))
 
 
-def read_pixels(path: str | Path) -> Stored:
+def read_pixels(path: str | Path, white: White = FULL_SCALE) -> Stored:
     """The same image in the depth of the file: (H, W, 3) uint8 or uint16, BGR; read-only, grey takes 1 number a pixel.
 
-    Transparent and floating-point images are float32 in [0, 1]. `to_float` of it is what `read_image` gives.
+    16 bits are brought to their full scale. Transparent and floating-point images are float32 in [0, 1]. `to_float` of
+    it is what `read_image` gives.
     """
-    return decode_pixels(_bytes_of(Path(path)), str(path))
+    return decode_pixels(_bytes_of(Path(path)), str(path), white)
 
 
-def decode_pixels(data: bytes, name: str) -> Stored:
+def decode_pixels(data: bytes, name: str, white: White = FULL_SCALE) -> Stored:
     """`read_pixels` for the bytes of a file; `name` is used in messages."""
     with _memory(name):
-        return _stored(_decoded(data, name), name)
+        return _stored(at_white(_decoded(data, name), white, name, data), name)
+
+
+class Brightness(NamedTuple):
+    """How bright a photo is. largest: its largest pixel where it has 16 bits and states no level, else None. bright:
+    what bright pixels reach, in the same counts, else as a share of full white (data/white.py)."""
+
+    largest: int | None
+    bright: float
+
+
+def brightness_of(data: bytes, name: str) -> Brightness:
+    """How bright the photo in the bytes of a file is; its level is not asked. Raises ImageError as `decode_pixels`."""
+    with _memory(name):
+        pixels = _decoded(data, name)
+    largest = _largest(pixels)
+    if largest is not None and stated_white(data, largest) is None:
+        return Brightness(largest, bright_value(pixels))
+    return Brightness(None, reach_of(at_white(pixels, FULL_SCALE, name, data)))
+
+
+def pixels_to_show(data: bytes, name: str, level: int | None = None) -> Stored:
+    """`decode_pixels` for a person to look at, whatever the level of 16 bits; `level`: the inspection's, if known.
+
+    Raises ImageError for what is no whole image.
+    """
+    with _memory(name):
+        pixels = _decoded(data, name)
+    return _stored(at_white(pixels, white_to_show(_largest(pixels) or 0, level), name, data), name)
+
+
+def _largest(pixels: np.ndarray[Any, Any]) -> int | None:
+    """The largest pixel of 16 bits, alpha left out; None of other types."""
+    if pixels.dtype != np.uint16:
+        return None
+    return int(pixels[:, :, :3].max() if pixels.ndim == 3 else pixels.max())
 
 
 class Header(NamedTuple):

@@ -25,6 +25,7 @@ from flawmap.data.images import Stored, read_pixels, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.spare import SpareFile
 from flawmap.data.tiles import at_scale, mirrored
+from flawmap.data.white import White
 
 
 class Kept(NamedTuple):
@@ -63,7 +64,7 @@ class GoodTiles:
 
     def read(self, path: Path) -> Stored:
         """An image file at the network's scale: (H, W, 3) uint8, uint16 or float32."""
-        pixels = read_pixels(path)
+        pixels = read_pixels(path, White.of(self.settings))
         self.decoded += 1
         self.scope.check(pixels.shape, str(path))
         return at_scale(pixels, self.settings)

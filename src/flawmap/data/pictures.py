@@ -14,17 +14,19 @@ from flawmap.data.dataset import network_input
 from flawmap.data.images import Mask, Stored, read_pixels, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import Grid, at_scale, cut
+from flawmap.data.white import White
 
 
 def pictures_of(
-    path: Path, settings: ImageSettings, scope: Scope, limit: int = 0
+    path: Path, settings: ImageSettings, scope: Scope, limit: int = 0, white: White | None = None
 ) -> Iterator[tuple[Tensor, Mask | None]]:
     """What the network sees of a file, (1, 3, h, w) float32, and what of it counts, (h, w), None for all.
 
-    Of a photo cut into tiles, each tile that holds something that counts, or about `limit` of them, evenly. Raises
-    ImageError for a file that is no image, and for one that the ignore mask does not fit.
+    Of a photo cut into tiles, each tile that holds something that counts, or about `limit` of them, evenly. `white`:
+    how 16 bits are read; None is as the settings say. Raises ImageError for a file that is no image, and for one that
+    `white` or the ignore mask does not fit.
     """
-    yield from pictures_in(read_pixels(path), str(path), settings, scope, limit)
+    yield from pictures_in(read_pixels(path, white or White.of(settings)), str(path), settings, scope, limit)
 
 
 def pictures_in(

@@ -25,6 +25,7 @@ from flawmap.data.masks import MaskReader
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import at_scale, cut
 from flawmap.data.variation import lit, placed
+from flawmap.data.white import White
 from flawmap.errors import DataError
 
 COVERED = 0.2  # of a pixel of the network's input, from which on it belongs to a mask: thin defects stay whole
@@ -67,7 +68,7 @@ class RealDefects:
         self.images: list[Image] = []
         self.masks: list[Mask | None] = []
         for sample in samples:
-            image = read_image(sample.image)
+            image = read_image(sample.image, White.of(settings))
             scope.check(image.shape, str(sample.image))
             mask = masks.read(sample.masks, image.shape[:2]) if sample.masks else None
             if mask is not None and not mask.any():

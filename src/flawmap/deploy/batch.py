@@ -19,6 +19,7 @@ import numpy as np
 
 from flawmap.bundle import Bundle
 from flawmap.data.images import Stored, colour_map, encode_jpeg, overlay, to_uint8, write_image
+from flawmap.data.white import FULL
 from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import DataError, ImageError
 from flawmap.measure.orientation import LABEL as ORIENTATION_LABEL
@@ -193,6 +194,8 @@ def page_provenance(bundle: Bundle) -> dict[str, Any]:
         )
     if parts := orientation_of(bundle.provenance):
         facts[ORIENTATION_LABEL] = parts.words
+    if (level := bundle.white.level) != FULL:
+        facts["full white of 16 bits"] = level
     limit = bundle.threshold
     if found := smallest_of(bundle.provenance, None if limit is None else limit.score):
         facts[LABEL] = found.words
@@ -209,7 +212,7 @@ def _inspected(
     while group := list(islice(waiting, 1 if inspector.tiled else size)):
         read = [inspector.read_or_error(path) for path in group]
         usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
-        found = inspector.inspect_many(usable, size)
+        found = iter(inspector.inspect_read(usable, size))
         for path, pixels in zip(group, read, strict=True):
             one = pixels if isinstance(pixels, ImageError) else next(found)
             if isinstance(one, ImageError):

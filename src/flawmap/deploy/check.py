@@ -41,7 +41,9 @@ def check_photos(bundle: Bundle, good: GoodPhotos, paths: Sequence[Path], device
     recipe, scope = bundle.recipe, Scope(bundle.recipe.image, bundle.ignore)
     for path in paths:
         try:
-            raw = take(pictures_of(path, recipe.image, scope, TILES), model.discrete, place, model.reduction)
+            raw = take(
+                pictures_of(path, recipe.image, scope, TILES, bundle.white), model.discrete, place, model.reduction
+            )
         except ImageError as problem:
             yield Checked(path, None, [], str(problem))
             continue

@@ -28,7 +28,6 @@ from flawmap.data.images import (
     colour_map,
     encode_jpeg,
     overlay,
-    read_pixels,
     to_float,
     to_uint8,
     write_image,
@@ -84,8 +83,8 @@ def explain(inspector: Inspector, path: Path, bundle: Path | None = None) -> Exp
     """
     if not isinstance(inspector.runtime, TorchRuntime):
         raise ConfigError("only PyTorch shows its steps; leave out --runtime")
-    pixels = read_pixels(path)
-    found = inspector.inspect(path)
+    pixels = inspector.read(path)
+    found = inspector.inspect_read([pixels])[0]
     seen, place, inside = _window(inspector, pixels, found)
     images = torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))[None]
     model = inspector.runtime.model

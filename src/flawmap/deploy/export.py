@@ -116,7 +116,7 @@ def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch:
     settings, rule, threshold = bundle.recipe.image, bundle.model.score_rule, bundle.threshold
     return {
         "format": 1,
-        "input": "image: uint8 (B, H, W, 3), BGR, "
+        "input": "image: uint8 (B, H, W, 3), BGR, photos with 16 bits times 255 / white, "
         + ("any H and W" if settings.policy == "resize" else f"one {settings.height}x{settings.width} tile of a photo"),
         "outputs": {
             "map": f"float32 (B, {settings.height}, {settings.width}), probability of a defect in [0, 1]",
@@ -129,6 +129,7 @@ def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch:
             "detection_map": "float32 like map, before refinement, or of all evidence as one",
             ", ".join(CHOICES): "the code of each cell, for comparison with PyTorch",
         },
+        "white": bundle.white.level,
         "classes": ["good", "defective"],
         "threshold": None if threshold is None else dataclasses.asdict(threshold),
         "height": settings.height,
@@ -267,8 +268,8 @@ def _pixels(file: Path, bundle: Bundle) -> Pixels:
     """What an artefact is shown of a file: all of it, or the tile in its middle."""
     settings = bundle.recipe.image
     if settings.policy == "resize":
-        return to_uint8(read_image(file))
-    pixels, size = at_scale(read_pixels(file), settings), (settings.height, settings.width)
+        return to_uint8(read_image(file, bundle.white))
+    pixels, size = at_scale(read_pixels(file, bundle.white), settings), (settings.height, settings.width)
     top, left = (max(0, length - side) // 2 for length, side in zip(pixels.shape[:2], size, strict=True))
     return to_uint8(to_float(cut(pixels, top, left, *size)))
 

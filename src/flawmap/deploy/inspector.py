@@ -19,9 +19,10 @@ import numpy as np
 
 from flawmap.bundle import Bundle, load_bundle
 from flawmap.data.dataset import network_input
-from flawmap.data.images import MAX_BYTES, Mask, Stored, held_bytes, read_pixels, resize_map, to_float
+from flawmap.data.images import MAX_BYTES, Mask, Stored, decode_pixels, held_bytes, read_pixels, resize_map, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import at_scale
+from flawmap.data.white import at_white
 from flawmap.deploy.runtimes import AUTO, PRECISIONS, RUNTIMES, RUNTIMES_IN, Runtime, TorchRuntime
 from flawmap.errors import ConfigError, ImageError
 from flawmap.measure.conformal import p_value
@@ -83,6 +84,7 @@ class Inspector:
     ) -> None:
         self.bundle = bundle
         self.scope = Scope(bundle.recipe.image, bundle.ignore)
+        self.white = bundle.white
         self.good_scores = [float(score) for score in bundle.provenance.get("held_out_scores") or []]
         self.runtime = TorchRuntime(bundle.model, device, threads, precision) if runtime is None else runtime
 
@@ -94,9 +96,10 @@ class Inspector:
     def inspect(self, image: str | Path | np.ndarray[Any, Any]) -> Inspection:
         """Inspect one image: a file, or an array (H, W, 3) in BGR order, uint8, uint16 or float in [0, 1].
 
-        Raises ImageError for a file or an array that is not such an image.
+        16 bits are read with the bundle's full white (data/white.py), of an array as of a file. Raises ImageError for
+        a file or an array that is not such an image, and for 16 bits at another level.
         """
-        return self._inspect([self._read(image)], self.usual_batch)[0]
+        return self.inspect_read([self.read(image)])[0]
 
     def inspect_many(
         self, images: Iterable[str | Path | np.ndarray[Any, Any]], batch: int = 0
@@ -121,9 +124,22 @@ class Inspector:
         """Whether images are cut into tiles."""
         return self.bundle.recipe.image.policy == "tile"
 
-    def _read(self, image: str | Path | np.ndarray[Any, Any]) -> Stored:
-        pixels = _pixels(image)
+    def read(self, image: str | Path | np.ndarray[Any, Any]) -> Stored:
+        """An image as it is inspected, (H, W, 3) uint8, uint16 at full scale, or float32. Raises ImageError."""
         name = str(image) if isinstance(image, str | Path) else "image array"
+        pixels = (
+            read_pixels(image, self.white)
+            if isinstance(image, str | Path)
+            else at_white(_pixels(image), self.white, name)
+        )
+        return self._checked(pixels, name)
+
+    def decode(self, data: bytes, name: str) -> Stored:
+        """`read` of the bytes of a file; `name` is used in messages."""
+        return self._checked(decode_pixels(data, name, self.white), name)
+
+    def _checked(self, pixels: Stored, name: str) -> Stored:
+        """An image, if the scope and the memory allow to inspect it. Raises ImageError."""
         self.scope.check(pixels.shape, name)
         if not self.tiled and pixels.size * 4 + held_bytes(pixels) > MAX_BYTES:
             raise ImageError(
@@ -133,24 +149,25 @@ class Inspector:
         return pixels
 
     def read_or_error(self, image: str | Path | np.ndarray[Any, Any]) -> Stored | ImageError:
-        """An image as it is inspected, (H, W, 3) uint8, uint16 or float32; what `inspect` would raise is returned."""
+        """`read`, but what it would raise is returned."""
         try:
-            return self._read(image)
+            return self.read(image)
         except ImageError as problem:
             return problem
 
     def _inspect_or_error(self, images: Sequence[Stored], batch: int) -> Sequence[Inspection | ImageError]:
         """What was found in each; one that memory does not hold is an ImageError in its place."""
         try:
-            return self._inspect(images, batch)
+            return self.inspect_read(images, batch)
         except MemoryError:
             if len(images) > 1:
                 return [found for image in images for found in self._inspect_or_error([image], batch)]
             return [ImageError("it does not fit into this machine's memory; cut it into smaller images")]
 
-    def _inspect(self, images: Sequence[Stored], batch: int) -> list[Inspection]:
+    def inspect_read(self, images: Sequence[Stored], batch: int = 0) -> list[Inspection]:
+        """Inspect what `read` gave, all at once, or each `batch` tiles at a time (0: `usual_batch`)."""
         if self.tiled:
-            return [self._inspect_tiles(image, batch) for image in images]
+            return [self._inspect_tiles(image, batch or self.usual_batch) for image in images]
         return self._inspect_whole(images) if images else []
 
     def _inspect_whole(self, images: Sequence[Stored]) -> list[Inspection]:
@@ -249,10 +266,8 @@ def peak_region(found: Image) -> list[Region]:
     return find_regions(found, float(found.max()) / 2, min_area=1)[:1]
 
 
-def _pixels(image: str | Path | np.ndarray[Any, Any]) -> Stored:
+def _pixels(image: np.ndarray[Any, Any]) -> Stored:
     """(H, W, 3) uint8, uint16 or float32, checked."""
-    if isinstance(image, str | Path):
-        return read_pixels(Path(image))
     if not isinstance(image, np.ndarray):
         raise ImageError(f"an image is a file name or an array, not {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype.name not in DTYPES:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from flawmap.data.images import Image, Stored, as_stored, fill_polygon, read_pixels, to_float
+from flawmap.data.images import Image, as_stored, fill_polygon, to_float
 from flawmap.data.marks import SHAPES, direction, placed, window_of
-from flawmap.deploy.inspector import Inspection, Inspector
-from flawmap.errors import BundleError, ConfigError, DataError, ImageError
+from flawmap.deploy.inspector import Inspector
+from flawmap.errors import BundleError, ConfigError, DataError
 from flawmap.measure.detectability import CONFIDENCE, Curve, fit
 from flawmap.measure.report import page_environment
 from flawmap.measure.scores import Region
@@ -80,7 +80,7 @@ def run_trials(
     rejected = 0
     for number, path in enumerate(paths):
         rng = np.random.default_rng([seed, number])  # of its own: what happens to other photos changes nothing
-        stored = read_pixels(path)
+        stored = inspector.read(path)
         image = to_float(stored)
         height, width = image.shape[:2]
         if max(sizes) + 4 > min(height, width):
@@ -88,7 +88,7 @@ def run_trials(
                 f"{path}: a defect of {max(sizes):g} pixels has no room in {width}x{height}; give smaller sizes"
             )
         prepare(number)
-        if _inspected(inspector, stored, path).defective:
+        if inspector.inspect_read([stored])[0].defective:
             rejected += 1
             continue
         inside = inspector.scope.inside(height, width)
@@ -101,7 +101,7 @@ def run_trials(
                 sign = direction(here, part, contrast, rng.uniform())
                 changed = np.array(stored)
                 changed[window] = as_stored(here + sign * contrast * part[:, :, None], stored)
-                found = _inspected(inspector, changed, path)
+                found = inspector.inspect_read([changed])[0]
                 hit = bool(found.defective) and _touched(found.regions, cover)
                 yield Trial(str(path), shape, size, contrast, x, y, hit, found.score)
     if rejected == len(paths):
@@ -181,13 +181,6 @@ def lines(limits: Sequence[Limit]) -> list[str]:
         shares = " ".join(f"{found / tried:>5.0%}" for found, tried in limit.counts.values())
         shown.append(f"{limit.contrast:<9.0%} {a90:>7} {bound:>7}            {shares}")
     return shown
-
-
-def _inspected(inspector: Inspector, image: Stored, path: Path) -> Inspection:
-    try:
-        return inspector.inspect(image)
-    except ImageError as problem:
-        raise ImageError(f"{path}: {problem}") from problem
 
 
 def _touched(regions: Sequence[Region], cover: Image) -> bool:

@@ -23,6 +23,7 @@ import torch
 from flawmap.backbones.read import read_backbone
 from flawmap.bundle import Bundle, build, load_bundle, load_general, load_imagenet, save_bundle
 from flawmap.config import Recipe
+from flawmap.data.white import FULL
 from flawmap.deploy.artefact import BFLOAT16, PACKAGES, GraphRuntime
 from flawmap.deploy.fastest import BUDGET, FEWEST, MOST, WARM
 from flawmap.deploy.inspector import Inspector
@@ -112,7 +113,8 @@ def untrained(recipe: Recipe, seed: int = 0) -> Bundle:
     general, own = load_general().state_dict(), model.discrete.state_dict()
     if all(own[name].shape == tensor.shape for name, tensor in general.items()):
         model.discrete.load_state_dict(general)
-    return Bundle(model.eval().requires_grad_(False), recipe, EVERY_PART_PASSES, {})
+    any_photo = {"white": {"set": FULL, "reach": 0.0}}  # its score does not matter
+    return Bundle(model.eval().requires_grad_(False), recipe, EVERY_PART_PASSES, any_photo)
 
 
 def _runtimes(bundle: Bundle, say: Say) -> Iterator[tuple[Runtime, str]]:

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from flawmap.data.images import Stored, as_stored, read_pixels, to_float
+from flawmap.data.images import Stored, as_stored, to_float
 from flawmap.data.layouts import find_images
 from flawmap.deploy.inspector import Inspector
-from flawmap.errors import BundleError, DataError, ImageError, LayoutError
+from flawmap.errors import BundleError, DataError, LayoutError
 from flawmap.measure.report import page_environment, short
 from flawmap.tables import Figure, TableWriter
 
@@ -109,7 +109,7 @@ def shots_of_folders(folder: Path) -> dict[str, list[Path]]:
 def repeat_folders(inspector: Inspector, parts: Mapping[str, Sequence[Path]]) -> Iterator[Part]:
     """Inspect every shot of each part. Raises ImageError for a broken one, BundleError without a threshold."""
     for name, shots in parts.items():
-        yield _part(inspector, name, [(str(path), read_pixels(path)) for path in shots])
+        yield _part(inspector, name, [inspector.read(path) for path in shots])
 
 
 def repeat_photos(
@@ -118,9 +118,9 @@ def repeat_photos(
     """Inspect `shots` made-up shots of each photo; the first is the photo itself. Raises as `repeat_folders`."""
     for number, path in enumerate(paths):
         rng = np.random.default_rng([seed, number])
-        image = read_pixels(path)
+        image = inspector.read(path)
         made = [image, *(jitter.shoot(image, rng) for _ in range(shots - 1))]
-        yield _part(inspector, str(path), [(str(path), shot) for shot in made])
+        yield _part(inspector, str(path), made)
 
 
 def summarise(parts: Sequence[Part], threshold: float) -> Repeatability:
@@ -176,16 +176,11 @@ def write_repeat(folder: Path, parts: Sequence[Part], found: Repeatability, fact
         raise DataError(f"cannot write to {folder}: {problem.strerror}") from problem
 
 
-def _part(inspector: Inspector, name: str, shots: Sequence[tuple[str, Stored]]) -> Part:
-    """A part's shots inspected: the file that each comes from, and its pixels."""
+def _part(inspector: Inspector, name: str, shots: Sequence[Stored]) -> Part:
+    """A part's shots inspected, as they are read."""
     if inspector.bundle.threshold is None:
         raise BundleError("the bundle has no threshold, so there are no verdicts; set one with flawmap threshold")
-    found = []
-    for file, shot in shots:
-        try:
-            found.append(inspector.inspect(shot))
-        except ImageError as problem:
-            raise ImageError(f"{file}: {problem}") from problem
+    found = [inspector.inspect_read([shot])[0] for shot in shots]
     return Part(name, tuple(each.score for each in found), sum(bool(each.defective) for each in found))
 
 

@@ -58,6 +58,7 @@ KINDS = {
     "fine codes": Kind("distance of fine codes", "of another fine texture", "of more usual fine texture", 0.005),
 }
 PLACES = ("down", "across")
+BRIGHTNESS = list(KINDS).index("brightness")  # its column among the figures
 LOOSE, STRAY = 0.05, 0.05  # where more than this share of good photos lie farther off, in shares of the side, than
 # that from their median, the position of one photo means nothing
 HARMLESS = ("likeness", "coarse codes", "fine codes")  # figures of which only one direction is odd

@@ -28,12 +28,14 @@ def check(folder: Path) -> None:
     from flawmap.data.scope import Scope
     from flawmap.errors import ImageError
     from flawmap.measure.photos import HARMLESS, KINDS, ODD, learn, take
+    from flawmap.train.white import settled_white
 
     torch.set_num_threads(1)
-    settings = ImageSettings(height=SIDE, width=SIDE)
+    paths = sorted(folder.iterdir())
+    settings, _ = settled_white(ImageSettings(height=SIDE, width=SIDE), paths)  # as a training will read them
     scope, general, device = Scope(settings, None), load_general(), torch.device("cpu")
     names, raws = [], []
-    for path in sorted(folder.iterdir()):
+    for path in paths:
         try:
             raws.append(take(pictures_of(path, settings, scope), general, device))
             names.append(path.stem)

@@ -110,7 +110,7 @@ class Client:
             query["after"] = page["next"]
 
     def picture(self, ident: str, name: str = "overlay") -> bytes:
-        """`original`, `map`, `overlay`, `heat` or `thumbnail` of a part."""
+        """`original`, `photo`, `map`, `overlay`, `heat` or `thumbnail` of a part."""
         return self._send("GET", f"/api/parts/{ident}/{name}").content
 
     def decide(self, ident: str, verdict: str | None, note: str = "") -> dict[str, Any]:

@@ -13,16 +13,17 @@ import numpy as np
 from flawmap.data.images import (
     Image,
     colour_map,
-    decode_pixels,
     encode_jpeg,
     encode_png,
     overlay,
+    pixels_to_show,
     read_pixels,
     resize_image,
     resize_map,
     to_float,
     to_uint8,
 )
+from flawmap.data.white import may_be_deep
 
 THUMBNAIL = 256  # pixels of the longer side
 
@@ -39,17 +40,29 @@ def heat_png(map_file: Path, height: int, width: int) -> bytes:
     return encode_png(np.dstack([colour_map(found), opacity]))
 
 
-def overlay_jpeg(original: Path, map_file: Path, regions: list[dict[str, Any]], outlines: bool) -> bytes:
-    """The image with heat, and outlines around its regions."""
-    pixels = read_pixels(original)
+def overlay_jpeg(
+    original: Path, map_file: Path, regions: list[dict[str, Any]], outlines: bool, white: int | None = None
+) -> bytes:
+    """The image with heat, and outlines around its regions. `white`: full white of 16 bits, where it is known."""
+    pixels = pixels_to_show(original.read_bytes(), "image", white)
     found = _map(map_file, *pixels.shape[:2])
     polygons = [np.array(region["polygon"], np.int32) for region in regions] if outlines else []
     return encode_jpeg(overlay(pixels, found, polygons))
 
 
-def thumbnail_jpeg(data: bytes) -> bytes:
-    """The image at THUMBNAIL pixels or less. Raises ImageError."""
-    pixels = decode_pixels(data, "image")
+def photo(data: bytes, kind: str, white: int | None = None) -> tuple[bytes, str]:
+    """An image for a browser, and its media type: as it is, or drawn where that shows it dark or not at all.
+
+    `kind`: its media type. `white`: full white of 16 bits, where it is known. Raises ImageError.
+    """
+    if kind != "image/tiff" and not may_be_deep(data):
+        return data, kind
+    return encode_jpeg(to_uint8(to_float(pixels_to_show(data, "image", white))), 95), "image/jpeg"
+
+
+def thumbnail_jpeg(data: bytes, white: int | None = None) -> bytes:
+    """The image at THUMBNAIL pixels or less. `white`: full white of 16 bits, where it is known. Raises ImageError."""
+    pixels = pixels_to_show(data, "image", white)
     ratio = min(1.0, THUMBNAIL / max(pixels.shape[:2]))
     height, width = (max(1, round(side * ratio)) for side in pixels.shape[:2])
     return encode_jpeg(to_uint8(resize_image(to_float(pixels), height, width, "area")), 85)

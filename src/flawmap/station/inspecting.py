@@ -127,14 +127,16 @@ class _Worker:
 
     def _take(self) -> None:
         """Messages, as they come; the pipe's end is the station's."""
-        from flawmap.data.images import decode_pixels
-
         try:
             while True:
                 message = self.pipe.recv()
                 if isinstance(message, Task):
+                    inspector = self.models.get(message.ref)
+                    if inspector is None:
+                        self._send("failed", message.number, f"the model {message.ref} is not loaded", 409)
+                        continue
                     try:
-                        pixels = decode_pixels(message.data, "image")
+                        pixels = inspector.decode(message.data, "image")
                     except ImageError as problem:
                         self._send("failed", message.number, str(problem).removeprefix("image: "), 422)
                         continue
@@ -200,12 +202,9 @@ class _Worker:
                 self._send("failed", task.number, f"the model {task.ref} is not loaded", 409)
             return
         started = time.monotonic()
-        found = inspector.inspect_many([pixels for _, pixels in batch], len(batch))
+        found = inspector.inspect_read([pixels for _, pixels in batch], len(batch))
         for (task, pixels), one in zip(batch, found, strict=True):
-            if isinstance(one, ImageError):
-                self._send("failed", task.number, str(one).replace("image array: ", ""), 422)
-            else:
-                self._send("done", task.number, _outcome(one, pixels, time.monotonic() - started))
+            self._send("done", task.number, _outcome(one, pixels, time.monotonic() - started))
         for task, pixels in batch:
             if task.measure:
                 self._send("figures", task.ref, _figures(inspector, pixels))

@@ -22,6 +22,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from flawmap.bundle_facts import NOTE, check_texts, checked_facts, threshold_of
+from flawmap.config import ImageSettings
+from flawmap.data.white import FULL, level_in
 from flawmap.errors import BundleError, StationError
 from flawmap.measure.threshold import Groups, Tail, Threshold, choose_threshold
 from flawmap.station.files import link, to_disk
@@ -66,6 +68,7 @@ class Version:
     origin: str
     by: str
     lacks: str
+    white: int = FULL  # of photos with 16 bits
 
     def fault(self) -> StationError | None:
         """Why it cannot be used, None where it can."""
@@ -129,6 +132,19 @@ class Models:
         if not loaded:
             raise StationError(f"the model {wanted[:120]!r} is not loaded; an engineer loads it in /api/models", 409)
         return max(loaded, key=lambda one: one.version)
+
+    def white_of(self, ref: str) -> int | None:
+        """Full white of photos with 16 bits, by a version that is loaded; None for another."""
+        version = self._opened.get(ref)
+        return None if version is None else version.white
+
+    def white_in(self, bundle: Path) -> int | None:
+        """Full white of photos with 16 bits, by the notes of a bundle; None where they cannot be read."""
+        try:
+            facts = json.loads((bundle / NOTE).read_text(encoding="utf-8"))["provenance"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return _white(bundle, facts if isinstance(facts, dict) else {})
 
     def start(self) -> None:
         """Load what was in use when the station stopped, or the newest version there is."""
@@ -358,6 +374,7 @@ def _read(path: Path) -> Version | None:
             origin=str(about.get("origin", "copied to the models folder")),
             by=str(about.get("by", "")),
             lacks=lacks or _lacks(path, note),
+            white=_white(path, facts),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
@@ -378,11 +395,22 @@ def _checked(path: Path, note: dict[str, Any], text: str) -> tuple[dict[str, Any
 
 def _tail(path: Path) -> Tail:
     """How the bundle's recipe reads a threshold off scores."""
+    return "estimated" if _settings(path, "threshold").get("tail") == "estimated" else "observed"
+
+
+def _white(path: Path, facts: dict[str, Any]) -> int:
+    """The pixel value that is full white in photos with 16 bits."""
+    level = _settings(path, "image").get("white")
+    return level_in(facts, ImageSettings(white=level) if level in range(255, FULL + 1) else ImageSettings())
+
+
+def _settings(path: Path, section: str) -> dict[str, Any]:
+    """A section of the bundle's recipe."""
     try:
-        settings = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8")).get("threshold", {})
+        found = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8")).get(section, {})
     except (OSError, ValueError):  # what is wrong with the recipe is said where the bundle is opened
-        return "observed"
-    return "estimated" if settings.get("tail") == "estimated" else "observed"
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _lacks(path: Path, note: dict[str, Any]) -> str:

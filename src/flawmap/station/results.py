@@ -292,7 +292,7 @@ class Results:
             "final": row["verdict"] if last is None else last["verdict"],
             "links": {
                 "self": here,
-                **{name: f"{here}/{name}" for name in ("original", "map", "overlay", "heat", "thumbnail")},
+                **{name: f"{here}/{name}" for name in ("original", "photo", "map", "overlay", "heat", "thumbnail")},
             },
             "kept": self.pictures.keeps(ident, body["image"]["kind"].upper()),
             "hash": row["hash"],

@@ -258,7 +258,7 @@ def picture(
     station: TheStation,
     who: Camera,
     ident: str,
-    picture: Literal["original", "map", "overlay", "heat", "thumbnail"],
+    picture: Literal["original", "photo", "map", "overlay", "heat", "thumbnail"],
     outlines: bool = True,
 ) -> Response:
     """A picture of a part; 410 when it was thinned out."""
@@ -268,17 +268,20 @@ def picture(
         raise gone()
     headers = {"Cache-Control": "private, max-age=86400, immutable"}
     height, width = found["image"]["height"], found["image"]["width"]
+    white = station.models.white_of(found["model"]["ref"])
     try:
         if picture == "original":
             data, kind = original.read_bytes(), MEDIA[original.suffix]
+        elif picture == "photo":
+            data, kind = drawing.photo(original.read_bytes(), MEDIA[original.suffix], white)
         elif picture == "map":
             data, kind = drawing.map_png(map_file, height, width), "image/png"
         elif picture == "heat":
             data, kind = drawing.heat_png(map_file, height, width), "image/png"
         elif picture == "overlay":
-            data, kind = drawing.overlay_jpeg(original, map_file, found["regions"], outlines), "image/jpeg"
+            data, kind = drawing.overlay_jpeg(original, map_file, found["regions"], outlines, white), "image/jpeg"
         else:
-            data, kind = drawing.thumbnail_jpeg(original.read_bytes()), "image/jpeg"
+            data, kind = drawing.thumbnail_jpeg(original.read_bytes(), white), "image/jpeg"
     except (ImageError, OSError):
         if original.is_file() and map_file.is_file():
             raise

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.bundle_facts import read_facts
-from flawmap.data.images import decode_pixels, encode_jpeg, overlay, resize_map, to_float
+from flawmap.data.images import decode_pixels, encode_jpeg, overlay, pixels_to_show, resize_map, to_float
 from flawmap.errors import BundleError, ConfigError, FlawmapError, StationError
 from flawmap.measure.smallest import smallest_of
 from flawmap.station import comparing, course
@@ -319,6 +319,7 @@ class Trainings:
         photos = self.datasets.get(training["dataset"])["photos"]
         chosen = sorted(photos, key=lambda photo: photo["kind"])[:FIRST]
         ref, pool, drawn = f"training {ident}", self.models.pool, 0
+        white = self.models.white_in(self.bundle(ident))
         try:
             pool.load(ref, self.bundle(ident)).result(LOAD_S)
             for photo in chosen:
@@ -326,7 +327,7 @@ class Trainings:
                 deadline = comparing.DEADLINE_S
                 found = pool.submit(ref, data, deadline, later=True).done.result(deadline)
                 small = to_float(decode_pixels(found.map_png, "map"))[:, :, 0].copy()
-                pixels = decode_pixels(data, photo["name"])
+                pixels = pixels_to_show(data, photo["name"], white)
                 polygons = [region["polygon"] for region in found.regions]
                 picture = overlay(pixels, resize_map(small, *pixels.shape[:2]), polygons)
                 write_whole(self.folder / ident / f"first-{drawn}.jpg", encode_jpeg(picture))

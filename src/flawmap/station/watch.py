@@ -279,7 +279,6 @@ class Watch:
 
 def by_bundle(bundle: Path, runtime: str, device: str, doubt: float, say: Callable[[str], object]) -> Inspect:
     """Inspect in this process. Raises StationError for a bundle without a threshold."""
-    from flawmap.data.images import decode_pixels
     from flawmap.deploy.inspector import load
 
     inspector = load(bundle, device, runtime=runtime, say=say)
@@ -287,7 +286,7 @@ def by_bundle(bundle: Path, runtime: str, device: str, doubt: float, say: Callab
         raise StationError(f"{bundle} has no threshold; set one with: flawmap threshold {bundle}")
 
     def inspect(arrived: Arrived, data: bytes) -> Result:
-        found = inspector.inspect(decode_pixels(data, arrived.name))
+        found = inspector.inspect_read([inspector.decode(data, arrived.name)])[0]
         assert found.threshold is not None
         return {
             "verdict": verdict_of(found.score, found.threshold, doubt),

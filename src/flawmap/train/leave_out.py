@@ -31,6 +31,7 @@ from torch import Tensor
 
 from flawmap.bundle import Bundle, load_imagenet, round_weights
 from flawmap.data.scope import Scope
+from flawmap.data.white import White
 from flawmap.errors import BundleError, ConfigError, DataError
 from flawmap.measure.evidence import GoodEvidence
 from flawmap.measure.near_duplicates import (
@@ -114,9 +115,9 @@ class LeaveOut:
         numbers = {path: number for number, path in enumerate(paths)}
         return paths, [numbers[named[photo]] for photo in told]
 
-    def _place(self, path: Path) -> tuple[GoodParts, int]:
-        """A photo to look at; it is read now, and not kept."""
-        return GoodParts([path], self.bundle.recipe, self.scope), 0
+    def _place(self, path: Path, white: White | None = None) -> tuple[GoodParts, int]:
+        """A photo to look at; it is read now, and not kept. `white`: of 16 bits; None: as training photos."""
+        return GoodParts([path], self.bundle.recipe, self.scope, white=white), 0
 
     def _find_patches(self) -> None:
         """Find the photo of each patch in the memory banks, and candidates for others. Raises DataError."""
@@ -172,11 +173,11 @@ class LeaveOut:
         """
         theirs = self._mean_features(self.paths)
         spread = theirs.std(0).clamp_min(1e-6)
-        ours, theirs = self._mean_features(test) / spread, theirs / spread
+        ours, theirs = self._mean_features(test, self.bundle.white) / spread, theirs / spread
         among = torch.pdist(theirs[:: -(-len(theirs) // PAIRED)])
         return torch.cdist(ours, theirs, compute_mode="donot_use_mm_for_euclid_dist"), among
 
-    def _mean_features(self, paths: Sequence[Path]) -> Tensor:
+    def _mean_features(self, paths: Sequence[Path], white: White | None = None) -> Tensor:
         """Mean features of low resolution of each photo, of what counts: (photos, C) float64, on the CPU."""
         model = self.bundle.model
         known = model.familiarity is not None and LOW in model.familiarity.sources
@@ -187,7 +188,7 @@ class LeaveOut:
         found = []
         for path in paths:
             cells = []
-            parts, number = self._place(path)
+            parts, number = self._place(path, white)
             for picture, inside in parts.pictures(number, TILES):
                 pictures = picture.to(self.device)
                 features = model.pretrained(pictures)[LOW] if network is None else network(pictures)

@@ -23,6 +23,7 @@ from flawmap.bundle import load_imagenet
 from flawmap.config import Recipe
 from flawmap.data.dataset import rotated
 from flawmap.data.images import Image, read_image, resize_image
+from flawmap.data.white import FULL_SCALE, White
 from flawmap.measure.orientation import FEWEST, Orientation
 from flawmap.model.familiarity import PRETRAINED
 from flawmap.model.imagenet import ImageNetFeatures
@@ -57,15 +58,15 @@ def settled(recipe: Recipe, orientation: Orientation) -> Recipe:
     return recipe.model_copy(update={"model": model, "anomalies": defects, "detect": detect})
 
 
-def recognise(paths: Sequence[Path], device: torch.device | str = "cpu") -> Orientation:
+def recognise(paths: Sequence[Path], device: torch.device | str = "cpu", white: White = FULL_SCALE) -> Orientation:
     """Tell from up to PHOTOS good photos, evenly chosen, whether parts lie at varying angles.
 
-    About 6 seconds on one core. Raises ImageError for a broken photo.
+    `white`: how 16 bits are read. About 6 seconds on one core. Raises ImageError for a broken photo.
     """
     count = min(PHOTOS, len(paths))
     if count < FEWEST:
         return Orientation(count)
-    return from_images((read_image(paths[number * len(paths) // count]) for number in range(count)), device)
+    return from_images((read_image(paths[number * len(paths) // count], white) for number in range(count)), device)
 
 
 @torch.inference_mode()

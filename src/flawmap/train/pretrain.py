@@ -20,6 +20,7 @@ from torch import Tensor
 
 from flawmap.config import Recipe
 from flawmap.data.images import read_image
+from flawmap.data.white import FULL_SCALE, White
 from flawmap.model.discrete import DiscreteModel
 from flawmap.train.loop import Machine, Stage, adam, initial_weights, learning_rate, seeded, set_rate
 
@@ -30,8 +31,8 @@ CACHE_BYTES = 4 << 30  # decoded images kept in memory; what does not fit is dec
 class Crops:
     """Training images, decoded once as far as memory allows, and random crops of them."""
 
-    def __init__(self, paths: Sequence[Path], side: int) -> None:
-        self.paths, self.side = list(paths), side
+    def __init__(self, paths: Sequence[Path], side: int, white: White = FULL_SCALE) -> None:
+        self.paths, self.side, self.white = list(paths), side, white
         self.cache: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
         self.cached_bytes = 0
 
@@ -39,7 +40,7 @@ class Crops:
         """(H, W, 3) uint8, at least as large as a crop."""
         if index in self.cache:
             return self.cache[index]
-        pixels = at_least(read_image(self.paths[index]), self.side)
+        pixels = at_least(read_image(self.paths[index], self.white), self.side)
         image = (pixels * 255 + 0.5).astype(np.uint8)
         if self.cached_bytes + image.nbytes <= CACHE_BYTES:
             self.cache[index] = image
@@ -78,7 +79,9 @@ def split(paths: Sequence[Path], held_out: float, seed: int) -> tuple[list[Path]
 
 
 @torch.no_grad()
-def quality(model: DiscreteModel, paths: Sequence[Path], device: torch.device) -> dict[str, float]:
+def quality(
+    model: DiscreteModel, paths: Sequence[Path], device: torch.device, white: White = FULL_SCALE
+) -> dict[str, float]:
     """How well held-out images survive the codes, on their central 256x256, clipped to [0, 1], in float32.
 
     `psnr`: dB, mean over the images; `psnr_pooled`: dB of the mean squared error over all of them (lower, since
@@ -88,7 +91,7 @@ def quality(model: DiscreteModel, paths: Sequence[Path], device: torch.device) -
     errors: list[float] = []
     counts = [torch.zeros(book.size) for book in (model.coarse_codebook, model.fine_codebook)]
     for path in paths:
-        image = at_least(read_image(path), CHECK_SIDE)
+        image = at_least(read_image(path, white), CHECK_SIDE)
         top, left = (image.shape[0] - CHECK_SIDE) // 2, (image.shape[1] - CHECK_SIDE) // 2
         crop = np.ascontiguousarray(image[top : top + CHECK_SIDE, left : left + CHECK_SIDE])
         batch = torch.from_numpy(crop).permute(2, 0, 1).unsqueeze(0).to(device)
@@ -127,7 +130,7 @@ def pretrain(
     optimizer = adam(model.parameters(), settings.rate, machine.device)
     generator = seeded(recipe.run.seed, 2, rank)
     train_paths, check_paths = split(images, settings.held_out, recipe.run.seed)
-    crops = Crops(train_paths, settings.crop)
+    crops = Crops(train_paths, settings.crop, White.of(recipe.image))
     # The codebooks' running statistics are not part of the weights, but they are of the state.
     statistics = {f"{name}.{kind}": getattr(book, kind) for name, book in books.items() for kind in ("counts", "sums")}
     stage = Stage(
@@ -165,7 +168,9 @@ def pretrain(
         stage.report(step, losses)
         finished = step + 1
         if rank == 0 and (finished % settings.check_every == 0 or finished == settings.steps):
-            stage.write(finished, revived=revived, **quality(model, check_paths, machine.device))
+            stage.write(
+                finished, revived=revived, **quality(model, check_paths, machine.device, White.of(recipe.image))
+            )
             revived = 0
     model.normalise_codes()
     return model.eval()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from flawmap.bundle import build
 from flawmap.config import Recipe
+from flawmap.data.white import FULL_SCALE, White
 from flawmap.model.discrete import DiscreteModel
 from flawmap.model.dsr import DSR
 from flawmap.train.detect import train_detection
@@ -35,8 +36,8 @@ class NaturalImages:
     Parts are often grey and smooth; photos seldom are.
     """
 
-    def __init__(self, paths: Sequence[Path], side: int) -> None:
-        self.crops = Crops(paths, side)
+    def __init__(self, paths: Sequence[Path], side: int, white: White = FULL_SCALE) -> None:
+        self.crops = Crops(paths, side, white)
 
     def draw(
         self, count: int, generator: torch.Generator, *, rotate: float, degrees: float, border: str, crop: int
@@ -90,6 +91,6 @@ def train_prior(
     model.to(machine.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     train_paths, _ = split(images, recipe.pretrain.held_out, recipe.run.seed)
-    source = NaturalImages(train_paths, recipe.image.height)
+    source = NaturalImages(train_paths, recipe.image.height, White.of(recipe.image))
     train_detection(model, source, recipe, machine, folder, resume=resume, quiet=quiet, name="prior")
     return model.eval().requires_grad_(False)

@@ -87,8 +87,8 @@ def renew(
     model = copy.deepcopy(bundle.model).to(place).eval()
     assert model.familiarity is not None, "a bundle with evidence has familiarity"
     scope = Scope(bundle.recipe.image, bundle.ignore)
-    parts = GoodParts(sorted(good), bundle.recipe, scope)
-    bad = GoodParts(sorted(defects), bundle.recipe, scope)
+    parts = GoodParts(sorted(good), bundle.recipe, scope, white=bundle.white)
+    bad = GoodParts(sorted(defects), bundle.recipe, scope, white=bundle.white)
     good_before, defects_before = (photos.scores(model, place)[0] for photos in (parts, bad))
 
     folders = {path.parent for path in parts.paths}

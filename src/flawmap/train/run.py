@@ -26,6 +26,7 @@ from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
 from flawmap.data.layouts import Listing, Sample
 from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import Scope, read_scope
+from flawmap.data.white import White
 from flawmap.errors import CheckpointError, ConfigError, DataError, FlawmapError, TrainingError, first_line
 from flawmap.measure.orientation import ORIENTATION, Orientation, orientation_of
 from flawmap.measure.photos import TILES, GoodPhotos, learn, take
@@ -48,6 +49,7 @@ from flawmap.train.resume import UNCHECKED, Given, check_recipe, check_same, giv
 from flawmap.train.size import size_line
 from flawmap.train.sources import GoodParts, Varied, good_images, names_of, photo_size, reduced, sized
 from flawmap.train.split import BEFORE, cross_fitted, few_line, held_out_count, hold_out
+from flawmap.train.white import settled_white
 
 RECIPE, DEFECTS, CHOICE = "recipe.toml", "defects.json", "choice.json"
 ANGLES = "orientation.json"
@@ -178,7 +180,7 @@ def _orientation(folder: Path, recipe: Recipe, good: Sequence[Path], device: tor
     with suppress(OSError, ValueError, TypeError):
         if noted := orientation_of({ORIENTATION: json.loads((folder / ANGLES).read_text(encoding="utf-8"))}):
             return noted
-    return recognise(good, device)
+    return recognise(good, device, White.of(recipe.image))
 
 
 def _note(text: str) -> None:
@@ -273,6 +275,8 @@ def train(
         say(f"there is no unfinished training in {folder}: it begins anew")
     if not check_same(folder, given) and begun:
         say(f"{folder} {UNCHECKED}")
+    image, white = settled_white(recipe.image, good, [sample.image for sample in samples], say)
+    recipe = recipe.model_copy(update={"image": image})
     asked, recipe = recipe, _noted_size(folder, recipe) or sized(recipe, good, say)
     photo = photo_size(good)
     say(size_line(asked, recipe, photo))
@@ -388,6 +392,7 @@ def train(
         "layout": listing.layout,
         **chosen,
         "photo_size": [*photo],
+        "white": white,
         "inspected_at": [recipe.image.height, recipe.image.width],
         ORIENTATION: None if orientation is None else orientation.to_json(),
         "trained_on": len(images),

@@ -26,6 +26,7 @@ from flawmap.data.dataset import network_input
 from flawmap.data.images import Image, Mask, read_image
 from flawmap.data.marks import cover_in, direction, window_of
 from flawmap.data.scope import Scope
+from flawmap.data.white import White
 from flawmap.measure.metrics import image_auroc
 from flawmap.model.familiarity import HIGH, LOW, PRETRAINED, Density, Moments, surroundings
 from flawmap.model.imagenet import ImageNetFeatures
@@ -106,13 +107,13 @@ def choose_size(
 
     with torch.inference_mode():
         for path in fitted:
-            image = read_image(path)
+            image = read_image(path, White.of(candidates[0]))
             for look in looks:
                 look.learn(features(network_input(image, look.settings)), CELLS // len(fitted), seed)
         for look in looks:
             look.fit()
         for number, path in enumerate(path for path, out in zip(chosen, apart, strict=True) if out):
-            plain, rng = read_image(path), np.random.default_rng([seed, number])
+            plain, rng = read_image(path, White.of(candidates[0])), np.random.default_rng([seed, number])
             drawings = [draw_marks(plain, marks, scope, rng) for marks in MARKS]
             for look in looks:
                 without, *marked = (

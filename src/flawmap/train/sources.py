@@ -22,6 +22,7 @@ from flawmap.data.pictures import pictures_of
 from flawmap.data.scope import Scope, read_scope
 from flawmap.data.tiles import at_scale
 from flawmap.data.variation import vary
+from flawmap.data.white import White
 from flawmap.devices import pick_device
 from flawmap.errors import ConfigError
 from flawmap.measure.found import Array, Found, look
@@ -195,19 +196,25 @@ class GoodParts:
     """Good photos as they are inspected: those held out, which set the threshold, and some of those trained on.
 
     All are read at the start, so that a broken one stops no finished training; `read` are the same photos where that
-    is done. Raises ImageError.
+    is done. `white`: how 16 bits are read; None is as the recipe says. Raises ImageError.
     """
 
     def __init__(
-        self, paths: Sequence[Path], recipe: Recipe, scope: Scope, read: GoodImages | GoodTiles | None = None
+        self,
+        paths: Sequence[Path],
+        recipe: Recipe,
+        scope: Scope,
+        read: GoodImages | GoodTiles | None = None,
+        white: White | None = None,
     ) -> None:
         self.paths, self.settings, self.scope = list(paths), recipe.image, scope
+        self.white = white or White.of(recipe.image)
         self.whole = read if isinstance(read, GoodImages) else None
         if read is None and recipe.image.policy == "resize":
-            self.whole = GoodImages(paths, recipe.image, scope)
+            self.whole = GoodImages(paths, recipe.image, scope, self.white)
         elif read is None:
             for path in self.paths:
-                scope.check(read_pixels(path).shape, str(path))
+                scope.check(read_pixels(path, self.white).shape, str(path))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -218,7 +225,7 @@ class GoodParts:
         Of a photo cut into tiles, each tile that holds something that counts, or about `limit` of them, evenly.
         """
         if self.whole is None:
-            yield from pictures_of(self.paths[index], self.settings, self.scope, limit)
+            yield from pictures_of(self.paths[index], self.settings, self.scope, limit, self.white)
         else:
             yield self.whole.get([index]), self.scope.inside(self.settings.height, self.settings.width)
 
@@ -232,7 +239,7 @@ class GoodParts:
         def network(tiles: Array) -> Found:  # (B, 3, h, w)
             return look(model, torch.from_numpy(tiles), device)
 
-        pixels = at_scale(read_pixels(self.paths[index]), self.settings)
+        pixels = at_scale(read_pixels(self.paths[index], self.white), self.settings)
         blended = inspect_tiles(network, pixels, self.settings, self.scope, rule=model.score_rule, drawings=False)
         return blended.score, float(blended.map.max())
 

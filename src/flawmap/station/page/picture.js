@@ -47,7 +47,7 @@ export function picture() {
 }
 
 async function layersOf(part) {
-  const original = el("img", { src: pictureOf(part, "original"), alt: t("partPicture", { label: nameOf(part) }) });
+  const original = el("img", { src: pictureOf(part, "photo"), alt: t("partPicture", { label: nameOf(part) }) });
   const heat = el("img", { src: pictureOf(part, "heat"), alt: "", class: "over" });
   if (await decoded(original, heat)) return [original, heat, outlines(part)];
   // A browser cannot show every file that can be inspected, TIFF for one; the overlay is always a JPEG.

@@ -1,0 +1,95 @@
+"""Settle at the start of a training what is full white in its photos with 16 bits, and note how bright photos are."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flawmap.config import ImageSettings
+from flawmap.data.images import Brightness, brightness_of
+from flawmap.data.white import FAR, FULL, LEVELS, White, likely_white, may_be_deep
+from flawmap.errors import ImageError
+
+SHALLOW_READ = 32  # photos without 16 bits that tell how bright photos are; their level is known without decoding
+
+Facts = dict[str, Any]
+
+
+def settled_white(
+    settings: ImageSettings,
+    good: Sequence[Path],
+    others: Sequence[Path] = (),
+    say: Callable[[str], object] = lambda line: None,
+) -> tuple[ImageSettings, Facts]:
+    """`settings` with `white` settled by the photos `good` and `others`, and what a bundle keeps of it.
+
+    Facts: level; photos, with 16 bits that state no level; largest, of their pixels; reach, the share of full white
+    that bright pixels of every good photo reach. Without such photos `auto` stays, and full scale is meant. `say` is
+    told of 16 bits in one line, and of photos that seem to be at another level. Broken photos are left to who reads
+    them next.
+    """
+    deep, shallow = [path for path in good if _deep(path)], [path for path in good if not _deep(path)]
+    shallow = shallow[:: max(-(-len(shallow) // SHALLOW_READ), 1)]
+    seen = [_brightness(path) for path in (*deep, *shallow)]
+    found = [*seen, *(_brightness(path) for path in others if _deep(path))]
+    unknown = [one.largest for one in found if one.largest is not None]
+    largest = max(unknown, default=0)
+    asked = settings.white
+    level = White.of(settings).level if asked != "auto" or not unknown else likely_white(largest)
+    if unknown:
+        say(_line(asked, level, largest, len(unknown)))
+        settings = settings.model_copy(update={"white": level})
+    shares = [one.bright / (level if one.largest is not None else 1) for one in seen]
+    reach = min(shares, default=0.0)
+    usual = statistics.median(shares) if shares else 0.0
+    dark = [
+        path.name
+        for path, one, share in zip((*deep, *shallow), seen, shares, strict=True)
+        if one.largest is not None and one.largest <= LEVELS[-1] and share < usual / FAR
+    ]
+    if dark:
+        say(
+            f"{len(dark)} of the photos with 16 bits, as {dark[0]}, are less than half as bright as most: if they are "
+            "at another level than the others, store all photos at one and train again"
+        )
+    return settings, {
+        "level": level, "photos": len(unknown), "largest": largest, "reach": round(min(reach, 1.0), 4),
+    }  # fmt: skip
+
+
+def _line(asked: int | str, level: int, largest: int, count: int) -> str:
+    photos = f"{count} photo{'s have' if count > 1 else ' has'} 16 bits"
+    dark = f"{photos} and no pixel above {largest}"
+    if asked != "auto":
+        hint = f": if {_bits(largest)}, set image.white to that" if 2 * largest < level else ""
+        return f"{dark}; full white is {level} (image.white){hint}"
+    if level < FULL:
+        return f"{dark}: taken for {round(math.log2(level + 1))} bits, full white is {level} (image.white)"
+    if largest > LEVELS[-1]:
+        return f"{dark}: full white is {level} (image.white)"
+    return f"{dark}, too dark to tell their level: full white is {level}; if {_bits(largest)}, set image.white to that"
+
+
+def _bits(largest: int) -> str:
+    level = next((level for level in (255, *LEVELS) if largest <= level), FULL)
+    return f"they hold {round(math.log2(level + 1))} bits, as 0 to {level}"
+
+
+def _deep(path: Path) -> bool:
+    """Whether a photo may hold more than 8 bits."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+            return may_be_deep(start + file.read() if start[:2] in (b"II", b"MM") else start)
+    except (OSError, ValueError):
+        return True
+
+
+def _brightness(path: Path) -> Brightness:
+    try:
+        return brightness_of(path.read_bytes(), str(path))
+    except (OSError, ValueError, ImageError):  # it is read again, and what is wrong with it told then
+        return Brightness(None, 1.0)

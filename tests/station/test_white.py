@@ -1,0 +1,95 @@
+"""Photos with 12 bits in 16 at a station: told, not scored, until a version reads them; and pictures one can see."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from station_helpers import Server, dataset, picture, png
+
+from flawmap.bundle import update_white
+from flawmap.data.images import decode_image
+from flawmap.errors import StationError
+from flawmap.station.client import Client
+from flawmap.station.seen import Arrived
+from flawmap.station.watch import by_server
+
+ALIKE = 1e-3  # of a score: rounding of 12 bits
+
+
+def deep(number: int, level: int, suffix: str = ".png") -> bytes:
+    """The drawn part of `png` as a camera with so many levels stores it in 16 bits."""
+    pixels = np.rint(picture(number) * (level / 255)).astype(np.uint16)
+    return bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+
+
+@pytest.fixture(scope="module")
+def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("station")
+    shutil.copytree(models, folder / "models")
+    started = Server(folder / "models", folder / "data")
+    yield started
+    assert started.stop() == 0
+    assert "Traceback" not in started.log.read_text()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.url) as opened:
+        yield opened
+
+
+def brightness(client: Client, ident: str, name: str) -> float:
+    return float(decode_image(client.picture(ident, name), "x").mean())
+
+
+def test_12_bits_are_told_and_scored_by_a_version_that_reads_them(server: Server, client: Client) -> None:
+    seen = client.inspect(png(3))
+    assert client.inspect(deep(3, 65535))["score"] == pytest.approx(seen["score"], abs=ALIKE)
+    before = len(list(client.parts()))
+    with pytest.raises(StationError, match="if they hold 12 bits, say so once: flawmap white BUNDLE 4095") as told:
+        client.inspect(deep(3, 4095))
+    assert told.value.status == 422
+    assert len(list(client.parts())) == before, "nothing is recorded as inspected"
+    (one,) = client.inspect_batch([deep(3, 4095)])
+    assert one["status"] == 422
+    with pytest.raises(StationError, match="flawmap white BUNDLE 4095"):
+        by_server(client, None)(Arrived(Path("a.png"), "a.png", 1, 1), deep(3, 4095))
+
+    second = server.models / "part@2.bundle"
+    shutil.copytree(server.models / "part.bundle", second)
+    update_white(second, 4095)
+    client.use("part@2")
+    found = client.inspect(deep(3, 4095))
+    assert found["model"]["ref"] == "part@2"
+    assert found["score"] == pytest.approx(seen["score"], abs=ALIKE)
+    assert client.inspect(png(3))["score"] == seen["score"], "8 bits stay to the bit"
+    with pytest.raises(StationError, match="above the full white 4095"):
+        client.inspect(deep(3, 65535))
+
+    for name in ("photo", "thumbnail", "overlay"):
+        assert brightness(client, found["id"], name) == pytest.approx(brightness(client, seen["id"], name), abs=0.01)
+    assert client.picture(found["id"], "original") == deep(3, 4095), "the file as it came"
+    assert client.picture(seen["id"], "photo") == png(3), "what a browser shows is not drawn anew"
+    tiff = client.inspect(deep(3, 4095, ".tif"))
+    assert brightness(client, tiff["id"], "photo") == pytest.approx(brightness(client, seen["id"], "photo"), abs=0.01)
+    assert tiff["links"]["photo"] == f"/api/parts/{tiff['id']}/photo"
+
+    client.use("part@1")  # pictures stay as they were inspected
+    assert brightness(client, found["id"], "thumbnail") == pytest.approx(
+        brightness(client, seen["id"], "thumbnail"), abs=0.01
+    )
+
+
+def test_photos_to_train_on_are_shown_bright(server: Server, http: httpx.Client) -> None:
+    ident = dataset(http, range(0))
+    files = [("image", (f"{n}.png", deep(n, 4095), "image/png")) for n in range(100, 102)]
+    assert http.post(f"/api/datasets/{ident}/photos", files=files).status_code == 200
+    for photo in http.get(f"/api/datasets/{ident}").json()["photos"]:
+        small = http.get(f"/api/datasets/{ident}/photos/{photo['id']}?thumbnail=true").content
+        assert decode_image(small, "x").mean() == pytest.approx(picture(100).mean() / 255, abs=0.03)
