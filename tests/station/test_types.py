@@ -58,6 +58,8 @@ class Untouched:
 
     def close(self) -> None: ...
 
+    async def know_tokens(self) -> None: ...
+
     def __getattr__(self, name: str) -> Any:
         raise Touched(f"station.{name} was reached", 500)
 
