@@ -311,7 +311,7 @@ def update_white(path: Path, level: int) -> None:
     """
     if not 255 <= level <= FULL:
         raise BundleError(f"full white is 255 to {FULL}, as 4095 for 12 bits; not {level}")
-    noted = _read_note(Path(path))["provenance"].get("white")
+    noted = read_facts(Path(path))["provenance"].get("white")
     update_provenance(path, {"white": {**(noted if isinstance(noted, dict) else {}), "set": level}})
 
 
