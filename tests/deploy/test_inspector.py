@@ -79,7 +79,7 @@ def test_channels_are_taken_as_blue_green_red(inspector: Inspector) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        np.zeros((64, 64), dtype=np.uint8),
+        np.zeros((64, 64), dtype=np.int32),
         np.zeros((3, 64, 64), dtype=np.uint8),
         np.zeros((64, 64, 4), dtype=np.uint8),
         np.zeros((0, 64, 3), dtype=np.uint8),
@@ -89,7 +89,7 @@ def test_channels_are_taken_as_blue_green_red(inspector: Inspector) -> None:
         np.full((64, 64, 3), np.nan, dtype=np.float32),
         [[1, 2, 3]],
     ],
-    ids=["grey", "channels first", "alpha", "empty", "int64", "bool", "0 to 255", "nan", "list"],
+    ids=["int32", "channels first", "alpha", "empty", "int64", "bool", "0 to 255", "nan", "list"],
 )
 def test_an_array_that_is_no_such_image_is_refused_in_one_line(inspector: Inspector, wrong: Any) -> None:
     with pytest.raises(ImageError) as raised:

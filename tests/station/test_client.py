@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -235,3 +235,59 @@ def test_what_does_not_pass_is_told_at_once(waits: list[float], status: int) -> 
     with answered_by(lambda request: httpx.Response(status)) as client, pytest.raises(StationError):
         client.inspect(b"image")
     assert waits == []
+
+
+class Parts(http.server.BaseHTTPRequestHandler):
+    """Keeps the bodies it is sent."""
+
+    bodies: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"parts": []}')
+
+    def log_message(self, *given: Any) -> None:
+        pass
+
+
+def test_an_image_in_memory_is_sent_as_a_png_of_the_same_pixels(tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from flawmap.data.images import decode_pixels
+    from flawmap.errors import ImageError
+
+    bgr = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    rgb = bgr[:, :, ::-1].copy()
+    (tmp_path / "part.png").write_bytes(png(1))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Parts)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with Client(f"http://127.0.0.1:{server.server_port}") as client:
+            client.inspect(bgr)
+            client.inspect(rgb, order="rgb")
+            client.inspect(torch.from_numpy(rgb).permute(2, 0, 1), order="rgb")
+            client.inspect(Image.fromarray(rgb))
+            client.inspect((bgr / 255).astype(np.float32))
+            client.inspect(bgr.astype(np.uint16) * 257)
+            client.inspect(bgr[:, :, 0])
+            client.inspect(str(tmp_path / "part.png"))
+            client.inspect(bytearray(png(2)))
+            with pytest.raises(ImageError, match="full scale"):
+                client.inspect(bgr.astype(np.int64))
+            client.inspect_batch([bgr, str(tmp_path / "part.png")])
+            with pytest.raises(StationError, match="give a list"):
+                client.inspect_batch("part.png")
+    finally:
+        server.shutdown()
+        server.server_close()
+    *single, batch = Parts.bodies
+    found = [decode_pixels(body, "sent") for body in single[:7]]
+    assert all(np.array_equal(pixels, bgr) for pixels in found[:4])
+    assert all(np.array_equal(pixels, bgr.astype(np.uint16) * 257) for pixels in found[4:6])
+    assert found[6].strides[2] == 0 and np.array_equal(found[6][:, :, 0], bgr[:, :, 0])
+    assert single[7:] == [png(1), png(2)]
+    assert batch.count(b"\x89PNG") == 2 and b'filename="part.png"' in batch

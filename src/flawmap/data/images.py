@@ -646,6 +646,15 @@ def encode_png(pixels: Pixels) -> bytes:
     return bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
+def as_png(pixels: Stored) -> bytes:
+    """An image of `read_pixels` (H, W, 3) as the bytes of a PNG file, grey as grey; float32 is rounded to 16 bits."""
+    if pixels.dtype.kind == "f":
+        pixels = np.rint(np.clip(pixels, 0, 1) * 65535).astype(np.uint16)
+    if pixels.strides[2] == 0:
+        pixels = pixels[:, :, 0]
+    return bytes(cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes())
+
+
 def encode_jpeg(pixels: Pixels, quality: int = 90) -> bytes:
     """(H, W, 3) BGR or (H, W) uint8 as the bytes of a JPEG file."""
     return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())

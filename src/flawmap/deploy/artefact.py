@@ -21,7 +21,7 @@ import torch
 from flawmap.deploy.graph import ABOUT, OUTPUTS, network_of
 from flawmap.deploy.resize import IMAGE, PIXELS
 from flawmap.deploy.signals import kept_signal_stack
-from flawmap.devices import has_fast_bfloat16
+from flawmap.devices import check_not_forked, has_fast_bfloat16
 from flawmap.errors import BundleError, ConfigError
 from flawmap.measure.found import Array, Found
 
@@ -42,12 +42,14 @@ class GraphRuntime:
 
     def __init__(self, file: Path, threads: int = 0, bfloat16: bool | None = None) -> None:
         self.name = kind_of(file)
+        check_not_forked(self.name)
         self.about = read_about(file)
         self.one_image = not self.about["dynamic_batch"]
         self.session = open_session(file, threads, whole=False, bfloat16=bfloat16)
 
     def __call__(self, images: Array) -> Found:
-        """(B, 3, h, w) -> Found."""
+        """(B, 3, h, w) -> Found. Raises ConfigError in a forked process."""
+        check_not_forked(self.name)
         groups = [images[i : i + 1] for i in range(len(images))] if self.one_image else [images]
         found = [self.session(np.ascontiguousarray(group)) for group in groups]
         return Found(*(np.concatenate([part[name] for part in found]) for name in OUTPUTS))

@@ -10,59 +10,26 @@ Axes: H, W the image file's rows and columns; h, w the network's, or of the whol
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
+from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flawmap.bundle import Bundle, load_bundle
+from flawmap.data.arrays import ImageLike, name_of, pixels_of, several
 from flawmap.data.dataset import network_input
-from flawmap.data.images import MAX_BYTES, Mask, Stored, decode_pixels, held_bytes, read_pixels, resize_map, to_float
+from flawmap.data.images import MAX_BYTES, Mask, Stored, decode_pixels, held_bytes, resize_map, to_float
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import at_scale
-from flawmap.data.white import at_white
+from flawmap.deploy.inspection import Image
+from flawmap.deploy.inspection import Inspection as Inspection
 from flawmap.deploy.runtimes import AUTO, PRECISIONS, RUNTIMES, RUNTIMES_IN, Runtime, TorchRuntime
 from flawmap.errors import ConfigError, ImageError
 from flawmap.measure.conformal import p_value
 from flawmap.measure.scores import Region, find_regions
 from flawmap.measure.tiled import inspect_tiles
-
-Image = np.ndarray[Any, np.dtype[np.float32]]
-
-DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What is known of one image.
-
-    map: (H, W) float32 in [0, 1], the image's own size; regions are in its pixels
-    score: in [0, 1]; threshold: the bundle's, None when it has none
-    defective: score > threshold, None without a threshold
-    regions: where the map exceeds the bundle's pixel threshold, largest peak first. Also given for a part that
-        passes; a defective part whose map exceeds it nowhere has the region around its peak
-    network_map: (h, w) float32, the map at the network's size or, of tiles, scale; the same array as `map` where these
-        are the image's own
-    input_image, object_image, general_image: (h, w, 3) float32 BGR in [0, 1]: what the network saw, and its drawings;
-        of tiles, reduced to at most 1024 pixels a side
-    inside: (h, w) bool, what of network_map counts; elsewhere both maps are 0. None when all does
-    p_value: in (0, 1], the chance that a good part scores as high (measure/conformal.py), from the scores of good parts
-        that the bundle keeps; None when it knows none
-    """
-
-    map: Image
-    score: float
-    threshold: float | None
-    defective: bool | None
-    regions: list[Region]
-    network_map: Image
-    input_image: Image
-    object_image: Image
-    general_image: Image
-    inside: Mask | None = None
-    p_value: float | None = None
 
 
 class Inspector:
@@ -93,29 +60,35 @@ class Inspector:
         """Images, or tiles of one, at a time that suit the runtime."""
         return self.runtime.usual_batch
 
-    def inspect(self, image: str | Path | np.ndarray[Any, Any]) -> Inspection:
-        """Inspect one image: a file, or an array (H, W, 3) in BGR order, uint8, uint16 or float in [0, 1].
+    def inspect(self, image: ImageLike, *, order: str | None = None) -> Inspection:
+        """Inspect one image: a file, its bytes, a PIL image, an array or a tensor (`data.arrays.pixels_of`).
 
-        16 bits are read with the bundle's full white (data/white.py), of an array as of a file. Raises ImageError for
-        a file or an array that is not such an image, and for 16 bits at another level.
+        An array is (H, W, 3), BGR, or (H, W), grey: uint8, uint16 or float in [0, 1]; a tensor may be (3, H, W).
+        `order`: `rgb` for an array or tensor in that order. 16 bits are read with the bundle's full white
+        (data/white.py), of an array as of a file. Raises ImageError for what is no such image, and for 16 bits at
+        another level.
         """
-        return self.inspect_read([self.read(image)])[0]
+        return self.inspect_read([self._kept(image, order)], names=[name_of(image)])[0]
 
     def inspect_many(
-        self, images: Iterable[str | Path | np.ndarray[Any, Any]], batch: int = 0
+        self, images: Iterable[ImageLike], batch: int = 0, *, order: str | None = None
     ) -> Iterator[Inspection | ImageError]:
         """Inspect any number of images in order, `batch` at a time (0: `usual_batch`), read as they are needed.
 
+        `images` and `order` are as in `inspect`; an array (N, H, W, 3) is N images.
         With `image.policy = "tile"`, one image is in memory at a time, and `batch` tiles of it in the network.
         Memory does not grow with the number of images. An image that cannot be used yields its ImageError in its place,
         and the others go on.
         """
-        size = batch or self.usual_batch
-        waiting = iter(images)
+        return self._many(several(images), batch or self.usual_batch, order)
+
+    def _many(self, waiting: Iterator[ImageLike], size: int, order: str | None) -> Iterator[Inspection | ImageError]:
         while group := list(islice(waiting, 1 if self.tiled else size)):
-            read = [self.read_or_error(image) for image in group]
+            read = [self.read_or_error(image, order, keep=True) for image in group]
             usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
-            found = iter(self._inspect_or_error(usable, size))
+            pairs = zip(group, read, strict=True)
+            names = [name_of(image) for image, pixels in pairs if not isinstance(pixels, ImageError)]
+            found = iter(self.inspect_or_error(usable, size, names))
             for pixels in read:
                 yield pixels if isinstance(pixels, ImageError) else next(found)
 
@@ -124,15 +97,9 @@ class Inspector:
         """Whether images are cut into tiles."""
         return self.bundle.recipe.image.policy == "tile"
 
-    def read(self, image: str | Path | np.ndarray[Any, Any]) -> Stored:
+    def read(self, image: ImageLike, order: str | None = None) -> Stored:
         """An image as it is inspected, (H, W, 3) uint8, uint16 at full scale, or float32. Raises ImageError."""
-        name = str(image) if isinstance(image, str | Path) else "image array"
-        pixels = (
-            read_pixels(image, self.white)
-            if isinstance(image, str | Path)
-            else at_white(_pixels(image), self.white, name)
-        )
-        return self._checked(pixels, name)
+        return self._checked(pixels_of(image, order, self.white), name_of(image))
 
     def decode(self, data: bytes, name: str) -> Stored:
         """`read` of the bytes of a file; `name` is used in messages."""
@@ -148,27 +115,45 @@ class Inspector:
             )
         return pixels
 
-    def read_or_error(self, image: str | Path | np.ndarray[Any, Any]) -> Stored | ImageError:
-        """`read`, but what it would raise is returned."""
+    def _kept(self, image: ImageLike, order: str | None) -> Stored:
+        """The image's pixels in memory of their own: a camera may write the next image over an array."""
+        pixels = self.read(image, order)
+        if isinstance(image, str | PathLike | bytes):
+            return pixels
+        if pixels.strides[2] == 0:
+            return np.broadcast_to(pixels[:, :, :1].copy(), pixels.shape)
+        return pixels.copy()
+
+    def read_or_error(self, image: ImageLike, order: str | None = None, *, keep: bool = False) -> Stored | ImageError:
+        """`read`, but what it would raise is returned. `keep`: in memory of its own."""
         try:
-            return self.read(image)
+            return self._kept(image, order) if keep else self.read(image, order)
         except ImageError as problem:
             return problem
 
-    def _inspect_or_error(self, images: Sequence[Stored], batch: int) -> Sequence[Inspection | ImageError]:
-        """What was found in each; one that memory does not hold is an ImageError in its place."""
+    def inspect_or_error(
+        self, images: Sequence[Stored], batch: int = 0, names: Sequence[str] = ()
+    ) -> Sequence[Inspection | ImageError]:
+        """`inspect_read`, but an image that memory does not hold is an ImageError in its place."""
         try:
-            return self.inspect_read(images, batch)
+            return self.inspect_read(images, batch, names)
         except MemoryError:
             if len(images) > 1:
-                return [found for image in images for found in self._inspect_or_error([image], batch)]
+                pairs = zip(images, names or [""] * len(images), strict=True)
+                return [found for image, name in pairs for found in self.inspect_or_error([image], batch, [name])]
             return [ImageError("it does not fit into this machine's memory; cut it into smaller images")]
 
-    def inspect_read(self, images: Sequence[Stored], batch: int = 0) -> list[Inspection]:
-        """Inspect what `read` gave, all at once, or each `batch` tiles at a time (0: `usual_batch`)."""
+    def inspect_read(self, images: Sequence[Stored], batch: int = 0, names: Sequence[str] = ()) -> list[Inspection]:
+        """Inspect what `read` gave, all at once, or each `batch` tiles at a time (0: `usual_batch`).
+
+        `names` of the images are kept with what is found.
+        """
+        names = names or [name_of(image) for image in images]
         if self.tiled:
-            return [self._inspect_tiles(image, batch or self.usual_batch) for image in images]
-        return self._inspect_whole(images) if images else []
+            found = [self._inspect_tiles(image, batch or self.usual_batch) for image in images]
+        else:
+            found = self._inspect_whole(images) if images else []
+        return [replace(each, photo=photo, name=name) for each, photo, name in zip(found, images, names, strict=True)]
 
     def _inspect_whole(self, images: Sequence[Stored]) -> list[Inspection]:
         settings = self.bundle.recipe.image
@@ -230,7 +215,7 @@ class Inspector:
 
 
 def load(
-    path: str | Path,
+    path: str | PathLike[str],
     device: str = "auto",
     threads: int = 0,
     *,
@@ -264,22 +249,3 @@ def load(
 def peak_region(found: Image) -> list[Region]:
     """The region around the highest value of a map (H, W): where it exceeds half of that value."""
     return find_regions(found, float(found.max()) / 2, min_area=1)[:1]
-
-
-def _pixels(image: np.ndarray[Any, Any]) -> Stored:
-    """(H, W, 3) uint8, uint16 or float32, checked."""
-    if not isinstance(image, np.ndarray):
-        raise ImageError(f"an image is a file name or an array, not {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype.name not in DTYPES:
-        raise ImageError(
-            f"an image array is (H, W, 3), BGR, uint8, uint16 or float in [0, 1]; this is {image.shape} {image.dtype}"
-        )
-    if image.dtype.kind == "u":
-        return image
-    pixels = image.astype(np.float32, copy=False)
-    lowest, highest = float(pixels.min()), float(pixels.max())
-    if not (lowest >= 0 and highest <= 1):  # also catches NaN
-        raise ImageError(
-            f"a float image array lies in [0, 1]; this one in [{lowest:g}, {highest:g}]; divide it by its full scale"
-        )
-    return pixels

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from flawmap.devices import has_fast_bfloat16, pick_device
+from flawmap.devices import SPAWN, check_threads, has_fast_bfloat16, pick_device
 from flawmap.errors import ConfigError
 from flawmap.measure.found import Array, Found, look
 from flawmap.model.dsr import DSR
@@ -50,6 +50,7 @@ class TorchRuntime:
         self.device, self.precision = pick_device(device), precision
         if precision == "bfloat16" and not has_fast_bfloat16(self.device):
             raise ConfigError("the processor here does not multiply bfloat16, which would be slow; use float32")
+        check_threads(threads)
         if threads > 0:
             torch.set_num_threads(threads)
         self.model = model.eval().requires_grad_(False)
@@ -61,6 +62,8 @@ class TorchRuntime:
         return 1 if self.device.type == "cpu" else 8
 
     def __call__(self, images: Array) -> Found:
-        """(B, 3, h, w) -> Found."""
+        """(B, 3, h, w) -> Found. After a fork on one CPU thread; ConfigError on a GPU."""
+        if self.device.type == "cuda" and torch.cuda._is_in_bad_fork():
+            raise ConfigError(f"{self.device} was in use before this process was forked; {SPAWN}")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return look(self.model, torch.from_numpy(images), self.device)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from flawmap.errors import StationAwayError, StationError
 from flawmap.station.reach import trusting, unreached
+
+if TYPE_CHECKING:
+    from flawmap.data.arrays import ImageLike
 
 GIVE_TOKEN = (
     "give one as token=, or to flawmap watch as --token or in FLAWMAP_TOKEN; "
@@ -65,8 +69,9 @@ class Client:
 
     def inspect(
         self,
-        image: str | Path | bytes,
+        image: ImageLike,
         *,
+        order: str | None = None,
         model: str | None = None,
         label: str | None = None,
         lot: str | None = None,
@@ -74,8 +79,12 @@ class Client:
         deadline: float | None = None,
         key: str | None = None,
     ) -> dict[str, Any]:
-        """Inspect one image, a file or its bytes; the part. `key`: by which the station knows it when it comes again"""
-        data = image if isinstance(image, bytes) else _bytes_of(Path(image))
+        """Inspect one image; the part. `key`: by which the station knows it when it comes again.
+
+        A file or its bytes are sent as they are. A PIL image, an array or a tensor, as `Inspector.inspect` takes them
+        with `order`, is sent as a PNG of 8 bits, or of 16 where it has more. Raises ImageError for what is no image.
+        """
+        data = _encoded(image, order)
         query = {"model": model, "label": label, "lot": lot, "camera": camera, "deadline": deadline}
         headers = {"Content-Type": "application/octet-stream"}
         if key is None and self.retries != 0:
@@ -86,10 +95,14 @@ class Client:
             headers["Idempotency-Key"] = key
         return self._patiently("POST", "/api/parts", content=data, params=_given(query), headers=headers)
 
-    def inspect_batch(self, images: Sequence[str | Path | bytes], **query: Any) -> list[dict[str, Any]]:
+    def inspect_batch(
+        self, images: Sequence[ImageLike], *, order: str | None = None, **query: Any
+    ) -> list[dict[str, Any]]:
         """Inspect several images in one request, in order: parts, or {"error", "status"}."""
+        if isinstance(images, str | bytes | PathLike):
+            raise StationError("inspect_batch takes several images; give a list of them")
         files = [
-            ("image", ("image", one) if isinstance(one, bytes) else (Path(one).name, _bytes_of(Path(one))))
+            ("image", (Path(one).name if isinstance(one, str | PathLike) else "image", _encoded(one, order)))
             for one in images
         ]
         found: list[dict[str, Any]] = self._ask("POST", "/api/parts/batch", files=files, params=_given(query))["parts"]
@@ -246,6 +259,18 @@ class _Errors:
 
 def _given(query: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in query.items() if value is not None}
+
+
+def _encoded(image: ImageLike, order: str | None) -> bytes:
+    """The bytes that are sent of an image: of a file its own, of what is in memory a PNG, nothing lost to 16 bits."""
+    if isinstance(image, str | PathLike):
+        return _bytes_of(Path(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    from flawmap.data.arrays import pixels_of
+    from flawmap.data.images import as_png
+
+    return as_png(pixels_of(image, order))
 
 
 def _bytes_of(path: Path) -> bytes:
