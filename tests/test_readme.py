@@ -13,7 +13,6 @@ import types
 import warnings
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -122,7 +121,7 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_image(folder / "part.png", image)
     (folder / "part.ppm").write_bytes(b"P6\n70 90\n255\n" + image[:, :, ::-1].tobytes())
     twelve = np.rint(image * (4095 / 255)).astype(np.uint16)  # the same in 12 bits
-    (folder / "part12.png").write_bytes(cv2.imencode(".png", twelve)[1].tobytes())
+    write_image(folder / "part12.png", twelve)
     (folder / "part12.ppm").write_bytes(b"P6\n70 90\n4095\n" + twelve[:, :, ::-1].astype(">u2").tobytes())
     return folder
 

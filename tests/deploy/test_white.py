@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,7 +17,7 @@ from deploy_helpers import TINY
 import flawmap
 from flawmap.bundle import load_bundle, save_bundle, update_white
 from flawmap.config import load_recipe
-from flawmap.data.images import read_image
+from flawmap.data.images import read_image, read_pixels, write_image
 from flawmap.data.layouts import find_images, read_layout
 from flawmap.errors import BundleError, ImageError
 from flawmap.measure.photos import BRIGHTNESS
@@ -36,7 +35,7 @@ def restored(source: Path, folder: Path, level: int) -> Path:
         if "ground_truth" in path.parts:
             shutil.copyfile(path, place)
         else:
-            assert cv2.imwrite(str(place), np.rint(read_image(path) * level).astype(np.uint16))
+            write_image(place, np.rint(read_image(path) * level).astype(np.uint16))
     return folder
 
 
@@ -87,7 +86,7 @@ def test_arrays_are_read_as_files_are(bundle: Path, levels: dict[int, Path]) -> 
     name = find_images([levels[255] / "test"])[0].relative_to(levels[255])
     inspector = flawmap.load(bundle, "cpu")
     expected = inspector.inspect(levels[255] / name).score
-    twelve = cv2.imread(str(levels[4095] / name), cv2.IMREAD_UNCHANGED)
+    twelve = np.array(read_pixels(levels[4095] / name))
     assert inspector.inspect(twelve.astype(np.float32) / 4095).score == pytest.approx(expected, abs=ALIKE)
     with pytest.raises(ImageError, match="image array: 16-bit pixels reach"):
         inspector.inspect(twelve)

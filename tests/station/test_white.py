@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import cv2
 import httpx
 import numpy as np
 import pytest
 from station_helpers import Server, dataset, picture, png
 
 from flawmap.bundle import update_white
-from flawmap.data.images import decode_image
+from flawmap.data.images import decode_image, encode_png, write_image
 from flawmap.errors import StationError
 from flawmap.station.client import Client
 from flawmap.station.seen import Arrived
@@ -22,10 +22,14 @@ from flawmap.station.watch import by_server
 ALIKE = 1e-3  # of a score: rounding of 12 bits
 
 
-def deep(number: int, level: int, suffix: str = ".png") -> bytes:
+def pixels(number: int, level: int) -> Any:
     """The drawn part of `png` as a camera with so many levels stores it in 16 bits."""
-    pixels = np.rint(picture(number) * (level / 255)).astype(np.uint16)
-    return bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+    return np.rint(picture(number) * (level / 255)).astype(np.uint16)
+
+
+def deep(number: int, level: int) -> bytes:
+    """The same as a PNG."""
+    return encode_png(pixels(number, level))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,9 @@ def brightness(client: Client, ident: str, name: str) -> float:
     return float(decode_image(client.picture(ident, name), "x").mean())
 
 
-def test_12_bits_are_told_and_scored_by_a_version_that_reads_them(server: Server, client: Client) -> None:
+def test_12_bits_are_told_and_scored_by_a_version_that_reads_them(
+    server: Server, client: Client, tmp_path: Path
+) -> None:
     seen = client.inspect(png(3))
     assert client.inspect(deep(3, 65535))["score"] == pytest.approx(seen["score"], abs=ALIKE)
     before = len(list(client.parts()))
@@ -76,7 +82,8 @@ def test_12_bits_are_told_and_scored_by_a_version_that_reads_them(server: Server
         assert brightness(client, found["id"], name) == pytest.approx(brightness(client, seen["id"], name), abs=0.01)
     assert client.picture(found["id"], "original") == deep(3, 4095), "the file as it came"
     assert client.picture(seen["id"], "photo") == png(3), "what a browser shows is not drawn anew"
-    tiff = client.inspect(deep(3, 4095, ".tif"))
+    write_image(tmp_path / "part.tif", pixels(3, 4095))
+    tiff = client.inspect(tmp_path / "part.tif")
     assert brightness(client, tiff["id"], "photo") == pytest.approx(brightness(client, seen["id"], "photo"), abs=0.01)
     assert tiff["links"]["photo"] == f"/api/parts/{tiff['id']}/photo"
 
