@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from flawmap import demo
+from flawmap import cli, demo
 from flawmap.config import load_recipe
 from flawmap.errors import ConfigError
 from flawmap.model.discrete import DiscreteModel
@@ -47,6 +48,14 @@ def test_demo_can_be_run_again_in_the_same_folder(tmp_path: Path) -> None:
     demo.demo(tmp_path, quiet=True)
     assert (tmp_path / "index.html").read_text(encoding="utf-8") != "old"
     assert (tmp_path / "part.bundle" / "weights.safetensors").read_bytes() == first
+
+
+def test_the_installed_command_runs_the_demo(tmp_path: Path) -> None:
+    told = CliRunner().invoke(cli.app, ["demo", str(tmp_path / "demo"), "--quiet"])
+    assert told.exit_code == 0, told.output
+    assert (tmp_path / "demo" / "index.html").exists() and "image AUROC" in told.output
+    refused = CliRunner().invoke(cli.app, ["demo", str(tmp_path / "other"), "--surface", "marble"])
+    assert refused.exit_code == 2 and "no surface marble" in refused.stderr
 
 
 def test_demo_refuses_a_surface_it_cannot_draw(tmp_path: Path) -> None:

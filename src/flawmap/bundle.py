@@ -156,7 +156,7 @@ def _adds_up(settings: ModelSettings) -> bool:
 
 def save_bundle(
     bundle: Bundle,
-    path: Path,
+    path: str | Path,
     overwrite: bool = False,
     *,
     metrics: Path | None = None,
@@ -221,7 +221,7 @@ def save_bundle(
             saving.rename(path)
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: str | Path) -> Bundle:
     """Read the bundle at `path`: model in float32 on the CPU, frozen, in evaluation mode.
 
     Raises BundleError when it is missing, damaged, incomplete, of a newer format, or does not fit its recipe.
@@ -294,17 +294,17 @@ def _replace_note(path: Path, note: Mapping[str, Any]) -> None:
 
 
 def save_general(
-    model: DiscreteModel, path: Path, card: Mapping[str, Any] | None = None, *, dtype: Precision = "float16"
+    model: DiscreteModel, path: str | Path, card: Mapping[str, Any] | None = None, *, dtype: Precision = "float16"
 ) -> None:
     """Write a general discrete model as one safetensors file, in place of one that is there.
 
     `card`, the model card, is kept in the file as JSON: data and its terms, steps, PSNR, codebook use, command, seed.
     The codebooks' running statistics are left out. Raises BundleError.
     """
-    _save_carded(model, path, dtype, {"card": json.dumps(dict(card or {}), allow_nan=False)})
+    _save_carded(model, Path(path), dtype, {"card": json.dumps(dict(card or {}), allow_nan=False)})
 
 
-def load_general(path: Path | None = None) -> DiscreteModel:
+def load_general(path: str | Path | None = None) -> DiscreteModel:
     """Read a general discrete model, float32, frozen; None is the one shipped. Sizes are read off its tensors.
 
     Raises BundleError.
@@ -415,7 +415,7 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _general_file(path: Path | None) -> Path:
+def _general_file(path: str | Path | None) -> Path:
     if path is not None:
         file = Path(path)
         if not file.is_file():

@@ -105,8 +105,16 @@ def test_a_thin_defect_on_a_large_photo_is_seen_in_the_small_map() -> None:
     assert _shrunk(large.map, 320, 480).max() > 0.4
 
 
-@pytest.mark.parametrize("photo", [PHOTO.astype(np.uint16) * 257, (PHOTO / 255).astype(np.float32),
-                                   np.broadcast_to(PHOTO[:, :, :1], PHOTO.shape), PHOTO[:1, :40], PHOTO[:, :1]])  # fmt: skip
+@pytest.mark.parametrize(
+    "photo",
+    [
+        PHOTO.astype(np.uint16) * 257,
+        (PHOTO / 255).astype(np.float32),
+        np.broadcast_to(PHOTO[:, :, :1], PHOTO.shape),
+        PHOTO[:1, :40],
+        PHOTO[:, :1],
+    ],
+)
 def test_every_kind_of_photo_has_a_picture(photo: Any) -> None:
     map_ = np.zeros(photo.shape[:2], np.float32)
     small = np.zeros((32, 32, 3), np.float32)

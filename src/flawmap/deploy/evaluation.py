@@ -50,7 +50,7 @@ METRICS = {
 def evaluate(
     inspector: Inspector,
     listing: Listing,
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
     protocol: str = "full",
     overwrite: bool = False,
@@ -69,6 +69,7 @@ def evaluate(
     when `out` is not empty and `overwrite` is not given.
     """
     check_protocol(protocol)
+    out = None if out is None else Path(out)
     samples = [sample for sample in listing.test if sample.defective is not None]
     if not samples:
         raise LayoutError(

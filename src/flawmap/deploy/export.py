@@ -46,14 +46,14 @@ class Exported:
 
 
 def export(
-    source: Path,
+    source: str | Path,
     to: str,
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
     int8: bool = False,
     bfloat16: bool = False,
     dynamic_batch: bool = False,
-    images: Path | None = None,
+    images: str | Path | None = None,
     overwrite: bool = False,
 ) -> Exported:
     """Export the bundle at `source` to `out`; None is beside the bundle, by its name.
@@ -64,6 +64,7 @@ def export(
     images or `bfloat16` cannot be had, DisagreementError when the artefact disagrees with PyTorch, BundleError when its
     place is taken, DataError for the images.
     """
+    source, out, images = Path(source), _path(out), _path(images)
     if to not in PACKAGES:
         raise ConfigError(f"no export to {to}; there are: {', '.join(PACKAGES)}")
     for name in (*PACKAGES[to], *(["nncf"] if int8 else [])):
@@ -109,6 +110,10 @@ def export(
         raise BundleError(f"cannot write {place}: {problem.strerror or problem}") from problem
     finally:
         _remove(saving)
+
+
+def _path(name: str | Path | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
 def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch: bool) -> dict[str, Any]:

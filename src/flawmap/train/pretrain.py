@@ -20,6 +20,7 @@ from torch import Tensor
 
 from flawmap.config import Recipe
 from flawmap.data.images import read_image
+from flawmap.errors import BundleError
 from flawmap.model.discrete import DiscreteModel
 from flawmap.train.loop import Machine, Stage, adam, initial_weights, learning_rate, seeded, set_rate
 
@@ -109,13 +110,18 @@ def quality(model: DiscreteModel, paths: Sequence[Path], device: torch.device) -
 
 
 def pretrain(
-    images: Sequence[Path], recipe: Recipe, folder: Path, *, resume: bool = False, quiet: bool = False
+    images: Sequence[str | Path], recipe: Recipe, folder: str | Path, *, resume: bool = False, quiet: bool = False
 ) -> DiscreteModel:
     """Train a general discrete model on `images`; checkpoint and metrics.jsonl go to `folder`.
 
     Returns the trained model. With `resume`, goes on from the checkpoint in `folder` to the same weights that an
     uninterrupted run gives. Raises ImageError for a file that is no image, CheckpointError for a damaged checkpoint.
     """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise BundleError(f"cannot write to {folder}: {problem.strerror}") from problem
     settings, machine = recipe.pretrain, Machine(recipe.run)
     rank, world = _join()
     with initial_weights(recipe.run.seed):
@@ -126,7 +132,7 @@ def pretrain(
     books = {"coarse": model.coarse_codebook, "fine": model.fine_codebook}
     optimizer = adam(model.parameters(), settings.rate, machine.device)
     generator = seeded(recipe.run.seed, 2, rank)
-    train_paths, check_paths = split(images, settings.held_out, recipe.run.seed)
+    train_paths, check_paths = split([Path(image) for image in images], settings.held_out, recipe.run.seed)
     crops = Crops(train_paths, settings.crop)
     # The codebooks' running statistics are not part of the weights, but they are of the state.
     statistics = {f"{name}.{kind}": getattr(book, kind) for name, book in books.items() for kind in ("counts", "sums")}

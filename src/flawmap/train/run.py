@@ -241,7 +241,7 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
 def train(
     listing: Listing,
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     *,
     general: DiscreteModel | None = None,
     resume: bool = False,
@@ -263,6 +263,7 @@ def train(
     run gives. Raises TrainingError when there are too few images or minutes, a run is in the way, or `out` exists and
     `overwrite` is not given, ImageError for a broken file.
     """
+    out = Path(out)
     check_place(out, resume=resume, overwrite=overwrite)
     if minutes is not None and not math.isfinite(minutes):
         raise TrainingError(f"{minutes:g} minutes cannot be planned; give a number, as --minutes 15")

@@ -1,0 +1,79 @@
+"""How small a defect is found, as a function: what `flawmap limits` does (deploy/limits.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flawmap.analysis.opening import Named, Photos, inspector_of, photos_of
+from flawmap.deploy.batch import prepare_folder, refuse_folder
+from flawmap.deploy.inspector import Inspector
+from flawmap.deploy.limits import (
+    CONTRASTS,
+    SIZES,
+    Limit,
+    Trial,
+    check_photos,
+    lines,
+    run_trials,
+    summarise,
+    write_limits,
+)
+from flawmap.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DetectionLimits:
+    """A limit for each contrast, the faintest first, and every defect that was drawn. As text, a table."""
+
+    limits: list[Limit]
+    trials: list[Trial]
+
+    def __str__(self) -> str:
+        return "\n".join(lines(self.limits))
+
+
+def detection_limits(
+    bundle: Inspector | Named,
+    images: Photos,
+    out: Named | None = None,
+    *,
+    shape: str = "spot",
+    sizes: Sequence[float] = SIZES,
+    contrasts: Sequence[float] = CONTRASTS,
+    photos: int = 30,
+    seed: int = 0,
+    overwrite: bool = False,
+    device: str = "auto",
+) -> DetectionLimits:
+    """Measure how small a defect is found: probability of detection against size and contrast, with a90/95.
+
+    images: good photos that were not learnt from, of which at most `photos` are drawn into
+    shape: `spot`, its size a diameter, or `line`, its size a length; sizes: in pixels of the image files
+    contrasts: shares of the range from black to white, in (0, 1)
+    out: a folder for index.html, limits.json and trials.csv
+
+    Raises ConfigError, BundleError without a threshold, DataError, ImageError.
+    """
+    if not sizes or not all(0 < size < 1e6 for size in sizes):
+        raise ConfigError(f"sizes {list(sizes)}: expected numbers of pixels above 0, as [2, 4, 8]")
+    if not contrasts or not all(0 < contrast < 1 for contrast in contrasts):
+        raise ConfigError(f"contrasts {list(contrasts)}: expected shares between 0 and 1, as [0.05, 0.2]")
+    if photos < 2:
+        raise ConfigError(f"photos={photos}: expected 2 or more")
+    folder = None if out is None else Path(out)
+    paths = check_photos(photos_of(images), photos, seed)
+    inspector = inspector_of(bundle, device)
+    if folder is not None:
+        refuse_folder(folder, overwrite)
+    asked = sorted(set(map(float, sizes))), sorted(set(map(float, contrasts)))
+    trials = list(run_trials(inspector, paths, sizes=asked[0], contrasts=asked[1], shape=shape, seed=seed))
+    found = DetectionLimits(summarise(trials), trials)
+    if folder is not None:
+        used = len({trial.image for trial in trials})
+        name = "" if isinstance(bundle, Inspector) else str(bundle)
+        prepare_folder(folder, ("index.html", "limits.json", "trials.csv"), overwrite)
+        facts = {"bundle": name, "shape": shape, "photos": used, "trials": len(trials), "seed": seed}
+        write_limits(folder, trials, found.limits, facts)
+    return found

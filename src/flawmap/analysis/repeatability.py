@@ -1,0 +1,72 @@
+"""Whether the same part gets the same verdict again, as a function: what `flawmap repeat` does (deploy/repeat.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flawmap.analysis.opening import Named, Photos, inspector_of, photos_of
+from flawmap.deploy.batch import prepare_folder, refuse_folder
+from flawmap.deploy.inspector import Inspector
+from flawmap.deploy.repeat import (
+    Jitter,
+    Repeatability,
+    repeat_folders,
+    repeat_photos,
+    shots_of_folders,
+    summarise,
+    write_repeat,
+)
+from flawmap.errors import BundleError, ConfigError
+
+
+def repeatability(
+    bundle: Inspector | Named,
+    parts: Photos,
+    out: Named | None = None,
+    *,
+    shots: int = 0,
+    shift: float = 1.0,
+    exposure: float = 0.02,
+    noise: float = 0.005,
+    seed: int = 0,
+    overwrite: bool = False,
+    device: str = "auto",
+) -> Repeatability:
+    """Measure whether the same part gets the same verdict again, over several shots of each part.
+
+    parts: a folder that holds a folder of shots for each part; with `shots`, photos of which as many shots are made up
+    shift: of made-up shots, pixels of the file; exposure, noise: shares of the range
+    out: a folder for index.html, repeat.json and parts.csv
+
+    Raises ConfigError, BundleError without a threshold, LayoutError, DataError, ImageError.
+    """
+    if shots == 1 or shots < 0:
+        raise ConfigError(f"shots={shots}: it takes two or more to repeat; 0 takes those in folders")
+    if not 0 <= shift < 1000 or not 0 <= exposure < 1 or not 0 <= noise < 1:
+        raise ConfigError(
+            f"shift={shift:g}, exposure={exposure:g}, noise={noise:g}: expected pixels, and shares below 1"
+        )
+    folder = None if out is None else Path(out)
+    inspector = inspector_of(bundle, device)
+    if inspector.bundle.threshold is None:
+        raise BundleError("the bundle has no threshold, so there are no verdicts; set one with flawmap threshold")
+    if folder is not None:
+        refuse_folder(folder, overwrite)
+    if shots:
+        found = list(repeat_photos(inspector, photos_of(parts), shots, Jitter(shift, exposure, noise), seed))
+        how = (
+            f"{shots} shots of each photo, made up: moved by up to {shift:g} pixels, light within {exposure:.3g}, "
+            f"noise of {noise:.3g}"
+        )
+    else:
+        if not isinstance(parts, str | Path):
+            raise ConfigError("give the folder that holds a folder of shots for each part, or shots=5 with photos")
+        found = list(repeat_folders(inspector, shots_of_folders(Path(parts))))
+        how = "Shots as photographed, a folder a part"
+    result = summarise(found, inspector.bundle.threshold.score)
+    if folder is not None:
+        name = "" if isinstance(bundle, Inspector) else str(bundle)
+        prepare_folder(folder, ("index.html", "repeat.json", "parts.csv"), overwrite)
+        facts = {"bundle": name, "photos": str(parts), "shots_are": how, "seed": seed}
+        write_repeat(folder, found, result, facts)
+    return result
