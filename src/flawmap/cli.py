@@ -920,6 +920,46 @@ Database = Annotated[
 ]
 
 
+@_command("masks", "nothing was written")
+def masks_command(
+    labels: Annotated[
+        list[Path], typer.Argument(metavar="LABELS… PHOTOS", help="Label files or folders of them; last, the photos.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for the masks, named as the photos.")],
+    classes: Annotated[str, typer.Option("--classes", metavar="A,B", help="These alone count as defects.")] = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn label files of other tools into masks: labelme, COCO, YOLO, CVAT, PASCAL VOC, Label Studio, Severstal."""
+    from flawmap.data.labels.read import write_masks
+
+    if len(labels) < 2:
+        raise ConfigError("give the label files and, last, the folder of the photos: flawmap masks LABELS PHOTOS")
+    wanted = [name.strip() for name in classes.split(",") if name.strip()]
+    *sources, photos = labels
+    written = write_masks(sources, photos, out, wanted, overwrite)
+    for remark in written.remarks:
+        _remark(remark)
+    marked = ", ".join(f"{name} {count}" for name, count in written.classes.items())
+    _say(f"wrote {len(written.masks)} masks to {out}; areas marked: {marked}")
+
+
+@_command("demo", "what is done so far remains")
+def demo_command(
+    folder: Annotated[
+        Path, typer.Argument(help="Where everything goes; what an earlier demo left is replaced.")
+    ] = Path("demo"),
+    surface: Annotated[
+        str, typer.Option("--surface", help="Which surface; a wrong name lists them.")
+    ] = "brushed-metal",
+    settings: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Draw sample parts, learn from the good ones, find the defects of the others: some minutes, one page."""
+    from flawmap.demo import demo
+
+    demo(folder, surface, settings, quiet)
+
+
 @_command("serve", "what was answered is in the record")
 def serve_command(
     models: Annotated[Path, typer.Option("--models", metavar="DIR", help="A folder of bundles.")],
