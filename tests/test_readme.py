@@ -185,7 +185,7 @@ def test_python_page_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -
         for kind, block in TESTED.findall((ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
         if kind == "python"
     ]
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     exec(compile("\n".join(blocks), "docs/python.md", "exec"), {})
     assert "value" in capsys.readouterr().out
 

@@ -232,6 +232,17 @@ def test_voc_s_indices_are_classes_and_its_void_edge_marks_nothing(kind: str, ph
     assert np.array_equal(read_mask(photos.parent / "one" / "a.png"), values == 2)
 
 
+def test_a_whole_voc_data_set_finds_the_photos_beside_its_masks(photos: Path) -> None:
+    photos.rename(photos.parent / "JPEGImages")
+    folder = photos.parent / "SegmentationClass"
+    folder.mkdir()
+    marked = np.zeros((H, W), np.uint8)
+    marked[3:6, 3:6] = 1
+    Image.fromarray(marked).save(folder / "a.png")
+    written = write_masks(folder, photos.parent, photos.parent / "masks")
+    assert list(written.masks) == [photos.parent / "JPEGImages" / "a.png"]
+
+
 def test_voc_s_colours_are_those_of_its_palette() -> None:
     assert [voc.colour_of(index) for index in (0, 1, 2, 4, 8, 20, 255)] == [
         (0, 0, 0), (128, 0, 0), (0, 128, 0), (0, 0, 128), (64, 0, 0), (0, 64, 128), (224, 224, 192)]  # fmt: skip

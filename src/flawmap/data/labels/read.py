@@ -59,7 +59,12 @@ def write_masks(
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise ConfigError(f"{out} exists and is not empty; choose another --out, or --overwrite it")
     found, remarks = read_labels([Path(each) for each in _each(labels)])
-    below = {path: _below(path, roots) for path in find_images(roots) if not path.is_relative_to(out)}
+    masks = {label.source.absolute() for label in found}  # of PASCAL VOC, in a folder beside the photos'
+    below = {
+        path: _below(path, roots)
+        for path in find_images(roots)
+        if not path.is_relative_to(out) and path.absolute() not in masks
+    }
     matched, lost = _matched(found, below)
     counts = Counter(shape.kind for label in found for shape in label.shapes if not shape.erases)
     if unknown := [name for name in wanted if name not in counts]:
