@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from flawmap.config import ImageSettings
-from flawmap.data.images import write_image
+from flawmap.data.images import read_pixels, write_image
 from flawmap.data.marks import opacity
 from flawmap.data.scope import Scope
 from flawmap.deploy.limits import Trial, check_photos, lines, run_trials, summarise, write_limits
@@ -26,6 +26,12 @@ class Planted:
         self.area, self.least = area, least
         self.bundle = SimpleNamespace(threshold=object())
         self.scope = Scope(scope or ImageSettings())
+
+    def read(self, path: Path) -> Any:
+        return read_pixels(path)
+
+    def inspect_read(self, images: list[np.ndarray]) -> list[Any]:
+        return [self.inspect(image) for image in images]
 
     def inspect(self, image: np.ndarray) -> Any:
         values = image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)

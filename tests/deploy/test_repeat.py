@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flawmap.data.images import write_image
+from flawmap.data.images import read_pixels, write_image
 from flawmap.deploy.repeat import (
     Jitter,
     Part,
@@ -27,6 +27,12 @@ class Bright:
     """Scores a photo by its brightness."""
 
     bundle = SimpleNamespace(threshold=SimpleNamespace(score=0.5))
+
+    def read(self, path: Path) -> Any:
+        return read_pixels(path)
+
+    def inspect_read(self, images: list[np.ndarray]) -> list[Any]:
+        return [self.inspect(image) for image in images]
 
     def inspect(self, image: np.ndarray) -> Any:
         score = float(image.mean()) / (255 if image.dtype == np.uint8 else 1)
