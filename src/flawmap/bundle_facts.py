@@ -123,14 +123,12 @@ def checked_facts(text: str, file: Path) -> dict[str, Any]:
         raise BundleError(f"{file} cannot be read: {first_line(problem)}; copy the bundle again") from problem
     if isinstance(note, dict) and type(note.get("format")) is int:
         check_format(note["format"], file)
-    if not isinstance(note, dict) or SEAL not in note:
-        _validated(note, file)  # an older bundle, or none
+    _validated(note, file)
     if note.get(SEAL, seal_of(note)) != seal_of(note):
         raise BundleError(
             f"{file} was changed since flawmap wrote it (by hand, a faulty disk or an earlier flawmap), so its "
             "threshold cannot be trusted; copy the bundle again, or train it anew"
         )
-    _validated(note, file)
     found: dict[str, Any] = note
     return found
 

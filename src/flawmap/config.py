@@ -645,8 +645,8 @@ class ThresholdSettings(Section):
         gt=0,
         le=1,
         description="Of few photos no more than this share is kept out to have `held_out_min` of them; where scores "
-        "are cross-fitted (`calibration`) none is then, as each photo is compared with the others. 1: `held_out_min` "
-        "whatever there is.",
+        "are cross-fitted (`calibration`) none is then, as each photo is compared with the others. 1, and where a "
+        "recipe states `held_out_min` alone: so many, whatever there is.",
     )
     held_out_by: Literal["folder", "run", "photo"] = Field(
         "folder",
@@ -680,6 +680,14 @@ class ThresholdSettings(Section):
         description="After `flawmap train`: how small a spot of 20 % contrast is found in 9 of 10 at this threshold, "
         "drawn into at most 12 good photos that had a say in it; it takes about 20 seconds at most.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stated_alone(cls, values: Any) -> Any:
+        """Recipes from before `held_out_most`, and whoever states `held_out_min`, mean that number."""
+        if isinstance(values, dict) and "held_out_min" in values and "held_out_most" not in values:
+            return {**values, "held_out_most": 1.0}
+        return values
 
 
 class RunSettings(Section):

@@ -21,7 +21,12 @@ from flawmap.station.datasets import DataSets
 from flawmap.station.settings import LimitSettings
 from flawmap.station.training import Trainings
 
-LONGER = [*TINY, "detect.steps=60", "few.steps=60", "run.checkpoint_seconds=0"]
+LONGER = [
+    *TINY,
+    "detect.steps=300",
+    "few.steps=300",
+    "run.checkpoint_seconds=0",
+]  # longer than a station takes to start
 
 
 def processes(training: str) -> list[int]:

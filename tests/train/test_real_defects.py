@@ -169,12 +169,12 @@ def test_a_training_resumes_with_its_own_defects_alone(
             train(place, tmp_path / "out.bundle", "--defects", place / "defects")
     without = train(place, tmp_path / "out.bundle", "--resume")
     assert without.exit_code == 2
-    assert "learnt from other real defects" in without.stderr
+    assert "was begun with other files; defective photos: " in without.stderr
     other = tmp_path / "other"
     shutil.copytree(place / "defects", other)
     next(other.glob("*_mask.png")).write_bytes(next(other.glob("*-*[0-9].png")).read_bytes())
     changed = train(place, tmp_path / "out.bundle", "--defects", other, "--resume")
-    assert "learnt from other real defects" in changed.stderr
+    assert "was begun with other files; masks: 1 changed (" in changed.stderr
     assert train(place, tmp_path / "out.bundle", "--defects", place / "defects", "--resume").exit_code == 0
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from flawmap.bundle import load_bundle, load_general, round_weights, save_general
-from flawmap.config import ThresholdSettings, load_recipe
+from flawmap.config import ThresholdSettings, dump_recipe, load_recipe, recipe_from_text
 from flawmap.data.images import write_image
 from flawmap.data.layouts import read_layout
 from flawmap.data.surfaces import SURFACES, write_sample_parts
@@ -238,6 +238,10 @@ def test_of_32_images_and_more_the_same_are_held_out_as_before() -> None:
 
 def test_the_setting_of_an_earlier_flawmap_holds_out_as_many_as_it_did() -> None:
     assert held_out_count(9, ThresholdSettings(held_out_most=1.0), True) == 8
+    stated = load_recipe("fast", ["threshold.held_out_min=8"])
+    assert held_out_count(9, stated.threshold, True) == 8, "a recipe of before, or a number that is asked for"
+    assert recipe_from_text(dump_recipe(load_recipe("fast"))) == load_recipe("fast"), "what is written out stays"
+    assert recipe_from_text(dump_recipe(stated)).threshold == stated.threshold
     with pytest.raises(TrainingError, match="8 good images are too few: 9 are needed"):
         held_out_count(8, ThresholdSettings(held_out_most=1.0), False)
 
@@ -246,9 +250,9 @@ def test_what_few_photos_can_promise_is_said_in_one_line() -> None:
     fast, paper = load_recipe("fast"), load_recipe("paper")
     assert few_line(9, 0, fast) == (
         "9 good photos are few: all are learnt from, and each is compared with the others; so the threshold can "
-        "promise no less than 10 % overkill, and 5 % takes 19 that are told of"
+        "promise no less than 15 % overkill, and 5 % takes 19 that are told of"
     )
-    assert few_line(20, 0, fast).endswith("so the threshold can promise no less than 5 % overkill")
+    assert few_line(20, 0, fast).endswith("so the threshold can promise no less than 9.5 % overkill")
     assert "2 of them are held out to set the threshold; so the threshold can promise no less than 33 %" in few_line(
         9, 2, paper
     )

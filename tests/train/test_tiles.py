@@ -61,7 +61,9 @@ def test_a_training_on_tiles_resumes_to_the_same_weights(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(GoodTiles, "draw", stopping)
         train(parts, tmp_path / "stopped")
-    assert all(file.suffix in (".safetensors", ".jsonl", ".toml") for file in (tmp_path / "stopped.run").iterdir())
+    assert all(
+        file.suffix in (".safetensors", ".json", ".jsonl", ".toml") for file in (tmp_path / "stopped.run").iterdir()
+    )
     # How much fits on the disk must not matter.
     train_again = train(parts, tmp_path / "stopped", resume=True)
     assert train_again.provenance["resumed"]

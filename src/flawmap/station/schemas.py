@@ -14,7 +14,7 @@ EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class _Exact(BaseModel):
-    model_config = EXACT
+    model_config = ConfigDict(extra="forbid")
 
 
 class Problem(_Exact):
@@ -28,6 +28,7 @@ class Problem(_Exact):
 class Note(_Exact):
     """Why something is changed."""
 
+    model_config = EXACT
     note: str = Field("", max_length=1000)
 
 
