@@ -141,4 +141,4 @@ def test_no_scores_and_no_room_are_errors_of_flawmap(tmp_path: Path) -> None:
 def test_a_file_name_that_is_no_unicode_is_written_as_it_is(tmp_path: Path) -> None:
     judge_lot({"\udcff.png": 0.01, "b.png": 0.9}, 0.1, tmp_path)
     lines = (tmp_path / FILE).read_bytes().split()
-    assert lines == [b"image,p_value,rejected", b"\xff.png,0.01,true", b"b.png,0.9,false"]
+    assert lines == [b'"image","p_value","rejected"', b'"\xff.png","0.01","true"', b'"b.png","0.9","false"']

@@ -218,6 +218,9 @@ def test_a_bundle_of_before_tells_12_bits_by_its_photos_brightness(
 ) -> None:
     note = json.loads((bundle / "bundle.json").read_text())
     del note["provenance"]["white"]
+    note = {
+        name: value for name, value in note.items() if name not in ("facts_sha256", "recipe_sha256", "metrics_sha256")
+    }
     (bundle / "bundle.json").write_text(json.dumps(note))
     recipe = (bundle / "recipe.toml").read_text()
     assert 'white = "auto"\n' in recipe
