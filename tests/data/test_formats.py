@@ -597,7 +597,7 @@ def test_scans_are_counted_with_a_bound() -> None:
 
 
 def test_a_mask_with_white_at_zero_is_read_the_right_way_round(tmp_path: Path) -> None:
-    mask = GREY > np.quantile(GREY, 0.8)  # of a mask that counts from white, the smaller part is the defect
+    mask = np.quantile(GREY, 0.8) < GREY  # of a mask that counts from white, the smaller part is the defect
     (tmp_path / "m.tif").write_bytes(as_tiff(np.where(mask, 0, 255).astype(np.uint8), photometric="miniswhite"))
     assert np.array_equal(read_mask(tmp_path / "m.tif"), mask)
 
