@@ -20,6 +20,7 @@ MEASURES = ("texts", "edges", "targets")
 THERE = {
     "live": ".layers img",
     "review": ".choices",
+    "parts": ".entry img",
     "threshold": ".around .thumb img",
     "train": ".train:has(section:first-child .field):has(option)",  # its parts load on their own
     "report": ".paper .part img",

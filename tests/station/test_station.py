@@ -135,3 +135,20 @@ def test_what_a_spreadsheet_would_run_is_quoted_and_numbers_are_not() -> None:
     assert [_harmless(value) for value in ("=1+1", "@x", "+1", "-0.5", "part", None, 3)] == [
         "'=1+1", "'@x", "'+1", "-0.5", "part", "", 3,
     ]  # fmt: skip
+
+
+def test_no_camera_is_silent_before_a_part_has_come_or_the_station_has_run_so_long(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    station = Station(tmp_path / "models", tmp_path / "data", None, StationSettings())
+    here, limit = datetime.datetime.now(datetime.UTC), StationSettings().shift.silent_s
+
+    def silent(last: float | None, started: float) -> bool:
+        station.last_part = None if last is None else stamp(here - datetime.timedelta(seconds=last))
+        station.started = stamp(here - datetime.timedelta(seconds=started))
+        return bool(station.state()["silent"])
+
+    assert not silent(None, started=100 * limit)
+    assert not silent(last=100 * limit, started=limit / 2)  # a station that starts on Monday
+    assert silent(last=100 * limit, started=2 * limit)
+    assert not silent(last=limit / 2, started=2 * limit)
+    station.close()

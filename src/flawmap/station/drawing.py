@@ -27,6 +27,11 @@ from flawmap.data.images import (
 THUMBNAIL = 256  # pixels of the longer side
 
 
+def photo_png(original: Path) -> bytes:
+    """The photo as any browser shows it, 8 bits a channel, pixel by pixel. Raises ImageError."""
+    return encode_png(to_uint8(to_float(read_pixels(original))))
+
+
 def map_png(map_file: Path, height: int, width: int) -> bytes:
     """The map, grey, 255 for 1, at the image's size."""
     return encode_png(to_uint8(_map(map_file, height, width)))

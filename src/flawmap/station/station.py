@@ -14,6 +14,7 @@ import hashlib
 import logging
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,17 @@ from flawmap.errors import FlawmapError, ImageError, StationError
 from flawmap.station.access import Access, Rate, Who
 from flawmap.station.datasets import DataSets, Problem, problem, too_many_pixels
 from flawmap.station.drift import DriftWatch
+from flawmap.station.escape import UNCHECKED, escape_of
 from flawmap.station.files import Pictures, new_id, thin
-from flawmap.station.inspecting import Outcome
+from flawmap.station.inspecting import Outcome, Unlike
 from flawmap.station.live import Hub
 from flawmap.station.metrics import Metrics
 from flawmap.station.models import NONE_USED, Models, Version, change_of
 from flawmap.station.promise import UNKNOWN, promise_now
 from flawmap.station.record import Entry, Record, Row, now, reason, stamp, url_of
-from flawmap.station.results import Query, Results, decision_of
+from flawmap.station.results import TEST, Query, Results, decision_of
 from flawmap.station.settings import ShiftSettings, StationSettings
+from flawmap.station.testing import last_mode, record_mode
 from flawmap.station.training import Trainings
 from flawmap.station.workers import Job, Pool
 
@@ -44,12 +47,13 @@ TELL_S = 5.0  # between two events `station`
 CHECK_S = 120.0  # for a photo that is checked, behind the line's parts
 GRACE_S = 1.0  # a worker's own word on a deadline is waited for so long
 LOADING_S = 5.0  # until a sender may try again while there is no model
+PARTS = 4096  # the last ones, of which a worker may still tell something
 LOADING = ("the model is being loaded", "loading")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a sender says of an image. key: by which a request sent again is known."""
+    """What a sender says of an image. key: by which a request sent again is known; test: the part does not count."""
 
     model: str | None = None
     label: str | None = None
@@ -57,6 +61,7 @@ class Request:
     camera: str | None = None
     deadline_s: float | None = None
     key: str | None = None
+    test: bool = False
 
 
 class Station:
@@ -80,11 +85,14 @@ class Station:
         self.hub = Hub()
         self.drift = DriftWatch(settings.drift.parts)
         self.promise: dict[str, Any] = UNKNOWN
-        self.pool = Pool(settings.workers, settings.queue, self.drift.add)
+        self._parts: dict[int, str] = {}  # ids of the last parts, by the numbers of their tasks
+        self.pool = Pool(settings.workers, settings.queue, self.drift.add, settings.verdict.pixels, self._unlike)
         self.models = Models(models, self.record, self.pool)
         self.models.told = self._tell_model
-        self.metrics = Metrics(self.pool.load_now, lambda: float(self.drift.last()["figure"]))
+        self.escape: dict[str, Any] = UNCHECKED  # of the running shift
+        self.metrics = Metrics(self.pool.load_now, lambda: float(self.drift.last()["figure"]), lambda: self.escape)
         self.started, self.last_part = now(), self.results.last_time()
+        self.test = last_mode(self.record)
         self.why = LOADING
         self.datasets = DataSets(data / "datasets", limits)
         self.datasets.suspect = self._suspect
@@ -141,8 +149,11 @@ class Station:
             raise StationError(why, 503, LOADING_S, code)
         version = self.models.for_request(asked.model)
         deadline = min(asked.deadline_s or self.settings.queue.deadline_s, self.settings.queue.max_deadline_s)
-        ident = new_id()
-        job = await self._queued(version, data, began + deadline, patient)
+        ident, mode = new_id(), self.test
+        test = mode.on or asked.test
+        job = await self._queued(version, data, began + deadline, patient, test)
+        self._parts[job.task.number] = ident
+        self._parts.pop(job.task.number - PARTS, None)
         writing = asyncio.create_task(asyncio.to_thread(self._keep, ident, data, kind))
         try:
             found = await self._found(job, began + deadline, deadline)
@@ -154,16 +165,20 @@ class Station:
             body = {
                 "defective": found.defective,
                 "p_value": found.p_value,
+                "good_parts": found.good_parts,
+                "smallest": found.smallest,
                 "doubt": self.settings.verdict.doubt,
                 "model": version.short(),
                 "regions": found.regions,
                 "image": {"width": found.width, "height": found.height, "bytes": len(data), "kind": kind.lower()},
                 "duration_ms": round(1000 * (time.monotonic() - began), 1),
             }
+            if test:  # who says of a part that it is a test wants to know what comes of it
+                body["withheld"] = not (asked.test or mode.verdicts)
             entry = Entry(
-                "verdict", body, part=ident, verdict=verdict, score=found.score, threshold=found.threshold,
-                model=version.ref, image_sha256=digest, who=who.name, camera=asked.camera or who.name,
-                label=asked.label, lot=asked.lot, once=once,
+                TEST if test else "verdict", body, part=ident, verdict=verdict, score=found.score,
+                threshold=found.threshold, model=version.ref, image_sha256=digest, who=who.name,
+                camera=asked.camera or who.name, label=asked.label, lot=asked.lot, once=once,
             )  # fmt: skip
             row = await asyncio.wrap_future(self.record.submit(entry))
         except Exception:  # what was not recorded leaves no pictures; a request cut off may be recorded still
@@ -176,10 +191,13 @@ class Station:
             return await asyncio.to_thread(self.results.part, str(row["part"]))
         part = self.results.fresh(row)
         self.last_part = row["time"]
-        self.metrics.verdicts.labels(verdict, version.ref).inc()
+        if test:
+            self.metrics.tests.inc()
+        else:
+            self.metrics.verdicts.labels(verdict, version.ref).inc()
         self.metrics.seconds.observe(time.monotonic() - began)
         self.metrics.computing.observe(found.seconds)
-        self.hub.publish("verdict", part, row["seq"])
+        self.hub.publish(str(row["kind"]), part, row["seq"])
         return part
 
     def _checked(self, data: bytes) -> str:
@@ -202,12 +220,13 @@ class Station:
         self.pictures.write_original(ident, data, kind)
         return hashlib.sha256(data).hexdigest()
 
-    async def _queued(self, version: Version, data: bytes, ends: float, patient: bool) -> Job:
+    async def _queued(self, version: Version, data: bytes, ends: float, patient: bool, test: bool) -> Job:
         while True:
-            self._count += 1
-            measure = self._count % self.settings.drift.every == 0
+            self._count += not test
+            measure = not test and self._count % self.settings.drift.every == 0
             try:
-                return self.pool.submit(version.ref, data, ends - time.monotonic(), measure)
+                left, single = ends - time.monotonic(), self.settings.drift.single
+                return self.pool.submit(version.ref, data, left, measure, single=single)
             except StationError as problem:
                 if problem.status != 429 or not patient or time.monotonic() > ends:
                     raise
@@ -223,9 +242,11 @@ class Station:
     def decide(self, ident: str, verdict: str | None, note: str, who: Who) -> dict[str, Any]:
         """Record what an operator says of a part, None to take back what was said; the part as it then is.
 
-        Raises StationError: 404 where there is no such part, 409 where there is nothing to take back.
+        Raises StationError: 404 where there is no such part, 409 where there is nothing to take back, and for a test.
         """
         part = self.results.part(ident)
+        if part["test"]:
+            raise StationError("this part was a test and does not count; there is nothing to decide", 409, code="test")
         if verdict is None:
             decision = "withdraw"
             if part["decision"] is None:
@@ -240,11 +261,18 @@ class Station:
         self.hub.publish("decision", {"part": decided, "decision": decision_of(row)}, row["seq"])
         return decided
 
+    def switch_test(self, on: bool, verdicts: bool, note: str, who: Who) -> dict[str, Any]:
+        """Begin or end the test mode; the mode as it then is."""
+        self.test = record_mode(self.record, on, verdicts, note, who.name)
+        self.hub.publish("station", self.state())
+        return self.test.facts()
+
     def state(self) -> dict[str, Any]:
         """What the top of the page shows."""
         current, load, (ready, (why, code)) = self.models.current, self.pool.load_now(), self.ready()
         since = shift_start(self.settings.shift)
-        counts = self.results.counts(Query(since=stamp(since)))
+        shift = Query(since=stamp(since))
+        counts = self.results.counts(shift)
         hour_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
         per_hour = self.results.count(Query(since=stamp(hour_ago)))
         silent = None if self.last_part is None else _seconds_since(self.last_part)
@@ -274,9 +302,10 @@ class Station:
                 "workers_replaced": load.replaced,
             },
             "counts": {"since": stamp(since), **counts, "per_hour": per_hour},
+            "escape": escape_of(counts, self.results.decided(shift)).facts(),
             "last_part": self.last_part,
             "silent_s": None if silent is None else round(silent, 1),
-            "silent": silent is None or silent > self.settings.shift.silent_s,
+            "silent": self._silent(),
             "drift": self.drift.last(),
             "promise": self.promise,
             "limits": {
@@ -288,7 +317,14 @@ class Station:
             },
             "doubt": self.settings.verdict.doubt,
             "training": self.trainings.running,
+            "test": self.test.facts(),
         }
+
+    def _silent(self) -> bool:
+        """Whether the camera gives nothing: once a part has come, and counted from the station's start on."""
+        if self.last_part is None:
+            return False
+        return _seconds_since(max(self.last_part, self.started)) > self.settings.shift.silent_s
 
     def _suspect(self, name: str, data: bytes) -> Problem | None:
         """That a photo taken for good looks defective to the model in use; None where it does not, or is of others."""
@@ -300,6 +336,19 @@ class Station:
             return None
         text = f"looks defective to {current.ref}: score {found.score:.3f}, threshold {found.threshold:.3f}"
         return problem("outlier", text, "defective", ref=current.ref, score=found.score, threshold=found.threshold)
+
+    def _unlike(self, number: int, found: list[Unlike]) -> None:
+        """Record and tell in what a part is unlike the good photos. Its verdict is on its way, or was answered."""
+        ident = self._parts.get(number)
+        if ident is None:  # a photo that was checked, and is no part
+            return
+
+        def tell(done: Future[Row]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                row = done.result()
+                self.hub.publish("unlike", {"part": ident, "unlike": found}, row["seq"])
+
+        self.record.submit(Entry("unlike", {"unlike": found}, part=ident)).add_done_callback(tell)
 
     def _tell_model(self, row: Row) -> None:
         self.hub.publish("model", change_of(row), row["seq"])
@@ -325,7 +374,9 @@ class Station:
                     self.drift.watch(current.ref, current.path)
                     self.drift.look()
                     self.promise = promise_now(self.results, current, stamp(shift_start(self.settings.shift)))
-                self.hub.publish("station", self.state())
+                state = self.state()
+                self.escape = state["escape"]
+                self.hub.publish("station", state)
                 if time.monotonic() - thinned > self.settings.keep.every_s:
                     thinned = time.monotonic()
                     self.thin()
