@@ -178,7 +178,7 @@ def test_a_photo_is_zoomed_by_wheel_keys_buttons_and_drag_with_its_pixels_sharp(
     page.mouse.move(x, y)
     for _ in range(8):
         page.mouse.wheel(0, -300)
-    wait_until(lambda: _width(page) > 4 * fits)
+    wait_until(lambda: _width(page) > 3 * fits)
     close = _width(page)
     assert page.locator(".content").evaluate(inside, x) == pytest.approx(under, abs=0.02), "the place under the mouse"
     page.mouse.down()
