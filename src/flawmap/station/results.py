@@ -293,7 +293,8 @@ class Results:
         found: dict[str, list[dict[str, Any]]] = {}
         unlike: dict[str, list[dict[str, str]]] = {}
         with self.record.reading() as connection:
-            for row in connection.execute(chosen.order_by(records.c.seq)).mappings():
+            rows = connection.execute(chosen).mappings().all()
+            for row in sorted(rows, key=lambda row: int(row["seq"])):  # few: a database would build a tree for it
                 if row["kind"] == "decision":
                     found.setdefault(str(row["part"]), []).append(decision_of(dict(row)))
                 else:
