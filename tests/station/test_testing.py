@@ -183,13 +183,13 @@ def test_a_part_unlike_the_good_ones_is_told_so_after_its_verdict(page: Any, cli
     told = next(data for name, data in client.events(odd["seq"] - 1) if name == "unlike")
     assert told["part"] == odd["id"] and [each["code"] for each in told["unlike"]] == codes
     open_view(page, server, "live")
-    expect(page.locator(".facts .unlike")).to_contain_text("Unlike the parts trained on:")
-    expect(page.locator(".facts .unlike")).to_contain_text("darker than most")
+    expect(page.locator(".facts .unlike")).to_contain_text("Unlike those trained on:")
+    expect(page.locator(".facts .unlike")).to_contain_text("darker")
     client.inspect(png(100), label="next")
     expect(page.locator(".facts h1")).to_contain_text("next")
     expect(page.locator(".facts .unlike")).to_have_count(0)
     client.inspect(dark, label="again")  # told live
     expect(page.locator(".facts h1")).to_contain_text("again")
-    expect(page.locator(".facts .unlike")).to_contain_text("darker than most")
+    expect(page.locator(".facts .unlike")).to_contain_text("darker")
     looked_at(page, "a part unlike the others")
     assert page.locator(".column").evaluate("box => box.scrollHeight <= box.clientHeight")

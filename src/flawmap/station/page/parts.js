@@ -48,20 +48,23 @@ export function facts(part, action) {
     ),
     el("p", {}, t("scoreOf", { score: score(part.score), threshold: score(part.threshold) })),
     scale(part),
-    part.unlike?.length > 0 &&
-      el(
-        "p",
-        { class: "unlike" },
-        el("b", {}, t("unlike")),
-        " ",
-        part.unlike.map(({ code, text }) => words(code, {}, text)).join(", "),
-      ),
+    part.unlike?.length > 0 && el("p", { class: "unlike" }, el("b", {}, t("unlike")), " ", unlikeIn(part)),
     found.length > 0 && el("p", { class: "soft" }, found.join(" · ")),
     el("div", { class: "with-action" }, el("p", { class: "soft names" }, names.filter(Boolean).join(" · ")), action),
     part.decision &&
       el("p", { class: `decision ${part.decision.verdict}` }, symbol(part.decision.verdict), el("span", {}, decisionLine(part))),
   );
 }
+
+const UNLIKE = 2; // ways that are told: who stands at a line has one look
+
+/** In what a part is unlike the good ones: light and position before shapes, which say less to whoever can act. */
+const unlikeIn = ({ unlike }) =>
+  [...unlike]
+    .sort((one, other) => one.code.includes("codes") - other.code.includes("codes"))
+    .slice(0, UNLIKE)
+    .map(({ code, text }) => words(code, {}, text).replace(t("thanMost"), ""))
+    .join(", ");
 
 /** Among n good parts the lowest share that can be told is 1 in n + 1: then all of them scored lower, no more. */
 function rarity({ p_value: share, good_parts: count }) {
