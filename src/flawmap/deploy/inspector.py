@@ -26,7 +26,7 @@ from flawmap.data.white import at_white
 from flawmap.deploy.runtimes import AUTO, PRECISIONS, RUNTIMES, RUNTIMES_IN, Runtime, TorchRuntime
 from flawmap.errors import ConfigError, ImageError
 from flawmap.measure.conformal import p_value
-from flawmap.measure.scores import Region, find_regions
+from flawmap.measure.scores import MIN_AREA, Region, find_regions
 from flawmap.measure.tiled import inspect_tiles
 
 Image = np.ndarray[Any, np.dtype[np.float32]]
@@ -42,7 +42,8 @@ class Inspection:
     score: in [0, 1]; threshold: the bundle's, None when it has none
     defective: score > threshold, None without a threshold
     regions: where the map exceeds the bundle's pixel threshold, largest peak first. Also given for a part that
-        passes; a defective part whose map exceeds it nowhere has the region around its peak
+        passes; a defective part whose map exceeds it nowhere has the region around its peak. Those smaller than the
+        bundle's `verdict.smallest` are left out, so that a defective part may have none
     network_map: (h, w) float32, the map at the network's size or, of tiles, scale; the same array as `map` where these
         are the image's own
     input_image, object_image, general_image: (h, w, 3) float32 BGR in [0, 1]: what the network saw, and its drawings;
@@ -69,8 +70,9 @@ class Inspector:
     """A bundle and what computes it, ready to inspect.
 
     `runtime` computes the network; None is PyTorch on `device` (`auto`, a GPU if there is one, `cpu`, `cuda`, …) with
-    `threads` CPU threads, 0 for its own choice, in `precision` (`float32`, `bfloat16`). Raises ConfigError for a device
-    that is not there or that has no bfloat16.
+    `threads` CPU threads, 0 for its own choice, in `precision` (`float32`, `bfloat16`). `smallest`: the smallest area
+    of a region, in pixels of the image file; None for the bundle's own (`verdict.smallest`). Raises ConfigError for a
+    device that is not there or that has no bfloat16.
     """
 
     def __init__(
@@ -81,8 +83,10 @@ class Inspector:
         *,
         runtime: Runtime | None = None,
         precision: str = "float32",
+        smallest: int | None = None,
     ) -> None:
         self.bundle = bundle
+        self.smallest = bundle.recipe.verdict.pixels if smallest is None else smallest
         self.scope = Scope(bundle.recipe.image, bundle.ignore)
         self.white = bundle.white
         self.good_scores = [float(score) for score in bundle.provenance.get("held_out_scores") or []]
@@ -115,7 +119,7 @@ class Inspector:
         while group := list(islice(waiting, 1 if self.tiled else size)):
             read = [self.read_or_error(image) for image in group]
             usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
-            found = iter(self._inspect_or_error(usable, size))
+            found = iter(self.inspect_read_or_error(usable, size))
             for pixels in read:
                 yield pixels if isinstance(pixels, ImageError) else next(found)
 
@@ -155,13 +159,13 @@ class Inspector:
         except ImageError as problem:
             return problem
 
-    def _inspect_or_error(self, images: Sequence[Stored], batch: int) -> Sequence[Inspection | ImageError]:
-        """What was found in each; one that memory does not hold is an ImageError in its place."""
+    def inspect_read_or_error(self, images: Sequence[Stored], batch: int = 0) -> Sequence[Inspection | ImageError]:
+        """`inspect_read`, but one that memory does not hold is an ImageError in its place."""
         try:
             return self.inspect_read(images, batch)
         except MemoryError:
             if len(images) > 1:
-                return [found for image in images for found in self._inspect_or_error([image], batch)]
+                return [found for image in images for found in self.inspect_read_or_error([image], batch)]
             return [ImageError("it does not fit into this machine's memory; cut it into smaller images")]
 
     def inspect_read(self, images: Sequence[Stored], batch: int = 0) -> list[Inspection]:
@@ -211,9 +215,11 @@ class Inspector:
         defective = None
         if threshold is not None:
             defective = score > threshold.score
-            regions = find_regions(full, threshold.pixel)
+            regions = find_regions(full, threshold.pixel, min(self.smallest, MIN_AREA))
             if defective and not regions:
                 regions = peak_region(full)
+            if self.smallest > MIN_AREA:  # none takes the place of specks that were left out
+                regions = [region for region in regions if region.area >= self.smallest]
         return Inspection(
             map=full,
             score=score,
@@ -236,14 +242,15 @@ def load(
     *,
     runtime: str = "torch",
     precision: str = "float32",
+    smallest: int | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Inspector:
     """Open a bundle for inspection by PyTorch (`torch`), by an export of it (`onnx`, `openvino`), or `auto`matically.
 
     `precision`: `float32`, or `bfloat16` by PyTorch or OpenVINO where the processor has it: faster, and scores change a
     little. An export is made on first use and kept (deploy/kept.py); it computes on the CPU. `auto` measures once which
-    is the fastest here, and leaves out an export that cannot be had. `say` is told of both, a line each. Raises
-    BundleError, ConfigError.
+    is the fastest here, and leaves out an export that cannot be had. `say` is told of both, a line each. `smallest`: as
+    of Inspector. Raises BundleError, ConfigError.
     """
     if runtime not in (AUTO, *RUNTIMES):
         raise ConfigError(f"no runtime {runtime}; there are: {', '.join((AUTO, *RUNTIMES))}")
@@ -254,11 +261,11 @@ def load(
         raise ConfigError(f"the runtime {runtime} computes no {precision}; use float32, or one of: {known}")
     bundle = load_bundle(Path(path))
     if runtime == "torch":
-        return Inspector(bundle, device, threads, precision=precision)
+        return Inspector(bundle, device, threads, precision=precision, smallest=smallest)
     from flawmap.deploy.fastest import open_runtime
 
     opened = open_runtime(runtime, Path(path), bundle, device, threads, say, precision)
-    return Inspector(bundle, runtime=opened)
+    return Inspector(bundle, runtime=opened, smallest=smallest)
 
 
 def peak_region(found: Image) -> list[Region]:
