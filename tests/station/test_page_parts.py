@@ -223,6 +223,10 @@ def test_a_photo_that_no_browser_shows_is_shown_by_the_station(page: Any, server
     expect(page.locator(".facts h1")).to_contain_text("tiff")
     expect(page.locator(".layers img").first).to_have_attribute("src", re.compile("/photo$"))
     assert page.locator(".layers img").first.evaluate("image => image.naturalWidth") == 80
+    page.route("**/photo", lambda route: route.abort())  # as of a file that this browser does not show
+    page.reload()
+    expect(page.locator(".layers img").first).to_have_attribute("src", re.compile(r"/photo\?drawn=true$"))
+    assert page.locator(".layers img").first.evaluate("image => image.naturalWidth") == 80
 
 
 @pytest.mark.parametrize("locale", ["en", "de"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,21 @@ def test_test_parts_count_nowhere_and_their_senders_are_told_no_verdict(client: 
     assert counted(client) == before
     assert not client.inspect(png(100))["test"]
     assert counted(client)[0]["inspected"] == before[0]["inspected"] + 1
+
+
+def test_tests_that_are_late_or_refused_count_nowhere_either(client: Client, server: Server) -> None:
+    client.inspect(png(100), label="before", key="first")
+    before = counted(client)
+    client.test_mode(True)
+    with pytest.raises(StationError, match="no verdict within"):
+        client.inspect(png(7), deadline=1e-6)
+    with pytest.raises(StationError, match="was used for another image"):
+        client.inspect(png(7), label="before", key="first")
+    with sqlite3.connect(server.data / "record.sqlite") as record:
+        kinds = "SELECT DISTINCT kind FROM records WHERE kind LIKE '%late' OR kind LIKE '%refused'"
+        wait_until(lambda: {kind for (kind,) in record.execute(kinds)} == {"test-late", "test-refused"})
+    assert counted(client) == before
+    assert client._ask("GET", "/api/audit")["whole"]
 
 
 def test_events_tell_tests_apart(client: Client) -> None:

@@ -229,7 +229,11 @@ class _Worker:
                 self._send("done", task.number, _outcome(one, pixels, inspector, time.monotonic() - started))
         for task, pixels in batch:
             if task.measure or (task.single and not self.ready):
-                figures, unlike = _figures(inspector, pixels)
+                try:
+                    figures, unlike = _figures(inspector, pixels)
+                except MemoryError:  # it has its verdict, and the next one is measured
+                    log.warning("a photo for %s was not measured, for want of memory", task.ref)
+                    continue
                 self._send("figures", task.number, task.ref, figures if task.measure else None, unlike)
 
 
