@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from flawmap.config import Recipe, dump_recipe, load_recipe, recipe_from_text, shipped_recipes
+from flawmap.config import (
+    PlaceSettings,
+    Recipe,
+    dump_recipe,
+    load_recipe,
+    recipe_from_text,
+    shipped_recipes,
+    smallest_area,
+)
 from flawmap.errors import ConfigError
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -127,3 +135,47 @@ def test_a_recipe_that_is_no_text_gives_one_line_that_names_the_file(tmp_path: P
 def test_a_recipe_cannot_be_changed_in_place() -> None:
     with pytest.raises(ValidationError):
         Recipe().run.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("value", "scale", "pixels"),
+    [
+        (20, 0, 20),
+        (4.0, 0, 4),
+        (0, 0, 1),
+        ("20", 0, 20),
+        ("20 px", 0, 20),
+        ("20px", 0.05, 20),
+        ("2.5 pixels", 0, 3),
+        ("0.5 mm", 0.05, 79),
+        ("0,5 mm", 0.05, 79),
+        ("0.2 mm2", 0.05, 80),
+        ("0.2 mm²", 0.05, 80),
+        ("0.2MM2", 0.1, 20),
+        ("1 mm", 10, 1),
+    ],
+)
+def test_a_smallest_area_is_told_in_pixels_or_millimetres(value: float | str, scale: float, pixels: int) -> None:
+    assert smallest_area(value, scale) == pixels
+    assert PlaceSettings(smallest=value, mm_per_pixel=scale).pixels == pixels
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ('verdict.smallest="0.5 mm"', "needs mm_per_pixel"),
+        ("verdict.smallest=-1", "no smallest area"),
+        ("verdict.smallest=true", "a smallest area is 20, 20 px"),
+        ('verdict.smallest="5 inch"', "no smallest area"),
+        ("verdict.smallest=nan", "no smallest area"),
+        ("verdict.smallest=1e12", "more than any photo has"),
+        ("verdict.mm_per_pixel=-1", "mm_per_pixel"),
+    ],
+)
+def test_what_is_no_smallest_area_gives_one_line(override: str, said: str) -> None:
+    from flawmap.station.settings import load_settings
+
+    for load in (load_recipe, load_settings):
+        with pytest.raises(ConfigError, match=said) as raised:
+            load(None, [override])
+        assert "\n" not in str(raised.value)

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from flawmap.errors import ConfigError
 
@@ -690,6 +692,61 @@ class ThresholdSettings(Section):
         return values
 
 
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a smallest area is 20, 20 px, 0.5 mm or 0.2 mm2")
+    return value
+
+
+Area = Annotated[float | str, BeforeValidator(_no_truth)]
+
+
+class PlaceSettings(Section):
+    """Which places of a map count as places; the verdict is by the score alone."""
+
+    smallest: Area = Field(
+        4.0,
+        description='The smallest area of a place: pixels of the photo (`20`, `"20 px"`), or with `mm_per_pixel` the '
+        'width of a round spot (`"0.5 mm"`) or an area (`"0.2 mm2"`). Smaller specks are no places, neither in '
+        "results nor on the station's page; the verdict does not change.",
+    )
+    mm_per_pixel: float = Field(
+        0.0, ge=0, description="What a pixel of the photo measures, in millimetres along its side; 0: not known."
+    )
+
+    @model_validator(mode="after")
+    def _known_scale(self) -> PlaceSettings:
+        smallest_area(self.smallest, self.mm_per_pixel)
+        return self
+
+    @property
+    def pixels(self) -> int:
+        """The smallest area in pixels of the photo, 1 at least."""
+        return smallest_area(self.smallest, self.mm_per_pixel)
+
+
+AREA = re.compile(r"(?P<number>\d+(?:[.,]\d+)?)\s*(?P<unit>|px²?|px2|pixels?|mm|mm2|mm²)", re.IGNORECASE)
+
+
+def smallest_area(value: float | str, mm_per_pixel: float = 0.0) -> int:
+    """An area in whole pixels, 1 at least, from a number of pixels or a text as `20 px`, `0.5 mm`, `0.2 mm2`.
+
+    `0.5 mm` is the width of a round spot. A part of a pixel counts as one more, so that nothing smaller than asked is
+    left. Raises ValueError for another text, for millimetres without `mm_per_pixel`, and for more than 10⁹ pixels.
+    """
+    found = AREA.fullmatch(str(value).strip())
+    if found is None:
+        raise ValueError(f"{value!r} is no smallest area; expected one as 20, 20 px, 0.5 mm or 0.2 mm2")
+    number, unit = float(found["number"].replace(",", ".")), found["unit"].lower().replace("²", "2")
+    if unit.startswith("mm"):
+        if not mm_per_pixel:
+            raise ValueError(f"{value!r} needs mm_per_pixel, what a pixel of the photo measures in millimetres")
+        number = (number if unit == "mm2" else math.pi / 4 * number**2) / mm_per_pixel**2
+    if number > 1e9:
+        raise ValueError(f"{value!r} is {number:.3g} pixels, more than any photo has")
+    return max(1, math.ceil(number - 1e-9))
+
+
 class RunSettings(Section):
     """The machine's side of a run; the learned weights depend on it only through rounding."""
 
@@ -723,6 +780,7 @@ class Recipe(Section):
     refine: RefineSettings = RefineSettings()
     pretrain: PretrainSettings = PretrainSettings()
     threshold: ThresholdSettings = ThresholdSettings()
+    verdict: PlaceSettings = PlaceSettings()
     run: RunSettings = RunSettings()
 
     @model_validator(mode="after")

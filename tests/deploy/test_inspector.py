@@ -11,7 +11,7 @@ import torch
 
 import flawmap
 from flawmap.bundle import Bundle, build, save_bundle
-from flawmap.config import load_recipe
+from flawmap.config import PlaceSettings, load_recipe
 from flawmap.data.images import write_image
 from flawmap.deploy import runtimes
 from flawmap.deploy.inspector import Inspection, Inspector, peak_region
@@ -127,6 +127,25 @@ def test_a_defective_part_below_the_pixel_threshold_has_the_region_around_its_pe
     assert found.defective
     assert len(found.regions) == 1
     assert found.regions[0].peak == pytest.approx(float(found.map.max()))
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0], ids=["defective", "good"])
+def test_regions_below_the_smallest_area_are_none_and_the_verdict_stays(
+    inspector: Inspector, part: np.ndarray, score: float
+) -> None:
+    level = float(np.quantile(inspector.inspect(part).map, 0.8))
+    usual = with_threshold(inspector, score, level)
+    found = usual.inspect(part)
+    areas = sorted(region.area for region in found.regions)
+    assert usual.smallest == 4 and len(areas) > 1 and areas[0] >= 4
+    for smallest in (areas[0], areas[0] + 1, areas[-1], areas[-1] + 1):
+        recipe = RECIPE.model_copy(update={"verdict": PlaceSettings(smallest=float(smallest))})
+        ones = [Inspector(dataclasses.replace(usual.bundle, recipe=recipe), device="cpu")]
+        ones.append(Inspector(usual.bundle, device="cpu", smallest=smallest))
+        for one in ones:
+            judged = one.inspect(part)
+            assert (judged.score, judged.defective) == (found.score, found.defective)
+            assert judged.regions == [region for region in found.regions if region.area >= smallest]
 
 
 def test_the_region_around_a_peak_ends_at_half_its_height() -> None:

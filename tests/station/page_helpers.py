@@ -15,7 +15,7 @@ from flawmap.station.client import Client
 
 PANEL = {"width": 1280, "height": 800}
 PATIENCE_MS = 30_000  # the machine may have other work
-TABS = ["live", "review", "threshold", "train", "report"]
+TABS = ["live", "review", "parts", "threshold", "train", "report"]
 DEFECTIVE, GOOD = 7, 107  # numbers of drawn parts
 LOOKS = Path(__file__).with_name("looks.js").read_text(encoding="utf-8")
 

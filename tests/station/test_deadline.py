@@ -103,8 +103,9 @@ def test_a_key_used_again_with_another_image_is_refused_and_both_are_in_the_reco
         return http.post("/api/parts", content=png(number), headers={"Idempotency-Key": key}, params=query)
 
     first = send(30, "one", label="4711").json()
-    assert send(30, "one", label="4711").json() == first
-    assert send(30, "one", label="4711", model="part").json() == first, "by its name it is the same model"
+    for query in ({}, {"model": "part"}):  # by its name it is the same model
+        again = send(30, "one", label="4711", **query).json()
+        assert again | {"unlike": []} == first, "but for what is measured once it was answered"
     for number, query, other in (
         (31, {"label": "4711"}, ["image"]),
         (30, {"label": "4712"}, ["label"]),

@@ -54,6 +54,8 @@ def test_the_histogram_counts_every_score_and_the_curve_tells_escape_and_overkil
     http: httpx.Client, server: Server, parts: list[dict[str, Any]]
 ) -> None:
     found = http.get("/api/threshold", params={"bins": 40}).json()
+    checked = sum(part["verdict"] == "pass" and part["decision"] is not None for part in parts)
+    assert found["counts"].pop("checked_passes") == checked > 0
     assert found["counts"] == {"held_out": 30, "parts": 12, "decided_good": 3, "decided_bad": 3}
     for name, count in found["counts"].items():
         assert sum(found[name]) == count
@@ -66,7 +68,7 @@ def test_the_histogram_counts_every_score_and_the_curve_tells_escape_and_overkil
         assert entry["overkill_held_out"] == pytest.approx(float((held_out > line).mean()))
         assert entry["overkill_decided"] == pytest.approx(float(np.mean(np.array(good) > line)))
         assert entry["overkill"] == pytest.approx(float((np.append(held_out, good) > line).mean()))
-        assert entry["escape"] == pytest.approx(float(np.mean(np.array(bad) <= line)))
+        assert entry["escape"] == pytest.approx(float(np.mean(np.array(bad) <= line))) == entry["escape_decided"]
         assert entry["rejected"] == pytest.approx(np.mean([part["score"] > line for part in parts]))
     at = http.get("/api/threshold/at", params={"score": found["edges"][20]}).json()
     assert at == found["curve"][20]
@@ -133,6 +135,7 @@ def test_a_report_of_a_lot_has_its_figures(http: httpx.Client, parts: list[dict[
         "parts": 12,
         "rejected": len(rejected),
         "decided_good": sum(part["decision"] is not None and part["final"] == "pass" for part in rejected),
+        "escaped": sum(part["verdict"] == "pass" and part["final"] == "reject" for part in parts),
         "promised": 0.5,
         "verdict": "no sign",
         "sentence": "",

@@ -71,8 +71,13 @@ def test_a_burst_ends_with_its_last_part_shown(page: Any, station: Server) -> No
 def test_the_opacity_slider_fades_the_heat(page: Any, shared: Server) -> None:
     send(shared, DEFECTIVE)
     open_view(page, shared, "live")
-    page.get_by_label("Heat map").fill("0")
     heat = page.locator(".layers img.over")
+    expect(heat).to_have_css("opacity", "0")  # a photo is shown clear until somebody asks for heat
+    assert heat.get_attribute("src") is None
+    page.get_by_label("Heat map").fill("30")
+    expect(heat).to_have_css("opacity", "0.3")
+    expect(heat).to_have_attribute("src", re.compile("/heat$"))
+    page.get_by_label("Heat map").fill("0")
     expect(heat).to_have_css("opacity", "0")
     page.get_by_label("Heat map").fill("100")
     expect(heat).to_have_css("opacity", "1")
@@ -293,7 +298,7 @@ def test_a_wrong_token_gives_one_clear_line(page: Any, guarded: tuple[Server, di
     looked_at(page, "login")
     page.get_by_label("Token").fill(known["operator"])
     page.get_by_role("button", name="Log in").click()
-    expect(page.locator("nav a")).to_have_text(["Live", "Review", "Threshold", "Report"])
+    expect(page.locator("nav a")).to_have_text(["Live", "Review", "Parts", "Threshold", "Report"])
     page.get_by_role("button", name="Log out").click()
     page.get_by_label("Token").fill(known["camera"])
     page.get_by_role("button", name="Log in").click()
@@ -336,7 +341,7 @@ def test_a_german_browser_is_spoken_to_in_german(chromium: Any, shared: Server) 
     context = chromium.new_context(locale="de-AT")
     page = context.new_page()
     page.goto(shared.url)
-    expect(page.locator("nav a").nth(2)).to_have_text("Schwelle")
+    expect(page.locator("nav a").nth(3)).to_have_text("Schwelle")
     context.close()
 
 

@@ -20,6 +20,7 @@ MEASURES = ("texts", "edges", "targets")
 THERE = {
     "live": ".layers img",
     "review": ".choices",
+    "parts": ".entry img",
     "threshold": ".around .thumb img",
     "train": ".train:has(section:first-child .field):has(option)",  # its parts load on their own
     "report": ".paper .part img",
@@ -200,7 +201,7 @@ def test_no_view_tells_of_one_part_and_shows_another(page: Any, server: Server) 
     send(server, GOOD, DEFECTIVE, label="slow ")
     opened(page, server, "live")
     expect(page.locator(".facts h1")).to_contain_text(f"slow {DEFECTIVE}")
-    page.route("**/original", lambda route: (page.wait_for_timeout(600), route.continue_()))
+    page.route("**/photo", lambda route: (page.wait_for_timeout(600), route.continue_()))
     page.locator(".strip .thumb").nth(5).click()
     expect(page.locator(".facts h1")).not_to_contain_text("slow")
     told = page.locator(".facts h1 span").inner_text()

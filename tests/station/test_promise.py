@@ -51,6 +51,8 @@ def test_parts_decided_defective_are_no_good_parts() -> None:
     assert verdict_on(200, 30, 11, 0) == "no sign"
     assert verdict_on(200, 190, 8, 180) == "broken"
     assert verdict_on(200, 190, 0, 190) == "no sign"  # a bad day, and the threshold is right
+    assert verdict_on(200, 16, 16, 0) == "no sign"
+    assert verdict_on(200, 16, 16, 0, 170) == "broken"  # 16 of the 30 that may be good: the others had escaped
 
 
 def test_most_parts_rejected_is_said_without_a_decision() -> None:
@@ -110,9 +112,10 @@ def test_the_record_is_counted_since_the_switch_by_last_decisions(database: str,
     record.append([decision(number, "pass") for number in (*range(50, 80), 100)])  # 100 had passed
     record.append([decision(80, "reject"), decision(81, "pass"), decision(81, None)])  # and one taken back
     record.append([decision(82, "reject"), decision(82, "pass")])
+    record.append([decision(101, "reject"), decision(102, "reject"), decision(102, None)])  # both had passed
     assert results.decided_rejects(Query(since=row["time"], model="part@1")) == {"pass": 31, "reject": 1, None: 8}
     found = promise_now(results, version(), "2026-01-01T00:00:00.000000Z")
-    assert (found["parts"], found["rejected"], found["decided_good"]) == (101, 40, 31)
+    assert (found["parts"], found["rejected"], found["decided_good"], found["escaped"]) == (101, 40, 31, 1)
     assert found["verdict"] == "broken"
     assert promise_now(results, version(), "9999-01-01T00:00:00.000000Z")["verdict"] == "no sign"
     record.close()

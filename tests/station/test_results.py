@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import random
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from flawmap.station.record import COLUMNS, FORMER, START, Record, hash_of, head
 from flawmap.station.results import Query, Results
 
 COUNT = 300
+LABELS = ("0", "L-1", "L-1_2", "3", "L-12", "l-10", "Ö%5")
 BEGAN = datetime.datetime(2026, 11, 26, 6, tzinfo=datetime.UTC)
 BODY = '{"defective": true, "p_value": null, "doubt": 0.0, "model": {}, "regions": [], "image": {"kind": "png"}, '
 
@@ -36,7 +38,7 @@ def made() -> list[dict[str, Any]]:
             {
                 "kind": "verdict", "part": parts[-1], "verdict": verdict, "score": score, "time": at(second),
                 "model": rng.choice(["part@1", "part@2", "Part@1", "part 2@1", "p%@1"]), "lot": f"L{number // 50}",
-                "camera": f"cam-{number % 3}", "label": str(number % 7), "body": BODY + '"duration_ms": 1.0}',
+                "camera": f"cam-{number % 3}", "label": LABELS[number % 7], "body": BODY + '"duration_ms": 1.0}',
             }
         )  # fmt: skip
         if rng.random() < 0.3:
@@ -67,7 +69,9 @@ QUERIES = [
     {}, {"verdicts": ("reject", "doubt")}, {"verdicts": ("reject", "doubt"), "decided": False}, {"decided": True},
     {"final": "pass"}, {"final": "reject"}, {"final": "doubt"}, {"since": at(80)}, {"until": at(80)},
     {"since": at(60), "until": at(110)}, {"since": at(9000)}, {"lot": "L2"}, {"lot": "L2", "verdicts": ("pass",)},
-    {"camera": "cam-1"}, {"label": "3"}, {"model": "part"}, {"model": "part@2"}, {"model": "p%"}, {"model": "none"},
+    {"camera": "cam-1"}, {"label": "3"}, {"begins": "L-1"}, {"begins": "l-1"}, {"begins": "L-1_"}, {"begins": "Ö%"},
+    {"begins": "L-1", "verdicts": ("pass",), "lot": "L2"}, {"between": (30, 60)}, {"model": "part"},
+    {"model": "part@2"}, {"model": "p%"}, {"model": "none"},
     {"model": "Part"}, {"min_score": 0.5}, {"max_score": 0.25}, {"since": at(60), "verdicts": ("reject",)},
     {"since": at(60), "lot": "L2", "final": "reject", "model": "part"},
 ]  # fmt: skip
@@ -91,6 +95,8 @@ def plain(query: Query) -> list[dict[str, Any]]:
         and (query.since is None or row["time"] >= query.since)
         and (query.until is None or row["time"] < query.until)
         and query.model in (None, row["model"], row["model"].rpartition("@")[0])
+        and row["label"].startswith(query.begins or "")
+        and (query.between is None or query.between[0] <= row["seq"] <= query.between[1])
         and all(getattr(query, name) in (None, row[name]) for name in ("lot", "camera", "label"))
         and (query.min_score is None or row["score"] >= query.min_score)
         and (query.max_score is None or row["score"] <= query.max_score)
@@ -117,6 +123,8 @@ def test_pages_and_counts_are_those_of_a_plain_look(results: Results, asked: dic
     assert (counts["inspected"], counts["undecided"]) == (len(rows), len(open_))
     for verdict in ("pass", "reject", "doubt"):
         assert counts[verdict] == sum(row["verdict"] == verdict for row in rows)
+    said = collections.Counter((row["verdict"], row["said"]) for row in rows if row["said"] is not None)
+    assert results.decided(query) == said
 
 
 def test_scores_and_the_nearest_are_those_of_a_plain_look(results: Results) -> None:
@@ -126,6 +134,9 @@ def test_scores_and_the_nearest_are_those_of_a_plain_look(results: Results) -> N
         assert sorted(results.scores(query, refs)) == sorted(row["score"] for row in rows)
         decided = sorted((row["score"], row["said"]) for row in rows if row["said"] is not None)
         assert sorted(results.decided_scores(query, refs)) == decided
+        passed = [row for row in rows if row["verdict"] == "pass" and row["said"] is not None]
+        assert results.checked_passes(query, refs) == len(passed) > 0
+        assert results.checked_passes(query, ["none@1"]) == 0
         for score in (0.0, 0.25, 0.5, 1.0):
             share = sum(row["score"] > score for row in rows) / len(rows)
             assert results.share_above(query, refs, score) == pytest.approx(share)
@@ -141,7 +152,15 @@ def test_scores_and_the_nearest_are_those_of_a_plain_look(results: Results) -> N
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     "asked",
-    [{}, {"since": at(9)}, {"until": at(9)}, {"lot": "L2"}, {"label": "3"}, {"verdicts": ("reject",)}],
+    [
+        {},
+        {"since": at(9)},
+        {"until": at(9)},
+        {"lot": "L2"},
+        {"label": "3"},
+        {"verdicts": ("reject",)},
+        {"between": (7, 7)},
+    ],
     ids=str,
 )
 def test_a_page_of_a_large_record_is_read_off_an_index_in_order(results: Results, asked: dict[str, Any]) -> None:

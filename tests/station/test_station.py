@@ -128,3 +128,20 @@ def test_a_time_that_is_none_or_has_no_zone_is_refused(text: str) -> None:
     with pytest.raises(StationError) as raised:
         recorded_time(text)
     assert raised.value.status == 400
+
+
+def test_no_camera_is_silent_before_a_part_has_come_or_the_station_has_run_so_long(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    station = Station(tmp_path / "models", tmp_path / "data", None, StationSettings())
+    here, limit = datetime.datetime.now(datetime.UTC), StationSettings().shift.silent_s
+
+    def silent(last: float | None, started: float) -> bool:
+        station.last_part = None if last is None else stamp(here - datetime.timedelta(seconds=last))
+        station.started = stamp(here - datetime.timedelta(seconds=started))
+        return bool(station.state()["silent"])
+
+    assert not silent(None, started=100 * limit)
+    assert not silent(last=100 * limit, started=limit / 2)  # a station that starts on Monday
+    assert silent(last=100 * limit, started=2 * limit)
+    assert not silent(last=limit / 2, started=2 * limit)
+    station.close()

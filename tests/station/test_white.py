@@ -13,7 +13,7 @@ import pytest
 from station_helpers import Server, dataset, picture, png
 
 from flawmap.bundle import update_white
-from flawmap.data.images import decode_image, encode_png, write_image
+from flawmap.data.images import decode_image, decode_pixels, encode_jpeg, encode_png, write_image
 from flawmap.errors import StationError
 from flawmap.station.client import Client
 from flawmap.station.seen import Arrived
@@ -82,6 +82,11 @@ def test_12_bits_are_told_and_scored_by_a_version_that_reads_them(
         assert brightness(client, found["id"], name) == pytest.approx(brightness(client, seen["id"], name), abs=0.01)
     assert client.picture(found["id"], "original") == deep(3, 4095), "the file as it came"
     assert client.picture(seen["id"], "photo") == png(3), "what a browser shows is not drawn anew"
+    file = encode_jpeg(picture(3))
+    jpeg = client.inspect(file)
+    drawn = client.picture(jpeg["id"], "photo?drawn=true")
+    assert client.picture(jpeg["id"], "photo") == file and drawn.startswith(b"\x89PNG")
+    assert np.array_equal(decode_pixels(drawn, "x"), decode_pixels(file, "x"))
     write_image(tmp_path / "part.tif", pixels(3, 4095))
     tiff = client.inspect(tmp_path / "part.tif")
     assert brightness(client, tiff["id"], "photo") == pytest.approx(brightness(client, seen["id"], "photo"), abs=0.01)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,14 +194,41 @@ def test_unasked_a_worker_is_started_for_each_core_but_few(monkeypatch: pytest.M
 def test_a_worker_opens_models_as_it_is_ordered(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
 
-    def load(path: Path, device: str, threads: int, *, runtime: str, precision: str) -> object:
-        asked.append((device, threads, runtime, precision))
+    def load(path: Path, device: str, threads: int, *, runtime: str, precision: str, smallest: int | None) -> object:
+        asked.append((device, threads, runtime, precision, smallest))
         raise ConfigError("enough")
 
     monkeypatch.setattr("flawmap.deploy.inspector.load", load)
     settings = WorkerSettings(count=1, threads=3, device="cpu", runtime="openvino", precision="bfloat16")
     worker = object.__new__(inspecting._Worker)
-    worker.orders = Pool(settings, QueueSettings()).orders
+    worker.orders = Pool(settings, QueueSettings(), smallest=9).orders
     with pytest.raises(ConfigError, match="enough"):
         worker._open(Path("part.bundle"))
-    assert asked == [("cpu", 3, "openvino", "bfloat16")]
+    assert asked == [("cpu", 3, "openvino", "bfloat16", 9)]
+
+
+def test_an_image_that_memory_does_not_hold_is_refused_and_the_worker_goes_on(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[Any, ...]] = []
+    worker = inspecting._Worker(None, Pool(WorkerSettings(count=1), QueueSettings()).orders)  # type: ignore[arg-type]
+    worker._send = lambda *message: sent.append(message)  # type: ignore[method-assign]
+    inspector = worker.models["part@1"] = flawmap.load(models / "part.bundle", "cpu")
+    photos = [inspector.decode(png(number), "image") for number in range(3)]
+    inspect_read = inspector.inspect_read
+
+    def too_large(images: Any, batch: int = 0) -> Any:
+        if any(image is photos[1] for image in images):
+            raise MemoryError
+        return inspect_read(images, batch)
+
+    def unmeasured(*given: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(inspector, "inspect_read", too_large)
+    monkeypatch.setattr(inspecting, "_figures", unmeasured)
+    ends = time.monotonic() + 60
+    tasks = [inspecting.Task(number, "part@1", b"", ends, measure=True) for number in range(3)]
+    worker._inspect(list(zip(tasks, photos, strict=True)))
+    assert [message[:2] for message in sent] == [("done", 0), ("failed", 1), ("done", 2)]
+    assert sent[1][2:] == ("it does not fit into this machine's memory; cut it into smaller images", 422)

@@ -213,7 +213,7 @@ def _inspected(
         read = [inspector.read_or_error(path) for path in group]
         usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
         names = [str(path) for path, pixels in zip(group, read, strict=True) if not isinstance(pixels, ImageError)]
-        found = iter(inspector.inspect_or_error(usable, size, names))
+        found = iter(inspector.inspect_read_or_error(usable, size, names))
         for path, pixels in zip(group, read, strict=True):
             one = pixels if isinstance(pixels, ImageError) else next(found)
             if isinstance(one, ImageError):

@@ -48,7 +48,8 @@ class Inspection:
     score: in [0, 1]; threshold: the bundle's, None when it has none
     defective: score > threshold, None without a threshold
     regions: where the map exceeds the bundle's pixel threshold, largest peak first. Also given for a part that
-        passes; a defective part whose map exceeds it nowhere has the region around its peak
+        passes; a defective part whose map exceeds it nowhere has the region around its peak. Those smaller than the
+        bundle's `verdict.smallest` are left out, so that a defective part may have none
     network_map: (h, w) float32, the map at the network's size or, of tiles, scale; the same array as `map` where these
         are the image's own
     input_image, object_image, general_image: (h, w, 3) float32 BGR in [0, 1]: what the network saw, its object-specific

@@ -28,7 +28,7 @@ from flawmap.deploy.inspection import Inspection as Inspection
 from flawmap.deploy.runtimes import AUTO, PRECISIONS, RUNTIMES, RUNTIMES_IN, Runtime, TorchRuntime
 from flawmap.errors import ConfigError, ImageError
 from flawmap.measure.conformal import p_value
-from flawmap.measure.scores import Region, find_regions
+from flawmap.measure.scores import MIN_AREA, Region, find_regions
 from flawmap.measure.tiled import inspect_tiles
 
 
@@ -36,8 +36,9 @@ class Inspector:
     """A bundle and what computes it, ready to inspect.
 
     `runtime` computes the network; None is PyTorch on `device` (`auto`, a GPU if there is one, `cpu`, `cuda`, …) with
-    `threads` CPU threads, 0 for its own choice, in `precision` (`float32`, `bfloat16`). Raises ConfigError for a device
-    that is not there or that has no bfloat16.
+    `threads` CPU threads, 0 for its own choice, in `precision` (`float32`, `bfloat16`). `smallest`: the smallest area
+    of a region, in pixels of the image file; None for the bundle's own (`verdict.smallest`). Raises ConfigError for a
+    device that is not there or that has no bfloat16.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Inspector:
         *,
         runtime: Runtime | None = None,
         precision: str = "float32",
+        smallest: int | None = None,
     ) -> None:
         self.bundle = bundle
+        self.smallest = bundle.recipe.verdict.pixels if smallest is None else smallest
         self.scope = Scope(bundle.recipe.image, bundle.ignore)
         self.white = bundle.white
         self.good_scores = [float(score) for score in bundle.provenance.get("held_out_scores") or []]
@@ -88,7 +91,7 @@ class Inspector:
             usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
             pairs = zip(group, read, strict=True)
             names = [name_of(image) for image, pixels in pairs if not isinstance(pixels, ImageError)]
-            found = iter(self.inspect_or_error(usable, size, names))
+            found = iter(self.inspect_read_or_error(usable, size, names))
             for pixels in read:
                 yield pixels if isinstance(pixels, ImageError) else next(found)
 
@@ -131,7 +134,7 @@ class Inspector:
         except ImageError as problem:
             return problem
 
-    def inspect_or_error(
+    def inspect_read_or_error(
         self, images: Sequence[Stored], batch: int = 0, names: Sequence[str] = ()
     ) -> Sequence[Inspection | ImageError]:
         """`inspect_read`, but an image that memory does not hold is an ImageError in its place."""
@@ -140,7 +143,7 @@ class Inspector:
         except MemoryError:
             if len(images) > 1:
                 pairs = zip(images, names or [""] * len(images), strict=True)
-                return [found for image, name in pairs for found in self.inspect_or_error([image], batch, [name])]
+                return [found for image, name in pairs for found in self.inspect_read_or_error([image], batch, [name])]
             return [ImageError("it does not fit into this machine's memory; cut it into smaller images")]
 
     def inspect_read(self, images: Sequence[Stored], batch: int = 0, names: Sequence[str] = ()) -> list[Inspection]:
@@ -196,9 +199,11 @@ class Inspector:
         defective = None
         if threshold is not None:
             defective = score > threshold.score
-            regions = find_regions(full, threshold.pixel)
+            regions = find_regions(full, threshold.pixel, min(self.smallest, MIN_AREA))
             if defective and not regions:
                 regions = peak_region(full)
+            if self.smallest > MIN_AREA:  # none takes the place of specks that were left out
+                regions = [region for region in regions if region.area >= self.smallest]
         return Inspection(
             map=full,
             score=score,
@@ -221,14 +226,15 @@ def load(
     *,
     runtime: str = "torch",
     precision: str = "float32",
+    smallest: int | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Inspector:
     """Open a bundle for inspection by PyTorch (`torch`), by an export of it (`onnx`, `openvino`), or `auto`matically.
 
     `precision`: `float32`, or `bfloat16` by PyTorch or OpenVINO where the processor has it: faster, and scores change a
     little. An export is made on first use and kept (deploy/kept.py); it computes on the CPU. `auto` measures once which
-    is the fastest here, and leaves out an export that cannot be had. `say` is told of both, a line each. Raises
-    BundleError, ConfigError.
+    is the fastest here, and leaves out an export that cannot be had. `say` is told of both, a line each. `smallest`: as
+    of Inspector. Raises BundleError, ConfigError.
     """
     if runtime not in (AUTO, *RUNTIMES):
         raise ConfigError(f"no runtime {runtime}; there are: {', '.join((AUTO, *RUNTIMES))}")
@@ -239,11 +245,11 @@ def load(
         raise ConfigError(f"the runtime {runtime} computes no {precision}; use float32, or one of: {known}")
     bundle = load_bundle(Path(path))
     if runtime == "torch":
-        return Inspector(bundle, device, threads, precision=precision)
+        return Inspector(bundle, device, threads, precision=precision, smallest=smallest)
     from flawmap.deploy.fastest import open_runtime
 
     opened = open_runtime(runtime, Path(path), bundle, device, threads, say, precision)
-    return Inspector(bundle, runtime=opened)
+    return Inspector(bundle, runtime=opened, smallest=smallest)
 
 
 def peak_region(found: Image) -> list[Region]:

@@ -78,14 +78,18 @@ class Client:
         camera: str | None = None,
         deadline: float | None = None,
         key: str | None = None,
+        test: bool = False,
     ) -> dict[str, Any]:
         """Inspect one image; the part. `key`: by which the station knows it when it comes again.
 
         A file or its bytes are sent as they are. A PIL image, an array or a tensor, as `Inspector.inspect` takes them
-        with `order`, is sent as a PNG of 8 bits, or of 16 where it has more. Raises ImageError for what is no image.
+        with `order`, is sent as a PNG of 8 bits, or of 16 where it has more. `test`: the part does not count. In the
+        station's test mode the part's `verdict`, `defective` and `final` are None. Raises ImageError for what is no
+        image.
         """
         data = _encoded(image, order)
         query = {"model": model, "label": label, "lot": lot, "camera": camera, "deadline": deadline}
+        query["test"] = test or None
         headers = {"Content-Type": "application/octet-stream"}
         if key is None and self.retries != 0:
             import uuid
@@ -129,6 +133,10 @@ class Client:
     def decide(self, ident: str, verdict: str | None, note: str = "") -> dict[str, Any]:
         """Say that a part is `pass` or `reject`, or with None take back what was said; the part as it then is."""
         return self._ask("POST", f"/api/parts/{ident}/decisions", json={"verdict": verdict, "note": note})
+
+    def test_mode(self, on: bool, verdicts: bool = False, note: str = "") -> dict[str, Any]:
+        """Begin or end the test mode, in which parts do not count. `verdicts`: senders are told them all the same"""
+        return self._ask("POST", "/api/test", json={"on": on, "verdicts": verdicts, "note": note})
 
     def station(self) -> dict[str, Any]:
         """How the station is."""

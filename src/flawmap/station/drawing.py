@@ -50,14 +50,15 @@ def overlay_jpeg(
     return encode_jpeg(overlay(pixels, found, polygons))
 
 
-def photo(data: bytes, kind: str, white: int | None = None) -> tuple[bytes, str]:
-    """An image for a browser, and its media type: as it is, or drawn where that shows it dark or not at all.
+def photo(data: bytes, kind: str, white: int | None = None, drawn: bool = False) -> tuple[bytes, str]:
+    """An image for a browser, and its media type: as it is, or pixel by pixel as a PNG of 8 bits a channel.
 
-    `kind`: its media type. `white`: full white of 16 bits, where it is known. Raises ImageError.
+    It is drawn where a browser shows the file dark or not at all: TIFF, 16 bits, and any other that is asked for so
+    (`drawn`). `kind`: its media type. `white`: full white of 16 bits, where it is known. Raises ImageError.
     """
-    if kind != "image/tiff" and not may_be_deep(data):
+    if not drawn and kind != "image/tiff" and not may_be_deep(data):
         return data, kind
-    return encode_jpeg(to_uint8(to_float(pixels_to_show(data, "image", white))), 95), "image/jpeg"
+    return encode_png(to_uint8(to_float(pixels_to_show(data, "image", white)))), "image/png"
 
 
 def thumbnail_jpeg(data: bytes, white: int | None = None) -> bytes:

@@ -4,8 +4,8 @@ Three threads: one takes messages and decodes images ahead, one loads models, so
 the main one inspects. When the station is gone, the pipe ends, and so does the worker.
 
 Messages to it: ("load", ref, path) · ("unload", ref) · Task · ("stop",). From it: ("loaded", ref, batch) ·
-("refused", ref, why, status) · ("done", task, Outcome) · ("failed", task, why, status) · ("figures", ref, figures) ·
-("up",) once it has started.
+("refused", ref, why, status) · ("done", task, Outcome) · ("failed", task, why, status) ·
+("figures", task, ref, figures, unlike) · ("up",) once it has started.
 """
 
 from __future__ import annotations
@@ -29,28 +29,40 @@ if TYPE_CHECKING:
     from flawmap.deploy.inspector import Inspection, Inspector
 
 log = logging.getLogger("flawmap.station")
+Unlike = dict[str, str]  # code: of the page's words; text
+MOST_UNLIKE = 3  # ways in which a part is unlike, told of it
 WARM = 2  # inspections before a model counts as loaded: the first ones allocate
 
 
 @dataclass(frozen=True)
 class Task:
-    """An image to inspect. deadline: of the monotonic clock, which all processes share; measure: for the drift."""
+    """An image to inspect. deadline: of the monotonic clock, which all processes share.
+
+    measure: for the drift; single: whether it is unlike the good photos by itself, where nothing else waits
+    """
 
     number: int
     ref: str
     data: bytes
     deadline: float
     measure: bool = False
+    single: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found in one image; all plain. map_png: the map at the network's size; seconds: of its batch."""
+    """What was found in one image; all plain.
+
+    good_parts: good photos whose scores `p_value` is from; smallest: the smallest area of a region; map_png: the map at
+    the network's size; seconds: of its batch
+    """
 
     score: float
     threshold: float | None
     defective: bool | None
     p_value: float | None
+    good_parts: int
+    smallest: int
     regions: list[dict[str, Any]]
     map_png: bytes
     height: int
@@ -60,13 +72,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Orders:
-    """How a worker is to work: of `WorkerSettings`, with the threads and the batch that come out of them."""
+    """How a worker is to work: of `WorkerSettings`, with the threads and the batch that come out of them.
+
+    smallest: the smallest area of a place, in pixels, None for each model's own
+    """
 
     runtime: str
     precision: str
     device: str
     threads: int
     batch: int
+    smallest: int | None = None
 
 
 def work(pipe: Connection, orders: Orders) -> None:
@@ -181,7 +197,10 @@ class _Worker:
         from flawmap.deploy.inspector import load
 
         orders = self.orders
-        inspector = load(path, orders.device, orders.threads, runtime=orders.runtime, precision=orders.precision)
+        inspector = load(
+            path, orders.device, orders.threads, runtime=orders.runtime, precision=orders.precision,
+            smallest=orders.smallest,
+        )  # fmt: skip
         sizes = inspector.bundle.recipe.image
         shape = inspector.bundle.ignore.shape if inspector.bundle.ignore is not None else (sizes.height, sizes.width)
         grey = np.full((*shape, 3), 127, np.uint8)
@@ -202,15 +221,23 @@ class _Worker:
                 self._send("failed", task.number, f"the model {task.ref} is not loaded", 409)
             return
         started = time.monotonic()
-        found = inspector.inspect_read([pixels for _, pixels in batch], len(batch))
+        found = inspector.inspect_read_or_error([pixels for _, pixels in batch], len(batch))
         for (task, pixels), one in zip(batch, found, strict=True):
-            self._send("done", task.number, _outcome(one, pixels, time.monotonic() - started))
+            if isinstance(one, ImageError):
+                self._send("failed", task.number, str(one), 422)
+            else:
+                self._send("done", task.number, _outcome(one, pixels, inspector, time.monotonic() - started))
         for task, pixels in batch:
-            if task.measure:
-                self._send("figures", task.ref, _figures(inspector, pixels))
+            if task.measure or (task.single and not self.ready):
+                try:
+                    figures, unlike = _figures(inspector, pixels)
+                except MemoryError:  # it has its verdict, and the next one is measured
+                    log.warning("a photo for %s was not measured, for want of memory", task.ref)
+                    continue
+                self._send("figures", task.number, task.ref, figures if task.measure else None, unlike)
 
 
-def _outcome(found: Inspection, pixels: Stored, seconds: float) -> Outcome:
+def _outcome(found: Inspection, pixels: Stored, inspector: Inspector, seconds: float) -> Outcome:
     from flawmap.data.images import encode_png, to_uint8
 
     return Outcome(
@@ -218,6 +245,8 @@ def _outcome(found: Inspection, pixels: Stored, seconds: float) -> Outcome:
         threshold=found.threshold,
         defective=found.defective,
         p_value=found.p_value,
+        good_parts=len(inspector.good_scores),
+        smallest=inspector.smallest,
         regions=[asdict(region) for region in found.regions],
         map_png=encode_png(to_uint8(found.network_map)),
         height=pixels.shape[0],
@@ -226,17 +255,25 @@ def _outcome(found: Inspection, pixels: Stored, seconds: float) -> Outcome:
     )
 
 
-def _figures(inspector: Inspector, pixels: Stored) -> list[float] | None:
-    """What a photo is like (measure/photos.py); None where the bundle does not know its good ones."""
+def _figures(inspector: Inspector, pixels: Stored) -> tuple[list[float] | None, list[Unlike]]:
+    """What a photo is like (measure/photos.py), and in what it is unlike the good ones, the farthest first.
+
+    None and nothing where the bundle does not know its good photos.
+    """
     import torch
 
     from flawmap.data.pictures import pictures_in
-    from flawmap.measure.photos import TILES, take
+    from flawmap.measure.photos import TILES, oddities, take
 
     bundle = inspector.bundle
     if bundle.photos is None:
-        return None
+        return None, []
     device = next(bundle.model.parameters()).device if inspector.runtime.name == "torch" else torch.device("cpu")
     pictures = pictures_in(pixels, "image", bundle.recipe.image, inspector.scope, TILES)
     raw = take(pictures, bundle.model.discrete, device, bundle.model.reduction)
-    return [float(value) for value in bundle.photos.measure(raw)]
+    figures = bundle.photos.measure(raw)
+    found = [
+        {"code": f"{odd.name.replace(' ', '-')}-{'more' if odd.deviations > 0 else 'less'}", "text": str(odd)}
+        for odd in oddities(bundle.photos, figures)
+    ]
+    return [float(value) for value in figures], found[:MOST_UNLIKE]

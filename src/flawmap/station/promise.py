@@ -20,40 +20,47 @@ from flawmap.station.results import Query, Results
 LEVEL = 1e-4  # stricter than for one test set: a station looks again and again as parts come
 MOST = 0.5  # of the parts rejected, beyond which it is said without a decision
 UNKNOWN = {
-    "parts": 0, "rejected": 0, "decided_good": 0, "promised": None, "verdict": "unknown",
+    "parts": 0, "rejected": 0, "decided_good": 0, "escaped": 0, "promised": None, "verdict": "unknown",
     "sentence": "the model does not know the scores of its good photos",
 }  # fmt: skip
 
 
 @dataclass
 class Rejected:
-    """Parts by one model version, those it rejected, and how many of the rejected were decided good and defective."""
+    """Parts by one model version, those it rejected, and how many of the rejected were decided good and defective.
+
+    escaped: parts it passed that were decided defective; these are no good parts either
+    """
 
     parts: int = 0
     rejected: int = 0
     good: int = 0
     defective: int = 0
+    escaped: int = 0
 
     def add(self, part: dict[str, Any]) -> None:
         """One more part, as the API tells it."""
         self.parts += 1
+        decided = None if part["decision"] is None else part["decision"]["verdict"]
         if part["verdict"] == "reject":
-            decided = None if part["decision"] is None else part["decision"]["verdict"]
             self.rejected += 1
             self.good += decided == "pass"
             self.defective += decided == "reject"
+        self.escaped += part["verdict"] == "pass" and decided == "reject"
 
 
 def promise_of(counted: Rejected, version: Version | None) -> dict[str, Any]:
     """Compare rejected parts with what the version's threshold promised.
 
-    parts, rejected, decided_good: counts; promised: the share of good parts that it was to reject at most, None where
-    that is not known; verdict: `broken`, `mostly rejected`, `no sign` or `unknown`; sentence: what to make of it
+    parts, rejected, decided_good, escaped: counts; promised: the share of good parts that it was to reject at most,
+    None where that is not known; verdict: `broken`, `mostly rejected`, `no sign` or `unknown`; sentence: what to make
+    of it
     """
     photos = () if version is None else version.held_out_scores
     if version is None or version.threshold is None or not photos:
-        return {**UNKNOWN, "parts": counted.parts, "rejected": counted.rejected, "decided_good": counted.good}
-    threshold, may_be_good = version.threshold, counted.parts - counted.defective
+        known = {"parts": counted.parts, "rejected": counted.rejected, "decided_good": counted.good}
+        return {**UNKNOWN, **known, "escaped": counted.escaped}
+    threshold, may_be_good = version.threshold, counted.parts - counted.defective - counted.escaped
     photos_above = sum(score > threshold.score for score in photos)
     promised = photos_above / len(photos)  # of a threshold that a user gave, which promises nothing
     if threshold.method != "given":
@@ -81,6 +88,7 @@ def promise_of(counted: Rejected, version: Version | None) -> dict[str, Any]:
         "parts": counted.parts,
         "rejected": counted.rejected,
         "decided_good": counted.good,
+        "escaped": counted.escaped,
         "promised": promised,
         "verdict": verdict,
         "sentence": sentence,
@@ -96,5 +104,6 @@ def promise_now(results: Results, version: Version, since: str) -> dict[str, Any
         rejected=sum(decided.values()),
         good=decided.get("pass", 0),
         defective=decided.get("reject", 0),
+        escaped=results.decided(query).get(("pass", "reject"), 0),
     )
     return promise_of(counted, version)

@@ -47,7 +47,7 @@ records = sa.Table(
     "records",
     metadata,
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("kind", sa.String(16), nullable=False),  # verdict, decision, model, token, late, refused
+    sa.Column("kind", sa.String(16), nullable=False),  # verdict, late, refused; test, test-late, …; decision, …
     sa.Column("time", sa.String(27), nullable=False),
     sa.Column("part", sa.String(32)),
     sa.Column("verdict", sa.String(8)),

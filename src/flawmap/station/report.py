@@ -15,6 +15,7 @@ from fastapi import Query as Parameter
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from flawmap.errors import StationError
+from flawmap.station.escape import Escape
 from flawmap.station.models import change_of
 from flawmap.station.promise import Rejected, promise_of
 from flawmap.station.record import head, now, records, stamp
@@ -45,6 +46,7 @@ class _Sums:
     hours: dict[str, Counter[str]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     rejected: dict[str, Rejected] = field(default_factory=dict)
+    escape: Escape = field(default_factory=Escape)
     shown: list[dict[str, Any]] = field(default_factory=list)
     noted: int = 0  # parts worth showing, also those beyond SHOWN
     first: int | None = None
@@ -65,6 +67,7 @@ class _Sums:
         )
         model["parts"], model["last"] = model["parts"] + 1, part["time"]
         self.rejected.setdefault(part["model"]["ref"], Rejected()).add(part)
+        self.escape.add(part["verdict"], None if part["decision"] is None else part["decision"]["verdict"])
         self.first, self.last = self.first or part["seq"], part["seq"]
         if part["verdict"] != "pass" or overruled:
             self.noted += 1
@@ -126,6 +129,7 @@ def report(
             "station": station.settings.name,
             "counts": {name: sums.counts[name] for name in names} | unanswered,
             "shares": {name: sums.counts[name] / total if total else None for name in ("reject", "overruled")},
+            "escape": sums.escape.facts(),
             "scores": _figures(sums.scores, {"median": 0.5, "p95": 0.95, "highest": 1.0}),
             "durations_ms": _figures(sums.durations, {"median": 0.5, "p99": 0.99}),
             "hours": [

@@ -11,11 +11,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from flawmap.errors import StationError
+from flawmap.station import testing
 from flawmap.station.files import Pictures
 from flawmap.station.record import Record, Row, records, stamp
 
+TEST = testing.PART
 VERDICTS = ("pass", "reject", "doubt")
 UNANSWERED = ("late", "refused")  # kinds of rows of images without a verdict
 MOST = 500  # parts on a page
@@ -32,6 +36,28 @@ LAST_DECISION = (
 )
 FINAL = sa.func.coalesce(LAST_DECISION, records.c.verdict)
 DECIDED = LAST_DECISION.is_not(None)  # one that was taken back has a last decision without a verdict
+LAST_LETTER = "\U0010ffff"  # a text that begins alike comes before what ends with it
+
+
+class _Begins(FunctionElement[bool]):
+    """Whether a text begins with another, letter by letter; (text, beginning, beginning + LAST_LETTER)."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(_Begins, "sqlite")
+def _begins_between(element: _Begins, compiler: Any, **options: Any) -> str:
+    """As a range, which an index has: SQLite compares texts byte by byte."""
+    text, first, last = (compiler.process(each, **options) for each in element.clauses)
+    return f"({text} >= {first} AND {text} < {last})"
+
+
+@compiles(_Begins, "postgresql")
+def _begins(element: _Begins, compiler: Any, **options: Any) -> str:
+    """As a function: a range depends on the language by which a database of PostgreSQL sorts."""
+    text, first, _ = element.clauses
+    return f"starts_with({compiler.process(text, **options)}, {compiler.process(first, **options)})"
 
 
 @dataclass(frozen=True)
@@ -47,20 +73,27 @@ class Query:
     lot: str | None = None
     camera: str | None = None
     label: str | None = None
+    begins: str | None = None  # the first letters of a label
     min_score: float | None = None
     max_score: float | None = None
     between: tuple[int, int] | None = None
+    test: bool = False  # parts of the test mode instead of those that count
+
+    @property
+    def kind(self) -> str:
+        """Of the records meant."""
+        return TEST if self.test else "verdict"
 
     def where(self) -> sa.ColumnElement[bool]:
         """The condition on `records`, but for the model; times by their index."""
-        return sa.and_(*self._conditions(), *self._times(records.c.time))
+        return sa.and_(*self._conditions(), *self._times(records.c.time), *self._between())
 
     def where_by_seq(self) -> sa.ColumnElement[bool]:
         """The same for parts in the order of seq, `between` given: only the verdict, lot and label by an index."""
-        found = [*self._conditions(), *self._times(_passed_by(records.c.time))]
-        if self.between is not None:
-            found.append(records.c.seq.between(*self.between))
-        return sa.and_(*found)
+        return sa.and_(*self._conditions(), *self._times(_passed_by(records.c.time)), *self._between())
+
+    def _between(self) -> list[sa.ColumnElement[bool]]:
+        return [] if self.between is None else [records.c.seq.between(*self.between)]
 
     def _times(self, column: sa.ColumnElement[str]) -> list[sa.ColumnElement[bool]]:
         found = [] if self.since is None else [column >= self.since]
@@ -68,7 +101,7 @@ class Query:
 
     def _conditions(self) -> list[Any]:
         column = records.c
-        found: list[Any] = [column.kind == "verdict"]
+        found: list[Any] = [column.kind == self.kind]
         if self.verdicts:
             found.append(column.verdict.in_(self.verdicts))
         if self.final is not None:  # the first condition says no more than the second, but is quick
@@ -81,6 +114,8 @@ class Query:
         for name, value in (("lot", self.lot), ("camera", self.camera), ("label", self.label)):
             if value is not None:
                 found.append(column[name] == value)
+        if self.begins:
+            found.append(_Begins(column.label, sa.literal(self.begins), sa.literal(self.begins + LAST_LETTER)))
         if self.min_score is not None:
             found.append(column.score >= self.min_score)
         if self.max_score is not None:
@@ -97,7 +132,7 @@ class Results:
     def part(self, ident: str) -> dict[str, Any]:
         """A part. Raises StationError (404)."""
         with self.record.reading() as connection:
-            chosen = sa.select(records).where(records.c.kind == "verdict", records.c.part == ident)
+            chosen = sa.select(records).where(records.c.kind.in_(("verdict", TEST)), records.c.part == ident)
             row = connection.execute(chosen).mappings().one_or_none()
         if row is None:
             raise StationError("there is no such part", 404)
@@ -108,9 +143,9 @@ class Results:
         return self._part(row, [])
 
     def parts(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        """Rows of kind `verdict`, with their decisions."""
-        decided = self._decisions([row["part"] for row in rows])
-        return [self._part(row, decided.get(row["part"], [])) for row in rows]
+        """Rows of kind `verdict` or `test`, with their decisions."""
+        decided, unlike = self._said([row["part"] for row in rows])
+        return [self._part(row, decided.get(row["part"], []), unlike.get(row["part"])) for row in rows]
 
     def page(
         self, query: Query, newest: bool = True, limit: int = 50, after: int | None = None
@@ -221,6 +256,26 @@ class Results:
             rows = [dict(row) for row in connection.execute(chosen).mappings()] if most else []
         return counts, [unanswered_of(row) for row in rows]
 
+    def decided(self, query: Query) -> dict[tuple[str, str], int]:
+        """How many parts have each (verdict, last decision); those without a decision are left out."""
+        said = sa.select(_decisions.c.part).where(_decisions.c.kind == "decision")
+        with self.record.reading() as connection:
+            model = _of_model(connection, query.model)
+            where = sa.and_(_bounded(connection, query).where_by_seq(), model, records.c.part.in_(said))
+            each = sa.select(records.c.verdict, LAST_DECISION.label("said")).select_from(records).where(where)
+            found = each.subquery()
+            chosen = sa.select(found.c.verdict, found.c.said, sa.func.count()).group_by(found.c.verdict, found.c.said)
+            return {(row[0], row[1]): row[2] for row in connection.execute(chosen) if row[1] is not None}
+
+    def checked_passes(self, query: Query, models: Sequence[str]) -> int:
+        """How many parts that one of `models` (refs) passed were decided by somebody, either way."""
+        said = sa.select(_decisions.c.part).where(_decisions.c.kind == "decision")
+        passed = _passed_by(records.c.verdict) == "pass"
+        with self.record.reading() as connection:
+            where = sa.and_(_bounded(connection, query).where_by_seq(), passed, records.c.part.in_(said), DECIDED)
+            chosen = sa.select(sa.func.count()).select_from(records).where(where)
+            return connection.execute(chosen.where(_passed_by(records.c.model).in_(models))).scalar() or 0
+
     def last_time(self) -> str | None:
         """When the last part was recorded."""
         with self.record.reading() as connection:
@@ -235,16 +290,17 @@ class Results:
         return None if row is None else self.parts([dict(row)])[0]
 
     def ranks(self, idents: Sequence[str]) -> dict[str, int]:
-        """For the thinning of pictures (files.py): 0 for a part that passed, 1 for the others."""
+        """For the thinning of pictures (files.py): 0 for a part that passed or is a test, 1 for the others."""
         found: dict[str, int] = {}
         for start in range(0, len(idents), AT_ONCE):
             some = idents[start : start + AT_ONCE]
-            chosen = sa.select(records.c.part, records.c.verdict, FINAL.label("final")).where(
-                records.c.kind == "verdict", records.c.part.in_(some)
+            chosen = sa.select(records.c.part, records.c.kind, records.c.verdict, FINAL.label("final")).where(
+                records.c.kind.in_(("verdict", TEST)), records.c.part.in_(some)
             )
             with self.record.reading() as connection:
                 for row in connection.execute(chosen):
-                    found[row.part] = 0 if row.verdict == "pass" and row.final == "pass" else 1
+                    good = row.kind == TEST or (row.verdict == "pass" and row.final == "pass")
+                    found[row.part] = 0 if good else 1
         return found
 
     def seqs(self, idents: Sequence[str]) -> dict[str, int]:
@@ -252,20 +308,29 @@ class Results:
         found: dict[str, int] = {}
         for start in range(0, len(idents), AT_ONCE):
             some = idents[start : start + AT_ONCE]
-            chosen = sa.select(records.c.part, records.c.seq).where(records.c.kind == "verdict")
+            chosen = sa.select(records.c.part, records.c.seq).where(records.c.kind.in_(("verdict", TEST)))
             with self.record.reading() as connection:
                 found |= {row.part: row.seq for row in connection.execute(chosen.where(records.c.part.in_(some)))}
         return found
 
-    def _decisions(self, idents: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-        chosen = sa.select(records).where(records.c.kind == "decision", records.c.part.in_(list(idents)))
+    def _said(self, idents: Iterable[str]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, str]]]]:
+        """The decisions on parts, and in what these are unlike the good photos, by id."""
+        kinds = ("decision", "unlike")
+        chosen = sa.select(records).where(records.c.kind.in_(kinds), records.c.part.in_(list(idents)))
         found: dict[str, list[dict[str, Any]]] = {}
+        unlike: dict[str, list[dict[str, str]]] = {}
         with self.record.reading() as connection:
-            for row in connection.execute(chosen.order_by(records.c.seq)).mappings():
-                found.setdefault(str(row["part"]), []).append(decision_of(dict(row)))
-        return found
+            rows = connection.execute(chosen).mappings().all()
+            for row in sorted(rows, key=lambda row: int(row["seq"])):  # few: a database would build a tree for it
+                if row["kind"] == "decision":
+                    found.setdefault(str(row["part"]), []).append(decision_of(dict(row)))
+                else:
+                    unlike[str(row["part"])] = unlike_of(dict(row))
+        return found, unlike
 
-    def _part(self, row: Row, decisions: list[dict[str, Any]]) -> dict[str, Any]:
+    def _part(
+        self, row: Row, decisions: list[dict[str, Any]], unlike: list[dict[str, str]] | None = None
+    ) -> dict[str, Any]:
         body, ident = json.loads(row["body"]), row["part"]
         last = decisions[-1] if decisions and decisions[-1]["verdict"] is not None else None
         here = f"/api/parts/{ident}"
@@ -278,9 +343,12 @@ class Results:
             "score": row["score"],
             "threshold": row["threshold"],
             "p_value": body["p_value"],
+            "good_parts": body.get("good_parts"),  # a record of before does not know
             "doubt": body["doubt"],
             "model": body["model"],
             "regions": body["regions"],
+            "smallest": body.get("smallest"),
+            "unlike": unlike or [],
             "image": body["image"] | {"sha256": row["image_sha256"]},
             "label": row["label"],
             "lot": row["lot"],
@@ -294,6 +362,8 @@ class Results:
                 "self": here,
                 **{name: f"{here}/{name}" for name in ("original", "photo", "map", "overlay", "heat", "thumbnail")},
             },
+            "test": row["kind"] == TEST,
+            "withheld": body.get("withheld", False),
             "kept": self.pictures.keeps(ident, body["image"]["kind"].upper()),
             "hash": row["hash"],
         }
@@ -314,6 +384,12 @@ def unanswered_of(row: Row) -> dict[str, Any]:
         **json.loads(row["body"]),
         "hash": row["hash"],
     }
+
+
+def unlike_of(row: Row) -> list[dict[str, str]]:
+    """A row of kind `unlike` as the API tells it."""
+    found: list[dict[str, str]] = json.loads(row["body"])["unlike"]
+    return found
 
 
 def decision_of(row: Row) -> dict[str, Any]:
@@ -354,8 +430,8 @@ def _bounded(connection: Connection, query: Query) -> Query:
     """The query with the first and the last seq of its period. A clock may be set back: seq and time are two orders."""
     if query.between is not None or (query.since is None and query.until is None):
         return query
-    chosen = sa.select(sa.func.min(records.c.seq), sa.func.max(records.c.seq)).where(records.c.kind == "verdict")
-    times = Query(since=query.since, until=query.until).where()
+    chosen = sa.select(sa.func.min(records.c.seq), sa.func.max(records.c.seq)).where(records.c.kind == query.kind)
+    times = Query(since=query.since, until=query.until, test=query.test).where()
     first, last = connection.execute(chosen.where(times)).one()
     return replace(query, between=(first or 0, last or 0))
 

@@ -22,10 +22,22 @@ from flawmap.station.files import MEDIA, is_id
 from flawmap.station.live import event
 from flawmap.station.models import change_of
 from flawmap.station.record import records
-from flawmap.station.results import VERDICTS, decision_of, recorded_time
-from flawmap.station.schemas import EXACT, DecisionAsked, Models, Note, Part, Parts, Problem, Session, StationState
+from flawmap.station.results import TEST, VERDICTS, decision_of, recorded_time, unlike_of
+from flawmap.station.schemas import (
+    EXACT,
+    DecisionAsked,
+    Models,
+    Note,
+    Part,
+    Parts,
+    Problem,
+    Session,
+    StationState,
+    TestAsked,
+)
 from flawmap.station.station import Request as Asked
 from flawmap.station.station import Station
+from flawmap.station.testing import answered
 from flawmap.station.web import (
     COOKIE,
     Camera,
@@ -151,6 +163,7 @@ async def inspect(
     lot: Words = None,
     camera: Words = None,
     deadline: Annotated[float | None, Query(gt=0, allow_inf_nan=False)] = None,
+    test: bool = False,
     key: Key = None,
 ) -> JSONResponse:
     """Inspect one image: a file as the body, or a form with the field `image`."""
@@ -165,8 +178,8 @@ async def inspect(
             data = await file.read()
     else:
         data = await request.body()
-    asked = Asked(model, label, lot, camera, deadline, key, arrival_of(request))
-    return json(await station.inspect(data, asked, who), 201)
+    asked = Asked(model, label, lot, camera, deadline, key, arrival_of(request), test)
+    return json(answered(await station.inspect(data, asked, who)), 201)
 
 
 @router.post("/api/parts/batch", openapi_extra=IMAGES_BODY, responses={429: {"model": Problem}})
@@ -178,6 +191,7 @@ async def inspect_batch(
     lot: Words = None,
     camera: Words = None,
     deadline: Annotated[float | None, Query(gt=0, allow_inf_nan=False)] = None,
+    test: bool = False,
 ) -> JSONResponse:
     """Inspect the images of a form, its fields `image`, in order; one that cannot be inspected has its error."""
     most = station.settings.limits.batch
@@ -191,8 +205,8 @@ async def inspect_batch(
         async def one(file: UploadFile) -> dict[str, Any]:
             async with room:
                 try:
-                    asked = Asked(model=model, lot=lot, camera=camera, deadline_s=deadline)
-                    return await station.inspect(await file.read(), asked, who, patient=True)
+                    asked = Asked(model=model, lot=lot, camera=camera, deadline_s=deadline, test=test)
+                    return answered(await station.inspect(await file.read(), asked, who, patient=True))
                 except (FlawmapError, SQLAlchemyError) as problem:  # the others are recorded all the same
                     status, error = told(problem)
                     return {**error, "status": status, "name": file.filename or ""}
@@ -219,20 +233,24 @@ def parts(
     lot: Words = None,
     camera: Words = None,
     label: Words = None,
+    label_begins: Words = None,
+    seq: Annotated[int | None, Query(ge=1, le=LAST)] = None,
     min_score: Annotated[float | None, Query(allow_inf_nan=False)] = None,
     max_score: Annotated[float | None, Query(allow_inf_nan=False)] = None,
     order: Literal["newest", "oldest"] = "newest",
     limit: Annotated[int, Query(ge=1, le=results.MOST)] = 50,
     after: Annotated[int | None, Query(ge=0, le=LAST)] = None,
     count: bool = False,
+    test: bool = False,
 ) -> JSONResponse:
-    """Parts by verdict, time, model, lot, …, a page at a time."""
+    """Parts by verdict, time, model, lot, serial number or its beginning, …, a page at a time."""
     verdicts = tuple(word for word in (verdict or "").split(",") if word)
     if unknown := set(verdicts) - set(VERDICTS):
         raise StationError(f"no verdict {unknown.pop()!r}; there are: {', '.join(VERDICTS)}", 400)
     query = results.Query(
         verdicts=verdicts, final=final, decided=decided, since=recorded_time(since), until=recorded_time(to),
-        model=model, lot=lot, camera=camera, label=label, min_score=min_score, max_score=max_score,
+        model=model, lot=lot, camera=camera, label=label, begins=label_begins, min_score=min_score,
+        max_score=max_score, between=None if seq is None else (seq, seq), test=test,
     )  # fmt: skip
     found, following = station.results.page(query, order == "newest", limit, after)
     counted = {"count": station.results.count(query)} if count else {}
@@ -250,7 +268,8 @@ def own_part(station: Station, who: Who, ident: str) -> dict[str, Any]:
 @router.get("/api/parts/{ident}", response_model=Part)
 def part(station: TheStation, who: Camera, ident: str) -> JSONResponse:
     """One part."""
-    return json(own_part(station, who, ident))
+    found = own_part(station, who, ident)
+    return json(found if who.may("operator") else answered(found))
 
 
 @router.get("/api/parts/{ident}/{picture}", response_class=Response)
@@ -260,6 +279,7 @@ def picture(
     ident: str,
     picture: Literal["original", "photo", "map", "overlay", "heat", "thumbnail"],
     outlines: bool = True,
+    drawn: bool = False,
 ) -> Response:
     """A picture of a part; 410 when it was thinned out."""
     found = own_part(station, who, ident)
@@ -273,7 +293,7 @@ def picture(
         if picture == "original":
             data, kind = original.read_bytes(), MEDIA[original.suffix]
         elif picture == "photo":
-            data, kind = drawing.photo(original.read_bytes(), MEDIA[original.suffix], white)
+            data, kind = drawing.photo(original.read_bytes(), MEDIA[original.suffix], white, drawn)
         elif picture == "map":
             data, kind = drawing.map_png(map_file, height, width), "image/png"
         elif picture == "heat":
@@ -337,21 +357,29 @@ async def events(
 
 def _missed(station: Station, seq: int) -> list[str]:
     """Events of the records after `seq`, the last MISSED of them."""
-    kinds = ("verdict", "decision", "model")
+    kinds = ("verdict", TEST, "decision", "unlike", "model")
     chosen = sa.select(records).where(records.c.seq > seq, records.c.kind.in_(kinds))
     with station.record.reading() as connection:
         found = connection.execute(chosen.order_by(records.c.seq.desc()).limit(MISSED + 1)).mappings()
         rows = [dict(row) for row in found][::-1]
     happened = [event("lag", {})] if len(rows) > MISSED else []
     for row in rows[-MISSED:]:
-        if row["kind"] == "verdict":
-            happened.append(event("verdict", station.results.parts([row])[0], row["seq"]))
+        if row["kind"] in ("verdict", TEST):
+            happened.append(event(row["kind"], station.results.parts([row])[0], row["seq"]))
+        elif row["kind"] == "unlike":
+            happened.append(event("unlike", {"part": row["part"], "unlike": unlike_of(row)}, row["seq"]))
         elif row["kind"] == "decision":
             data = {"part": station.results.part(row["part"]), "decision": decision_of(row)}
             happened.append(event("decision", data, row["seq"]))
         else:
             happened.append(event("model", change_of(row), row["seq"]))
     return happened
+
+
+@router.post("/api/test")
+def switch_test(station: TheStation, who: Engineer, asked: TestAsked) -> JSONResponse:
+    """Begin or end the test mode, in which parts do not count."""
+    return json(station.switch_test(asked.on, asked.verdicts, asked.note, who))
 
 
 @router.get("/api/models", response_model=Models)

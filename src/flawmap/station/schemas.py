@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 Verdict = Literal["pass", "reject", "doubt"]
 
@@ -36,6 +36,15 @@ class DecisionAsked(Note):
     """What an operator says a part is; null takes back what was said."""
 
     verdict: Literal["pass", "reject"] | None
+
+
+class TestAsked(Note):
+    """Whether parts are tests from now on, and whether their senders are told verdicts all the same."""
+
+    __test__ = False  # no test of pytest's
+
+    on: StrictBool
+    verdicts: StrictBool = False
 
 
 class Session(_Exact):
@@ -87,19 +96,25 @@ class ImageFacts(_Exact):
 
 
 class Part(_Exact):
-    """A part and everything that is known of it."""
+    """A part and everything that is known of it.
+
+    test: it does not count; withheld: its sender was told no verdict, no `defective` and no `final`
+    """
 
     id: str
     seq: int
     time: str
-    verdict: Verdict
-    defective: bool
+    verdict: Verdict | None
+    defective: bool | None
     score: float
     threshold: float
     p_value: float | None
+    good_parts: int | None = None
     doubt: float
     model: ModelRef
     regions: list[Region]
+    smallest: int | None = None
+    unlike: list[dict[str, str]] = Field(default_factory=list)
     image: ImageFacts
     label: str | None
     lot: str | None
@@ -108,8 +123,10 @@ class Part(_Exact):
     duration_ms: float
     decision: Decision | None
     decisions: list[Decision]
-    final: Verdict
+    final: Verdict | None
     links: dict[str, str]
+    test: bool
+    withheld: bool
     kept: bool
     hash: str
 
@@ -163,6 +180,7 @@ class StationState(_Exact):
     model: dict[str, Any] | None
     queue: dict[str, int]
     counts: dict[str, Any]
+    escape: dict[str, Any]
     last_part: str | None
     silent_s: float | None
     silent: bool
@@ -171,3 +189,4 @@ class StationState(_Exact):
     limits: dict[str, float]
     doubt: float
     training: str | None
+    test: dict[str, Any]

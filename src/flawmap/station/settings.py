@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from flawmap.config import Section, apply_override, checked
+from flawmap.config import Area, PlaceSettings, Section, apply_override, checked, smallest_area
 from flawmap.errors import ConfigError
 
 
@@ -19,6 +19,25 @@ class VerdictSettings(Section):
     doubt: float = Field(
         0.02, ge=0, le=1, description="A score this near to the threshold, on either side, is a doubt: someone looks."
     )
+    smallest: Area | None = Field(
+        None,
+        description='The smallest area of a place, as `verdict.smallest` of a recipe: `20`, `"0.5 mm"`, `"0.2 mm2"`; '
+        "none: each model's own. Smaller specks are not outlined; the verdict does not change.",
+    )
+    mm_per_pixel: float = Field(
+        0.0, ge=0, description="What a pixel of a photo measures, in millimetres; `smallest` in mm needs it."
+    )
+
+    @model_validator(mode="after")
+    def _known_scale(self) -> VerdictSettings:
+        if self.smallest is not None:
+            PlaceSettings(smallest=self.smallest, mm_per_pixel=self.mm_per_pixel)
+        return self
+
+    @property
+    def pixels(self) -> int | None:
+        """The smallest area in pixels of the photo, None for each model's own."""
+        return None if self.smallest is None else smallest_area(self.smallest, self.mm_per_pixel)
 
 
 class LimitSettings(Section):
@@ -118,6 +137,11 @@ class DriftSettings(Section):
 
     parts: int = Field(50, ge=5, le=1000, description="The last so many measured parts are compared.")
     every: int = Field(10, ge=1, description="Of so many parts one is measured; it takes a moment of a worker's time.")
+    single: bool = Field(
+        True,
+        description="Where nothing else waits, a part is measured by itself too, after its verdict was answered: Live "
+        "says of one that it is unlike the good ones trained on.",
+    )
 
 
 class StationSettings(Section):

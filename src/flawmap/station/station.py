@@ -36,8 +36,9 @@ from flawmap.errors import FlawmapError, ImageError, StationError
 from flawmap.station.access import Access, Rate, Who
 from flawmap.station.datasets import DataSets, Problem, problem, too_many_pixels
 from flawmap.station.drift import DriftWatch
+from flawmap.station.escape import UNCHECKED, escape_of
 from flawmap.station.files import Pictures, new_id, thin
-from flawmap.station.inspecting import Outcome
+from flawmap.station.inspecting import Outcome, Unlike
 from flawmap.station.live import Hub
 from flawmap.station.metrics import Metrics
 from flawmap.station.models import NONE_USED, Models, Version, change_of
@@ -46,6 +47,7 @@ from flawmap.station.record import Entry, Record, Row, now, reason, stamp, url_o
 from flawmap.station.results import Query, Results, decision_of
 from flawmap.station.retention import Clock
 from flawmap.station.settings import ShiftSettings, StationSettings
+from flawmap.station.testing import KINDS, last_mode, record_mode
 from flawmap.station.training import Trainings
 from flawmap.station.workers import Job, Pool
 
@@ -62,6 +64,7 @@ T = TypeVar("T")
 LOADING_S = 5.0  # until a sender may try again while there is no model
 FAIL_S = 20.0  # in which a station that gave up ends by itself
 LOAD_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0  # before a model is loaded again that could not be, doubling
+PARTS = 4096  # the last ones, of which a worker may still tell something
 LOADING = ("the model is being loaded", "loading")
 
 
@@ -69,7 +72,8 @@ LOADING = ("the model is being loaded", "loading")
 class Request:
     """What a sender says of an image.
 
-    key: by which a request sent again is known; began: when it came, of the monotonic clock, 0: now
+    key: by which a request sent again is known; began: when it came, of the monotonic clock, 0: now; test: the part
+    does not count
     """
 
     model: str | None = None
@@ -79,11 +83,16 @@ class Request:
     deadline_s: float | None = None
     key: str | None = None
     began: float = 0.0
+    test: bool = False
 
 
 @dataclass
 class _Run:
-    """An image on its way. step: what it is at; digest: its SHA-256; pending: the verdict that is being recorded"""
+    """An image on its way.
+
+    step: what it is at; digest: its SHA-256; test: it does not count; withheld: nor is its verdict answered; pending:
+    the verdict that is being recorded
+    """
 
     asked: Request
     who: Who
@@ -92,6 +101,8 @@ class _Run:
     began: float
     allowed_s: float
     digest: asyncio.Future[str]
+    test: bool
+    withheld: bool
     step: str = "queue"
     model: str | None = None
     found: dict[str, Any] = field(default_factory=dict)
@@ -102,17 +113,21 @@ class _Run:
         """The deadline, of the monotonic clock."""
         return self.began + self.allowed_s
 
+    def kind(self, of: str) -> str:
+        """The kind of a row about this image: `of`, or that of a test."""
+        return KINDS[of] if self.test else of
+
     def late(self, digest: str | None) -> Entry:
         """What is recorded where the deadline passed."""
         seconds = round(time.monotonic() - self.began, 3)
         body = {"deadline_s": self.allowed_s, "after_s": seconds, "step": self.step, "found": self.found}
         return self.entry("late", body | {"key": self.asked.key}, digest)
 
-    def entry(self, kind: str, body: dict[str, Any], digest: str | None, **more: Any) -> Entry:
-        """A row about this image."""
+    def entry(self, of: str, body: dict[str, Any], digest: str | None, **more: Any) -> Entry:
+        """A row about this image; `of`: its kind, were it no test."""
         asked = self.asked
         return Entry(
-            kind, body, part=self.ident, model=self.model, image_sha256=digest, who=self.who.name,
+            self.kind(of), body, part=self.ident, model=self.model, image_sha256=digest, who=self.who.name,
             camera=asked.camera or self.who.name, label=asked.label, lot=asked.lot, **more,
         )  # fmt: skip
 
@@ -139,13 +154,16 @@ class Station:
         self.hub = Hub(limits.readers)
         self.drift = DriftWatch(settings.drift.parts)
         self.promise: dict[str, Any] = UNKNOWN
-        self.pool = Pool(settings.workers, settings.queue, self.drift.add)
+        self._parts: dict[int, str] = {}  # ids of the last parts, by the numbers of their tasks
+        self.pool = Pool(settings.workers, settings.queue, self.drift.add, settings.verdict.pixels, self._unlike)
         self.failed = ""  # why the station cannot go on and must be started anew
         self.pool.lost = self._fail
         self.models = Models(models, self.record, self.pool)
         self.models.told = self._tell_model
-        self.metrics = Metrics(self.pool.load_now, lambda: float(self.drift.last()["figure"]))
+        self.escape: dict[str, Any] = UNCHECKED  # of the running shift
+        self.metrics = Metrics(self.pool.load_now, lambda: float(self.drift.last()["figure"]), lambda: self.escape)
         self.started, self.last_part = now(), self.results.last_time()
+        self.test = last_mode(self.record)
         self.why = LOADING
         self.datasets = DataSets(data / "datasets", limits)
         self.datasets.suspect = self._suspect
@@ -224,7 +242,11 @@ class Station:
         deadline = min(asked.deadline_s or self.settings.queue.deadline_s, self.settings.queue.max_deadline_s)
         once = None if asked.key is None else f"{who.name}:{asked.key}"
         hashing = asyncio.ensure_future(self._in_line(_sha256, data))
-        run = _Run(asked, who, new_id(), once, asked.began or time.monotonic(), deadline, hashing)
+        mode = self.test
+        test = mode.on or asked.test
+        withheld = test and not (asked.test or mode.verdicts)  # who says it is a test wants to know what comes of it
+        began = asked.began or time.monotonic()
+        run = _Run(asked, who, new_id(), once, began, deadline, hashing, test, withheld)
         try:
             return await self._run(run, data, kind, patient)
         except StationError as problem:
@@ -243,7 +265,9 @@ class Station:
             raise StationError(why, 503, LOADING_S, code)
         version = self.models.for_request(asked.model)
         run.model = version.ref
-        job = await self._queued(version, data, run.ends, patient)
+        job = await self._queued(version, data, run.ends, patient, run.test)
+        self._parts[job.task.number] = ident
+        self._parts.pop(job.task.number - PARTS, None)
         run.step = "inspection"
         writing = asyncio.ensure_future(self._in_line(self.pictures.write_original, ident, data, kind))
         try:
@@ -260,20 +284,25 @@ class Station:
             body = {
                 "defective": found.defective,
                 "p_value": found.p_value,
+                "good_parts": found.good_parts,
+                "smallest": found.smallest,
                 "doubt": self.settings.verdict.doubt,
                 "model": version.short(),
                 "regions": found.regions,
                 "image": {"width": found.width, "height": found.height, "bytes": len(data), "kind": kind.lower()},
                 "duration_ms": round(1000 * (time.monotonic() - run.began), 1),
             }
+            if run.test:
+                body["withheld"] = run.withheld
             entry = run.entry(
                 "verdict", body, digest, verdict=verdict, score=found.score, threshold=found.threshold, once=run.once
             )
             run.pending = self.record.submit(entry, run.ends, partial(run.late, digest))
             row = await self._by(run, asyncio.wrap_future(run.pending), COMMIT_S)
-            if row["kind"] == "late":
+            if row["kind"] == run.kind("late"):
                 raise late(run.allowed_s)
         except Exception:  # what was not recorded leaves no pictures; a request cut off may be recorded still
+            self._parts.pop(job.task.number, None)
             await self._forgotten(run, writing)
             raise
         if row["part"] != ident:  # the same request, sent twice at a time
@@ -281,10 +310,13 @@ class Station:
             return await self._same(run, await self._by(run, self._ask(self.results.part, str(row["part"])), COMMIT_S))
         part = self.results.fresh(row)
         self.last_part = row["time"]
-        self.metrics.verdicts.labels(verdict, version.ref).inc()
+        if run.test:
+            self.metrics.tests.inc()
+        else:
+            self.metrics.verdicts.labels(verdict, version.ref).inc()
         self.metrics.seconds.observe(time.monotonic() - run.began)
         self.metrics.computing.observe(found.seconds)
-        self.hub.publish("verdict", part, row["seq"])
+        self.hub.publish(str(row["kind"]), part, row["seq"])
         return part
 
     async def _in_line(self, does: Callable[..., T], *given: Any) -> T:
@@ -338,7 +370,7 @@ class Station:
         if (pending := run.pending) is not None and not pending.cancel():
             with contextlib.suppress(Exception):
                 row = await asyncio.wrap_future(pending)
-                if row["kind"] == "verdict" and row["part"] == run.ident:
+                if row["kind"] == run.kind("verdict") and row["part"] == run.ident:
                     return  # it is recorded after all
         await self._in_line(self.pictures.remove, run.ident)
 
@@ -351,7 +383,7 @@ class Station:
         if (pending := run.pending) is not None and not pending.cancel():
             with contextlib.suppress(Exception):
                 row = await asyncio.wrap_future(pending)
-                if row["kind"] == "late":
+                if row["kind"] == run.kind("late"):
                     return
                 recorded = row["seq"]  # the verdict was being written when the answer had to be given
         self._record_surely(replace(entry, body=entry.body | {"recorded": recorded}))
@@ -394,12 +426,13 @@ class Station:
             raise too_many_pixels(header.width, header.height, self.settings.limits.pixels)
         return header.kind
 
-    async def _queued(self, version: Version, data: bytes, ends: float, patient: bool) -> Job:
+    async def _queued(self, version: Version, data: bytes, ends: float, patient: bool, test: bool) -> Job:
         while True:
-            self._count += 1
-            measure = self._count % self.settings.drift.every == 0
+            self._count += not test
+            measure = not test and self._count % self.settings.drift.every == 0
             try:
-                return self.pool.submit(version.ref, data, ends - time.monotonic(), measure)
+                left, single = ends - time.monotonic(), self.settings.drift.single
+                return self.pool.submit(version.ref, data, left, measure, single=single)
             except StationError as problem:
                 if problem.status != 429 or not patient or time.monotonic() > ends:
                     raise
@@ -423,9 +456,11 @@ class Station:
     def decide(self, ident: str, verdict: str | None, note: str, who: Who) -> dict[str, Any]:
         """Record what an operator says of a part, None to take back what was said; the part as it then is.
 
-        Raises StationError: 404 where there is no such part, 409 where there is nothing to take back.
+        Raises StationError: 404 where there is no such part, 409 where there is nothing to take back, and for a test.
         """
         part = self.results.part(ident)
+        if part["test"]:
+            raise StationError("this part was a test and does not count; there is nothing to decide", 409, code="test")
         if verdict is None:
             decision = "withdraw"
             if part["decision"] is None:
@@ -440,11 +475,21 @@ class Station:
         self.hub.publish("decision", {"part": decided, "decision": decision_of(row)}, row["seq"])
         return decided
 
+    def switch_test(self, on: bool, verdicts: bool, note: str, who: Who) -> dict[str, Any]:
+        """Begin or end the test mode; the mode as it then is."""
+        self.test = record_mode(self.record, on, verdicts, note, who.name)
+        state = self.state()
+        with self._stating:
+            self._state = (time.monotonic(), state)
+        self.hub.publish("station", state)
+        return self.test.facts()
+
     def state(self) -> dict[str, Any]:
         """What the top of the page shows."""
         current, load, (ready, (why, code)) = self.models.current, self.pool.load_now(), self.ready()
         since = shift_start(self.settings.shift)
-        counts = self.results.counts(Query(since=stamp(since)))
+        shift = Query(since=stamp(since))
+        counts = self.results.counts(shift)
         hour_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
         late = self.results.unanswered(Query(since=stamp(since)), 0)[0]["late"]
         per_hour = self.results.count(Query(since=stamp(hour_ago)))
@@ -475,9 +520,10 @@ class Station:
                 "workers_replaced": load.replaced,
             },
             "counts": {"since": stamp(since), **counts, "late": late, "per_hour": per_hour},
+            "escape": escape_of(counts, self.results.decided(shift)).facts(),
             "last_part": self.last_part,
             "silent_s": None if silent is None else round(silent, 1),
-            "silent": silent is None or silent > self.settings.shift.silent_s,
+            "silent": self._silent(),
             "drift": self.drift.last(),
             "promise": self.promise,
             "limits": {
@@ -489,7 +535,14 @@ class Station:
             },
             "doubt": self.settings.verdict.doubt,
             "training": self.trainings.running,
+            "test": self.test.facts(),
         }
+
+    def _silent(self) -> bool:
+        """Whether the camera gives nothing: once a part has come, and counted from the station's start on."""
+        if self.last_part is None:
+            return False
+        return _seconds_since(max(self.last_part, self.started)) > self.settings.shift.silent_s
 
     def _suspect(self, name: str, data: bytes) -> Problem | None:
         """That a photo taken for good looks defective to the model in use; None where it does not, or is of others."""
@@ -501,6 +554,19 @@ class Station:
             return None
         text = f"looks defective to {current.ref}: score {found.score:.3f}, threshold {found.threshold:.3f}"
         return problem("outlier", text, "defective", ref=current.ref, score=found.score, threshold=found.threshold)
+
+    def _unlike(self, number: int, found: list[Unlike]) -> None:
+        """Record and tell in what a part is unlike the good photos. Its verdict is on its way, or was answered."""
+        ident = self._parts.get(number)
+        if ident is None:  # a photo that was checked, and is no part
+            return
+
+        def tell(done: Future[Row]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                row = done.result()
+                self.hub.publish("unlike", {"part": ident, "unlike": found}, row["seq"])
+
+        self.record.submit(Entry("unlike", {"unlike": found}, part=ident)).add_done_callback(tell)
 
     def _tell_model(self, row: Row) -> None:
         self.hub.publish("model", change_of(row), row["seq"])
@@ -546,7 +612,9 @@ class Station:
                     self.drift.watch(current.ref, current.path)
                     self.drift.look()
                     self.promise = promise_now(self.results, current, stamp(shift_start(self.settings.shift)))
-                self.hub.publish("station", self.state())
+                state = self.state()
+                self.escape = state["escape"]
+                self.hub.publish("station", state)
                 if time.monotonic() - thinned > self.settings.keep.every_s:
                     thinned = time.monotonic()
                     self.thin()

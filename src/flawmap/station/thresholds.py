@@ -2,7 +2,8 @@
 
 `overkill` is the share of good parts rejected, `escape` that of defective parts passed. Both come from parts that
 somebody decided, most of them doubtful or rejected, and overkill also from these photos; a defect that nobody
-looked at is in neither.
+looked at is in neither. Where no passed part was ever checked, escape is not known (station/escape.py), and what the
+decided parts alone say, `escape_decided`, is the least it can be.
 """
 
 from __future__ import annotations
@@ -45,15 +46,22 @@ class Scores:
         """Of all parts; read when they are asked for, since there are many."""
         return np.sort(np.array(self._results.scores(self._query, self._alike)))
 
+    @functools.cached_property
+    def checked(self) -> int:
+        """Passed parts that somebody decided."""
+        return self._results.checked_passes(self._query, self._alike)
+
     def at(self, score: float) -> dict[str, float | None]:
         """What a threshold would do: shares of parts, None where there are none."""
         known = "parts" in vars(self)
+        escape = None if (above := _above([self.bad], score)) is None else 1 - above
         return {
             "score": score,
             "overkill": _above([self.held_out, self.good], score),
             "overkill_held_out": _above([self.held_out], score),
             "overkill_decided": _above([self.good], score),
-            "escape": None if (above := _above([self.bad], score)) is None else 1 - above,
+            "escape": None if escape is None or not self.checked else escape,
+            "escape_decided": escape,
             "rejected": _above([self.parts], score)
             if known
             else self._results.share_above(self._query, self._alike, score),
@@ -128,7 +136,7 @@ def threshold(
             "high": high,
             "edges": edges.tolist(),
             **{name: np.histogram(values, edges)[0].tolist() for name, values in lists.items()},
-            "counts": {name: len(values) for name, values in lists.items()},
+            "counts": {**{name: len(values) for name, values in lists.items()}, "checked_passes": scores.checked},
             "curve": [scores.at(float(edge)) for edge in edges],
             "suggested": scores.suggested(),
         }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from flawmap.station.client import Client
 
 STATE = ".flawmap-watch.sqlite"
-FOLDERS = ("pass", "reject", "doubt", "failed")
+FOLDERS = ("pass", "reject", "doubt", "test", "failed")
 SETTLE_S = 0.3  # between two looks at a folder
 DAMAGED_S = 30.0  # a file that stays the same for so long and still is no whole image has failed
 PATIENCE_S = 150.0  # for a station that is away or busy
@@ -308,6 +308,7 @@ def by_server(client: Client, lot: str | None) -> Inspect:
         label = "".join(letter for letter in label if letter.isprintable())
         part = client.inspect(data, label=label, lot=lot, key=arrived.key)
         chosen = {name: part[name] for name in ("verdict", "score", "threshold", "p_value", "id")}
+        chosen["verdict"] = part["verdict"] or "test"  # a station in its test mode tells no verdict
         return {**chosen, "model": part["model"]["ref"], "regions": [region["box"] for region in part["regions"]]}
 
     return inspect

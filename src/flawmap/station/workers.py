@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawmap.errors import StationError
-from flawmap.station.inspecting import Orders, Outcome, Task, work
+from flawmap.station.inspecting import Orders, Outcome, Task, Unlike, work
 from flawmap.station.settings import QueueSettings, WorkerSettings
 
 AHEAD = 2  # batches that a worker holds: one inspected, one decoded
@@ -36,6 +36,7 @@ PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a worker that died while it start
 CODES = {422: "unreadable", 504: "deadline"}  # of what a worker refuses, by its status (errors.py, StationError)
 
 Figures = Callable[[str, list[float] | None], object]
+Told = Callable[[int, list[Unlike]], object]
 log = logging.getLogger("flawmap.station")
 
 
@@ -92,17 +93,26 @@ class _Slot:
 
 
 class Pool:
-    """Workers that inspect. `figures` is told the figures of measured photos, by model. Threads may share it."""
+    """Workers that inspect. `figures` is told the figures of measured photos, by model. Threads may share it.
+
+    `smallest`: the smallest area of a place in pixels, None for each model's own; `unlike`: is told, by the number of
+    its task, in what a photo is unlike the good ones.
+    """
 
     def __init__(
-        self, workers: WorkerSettings, queue: QueueSettings, figures: Figures = lambda ref, values: None
+        self,
+        workers: WorkerSettings,
+        queue: QueueSettings,
+        figures: Figures = lambda ref, values: None,
+        smallest: int | None = None,
+        unlike: Told = lambda number, found: None,
     ) -> None:
-        self.limits, self.figures = queue, figures
+        self.limits, self.figures, self.unlike = queue, figures, unlike
         self.give_up_s = workers.give_up_s
         self.lost: Callable[[str], object] = lambda why: None  # told once, when no worker can be started any more
         self.count = workers.count or _usual_count(workers)
         threads = workers.threads or max(1, _cores() // self.count)
-        self.orders = Orders(workers.runtime, workers.precision, workers.device, threads, workers.batch)
+        self.orders = Orders(workers.runtime, workers.precision, workers.device, threads, workers.batch, smallest)
         self.models: dict[str, Path] = {}
         self.replaced = 0
         self._loading: dict[str, tuple[Path, Future[None]]] = {}
@@ -148,8 +158,10 @@ class Pool:
         with self._changed:
             return any(ref in slot.loaded for slot in self._slots)
 
-    def submit(self, ref: str, data: bytes, deadline_s: float, measure: bool = False, later: bool = False) -> Job:
-        """Queue an image. `later`: served when nothing else waits, and outside the limit.
+    def submit(
+        self, ref: str, data: bytes, deadline_s: float, measure: bool = False, later: bool = False, single: bool = False
+    ) -> Job:
+        """Queue an image. `later`: served when nothing else waits, and outside the limit; measure, single: as of Task.
 
         Raises StationError: 429 when the queue is full, 409 when the model is not loaded, 503 when the pool closes.
         """
@@ -161,7 +173,7 @@ class Pool:
             if not later:
                 self._room()
             self._number += 1
-            job = Job(Task(self._number, ref, data, time.monotonic() + deadline_s, measure))
+            job = Job(Task(self._number, ref, data, time.monotonic() + deadline_s, measure, single))
             (self._later if later else self._queue).append(job)
             self._changed.notify_all()
             return job
@@ -351,7 +363,9 @@ class Pool:
             if job is not None:
                 job.finish(outcome)
         elif kind == "figures":
-            self.figures(message[1], message[2])
+            self.figures(message[2], message[3])
+            if message[4]:
+                self.unlike(message[1], message[4])
         elif kind == "loaded":
             self._loaded(slot, message[1], message[2])
         elif kind == "refused":

@@ -7,14 +7,16 @@ import { login } from "./login.js";
 import { promiseWords } from "./promise.js";
 import { report } from "./report.js";
 import { review } from "./review.js";
-import { emit, LAST, may, on, store, takeChange, takePart } from "./store.js";
+import { search } from "./search.js";
+import { emit, LAST, may, on, store, takeChange, takePart, takeUnlike } from "./store.js";
 import { listen } from "./stream.js";
 import { language, languages, nameOf, span, speak, t } from "./strings.js";
+import { switchTest } from "./testing.js";
 import { threshold } from "./threshold.js";
 import { train } from "./train.js";
 import { words } from "./words.js";
 
-const VIEWS = { live, review, threshold, train, report };
+const VIEWS = { live, review, parts: search, threshold, train, report };
 const NEEDS = { train: "engineer" };
 
 const main = document.getElementById("main");
@@ -25,7 +27,7 @@ let hangUp = nothing;
 const tabs = () => Object.keys(VIEWS).filter((name) => may(NEEDS[name] ?? "operator"));
 
 function wanted() {
-  const name = location.hash.slice(1);
+  const name = location.hash.slice(1).split("?")[0];
   return tabs().includes(name) ? name : "live";
 }
 
@@ -77,21 +79,25 @@ function draw() {
   close = view() ?? nothing;
 }
 
+/** What the address says beside the view, as `#parts?lot=A17`. */
+const given = () => Object.fromEntries(new URLSearchParams(location.hash.split("?")[1] ?? ""));
+
 /** Put what is wanted into main; gives what is to be called before it goes, if anything. */
 function view() {
   if (!store.session) return login(main, begin);
-  if (may("operator")) return VIEWS[wanted()](main);
+  if (may("operator")) return VIEWS[wanted()](main, given());
   return main.append(el("p", { class: "empty" }, t("cameraOnly")));
 }
 
 function notices() {
   if (!store.session) return [];
   if (!store.online) return [["lost", t("lost")]];
-  const { ready, why, why_code: code, silent, silent_s: seconds, drift, promise } = store.station ?? { ready: true };
+  const { ready, why, why_code: code, silent, silent_s: seconds, drift, promise, test } = store.station ?? { ready: true };
   const found = [];
+  if (test?.on)
+    found.push(["test", t("testMode"), t(test.verdicts ? "testVerdicts" : "testSilent")]);
   if (!ready) found.push(["lost", t("notReady", { why: words(code, {}, why) })]);
-  if (ready && silent)
-    found.push(["silent", seconds === null ? t("silentEver") : t("silent", { time: span(seconds) })]);
+  if (ready && silent) found.push(["silent", t("silent", { time: span(seconds) })]);
   if (drift?.verdict === "drifted") found.push(["drift", t("drifted"), t("driftDetail", { parts: drift.parts })]);
   if (drift?.verdict === "on the way") found.push(["drift", t("drifting"), t("driftDetail", { parts: drift.parts })]);
   const told = promiseWords(promise);
@@ -111,7 +117,13 @@ function drawNotices() {
     .getElementById("notices")
     .replaceChildren(
       ...found.map(([kind, text, detail]) =>
-        el("p", { class: `notice ${kind}` }, el("b", {}, text), detail && el("span", {}, detail)),
+        el(
+          "p",
+          { class: `notice ${kind}` },
+          el("b", {}, text),
+          detail && el("span", {}, detail),
+          kind === "test" && may("engineer") && button(t("testEnd"), (event) => switchTest(false, event.currentTarget)),
+        ),
       ),
     );
   document.body.classList.toggle("offline", !store.online);
@@ -119,6 +131,8 @@ function drawNotices() {
 
 const READ = {
   verdict: takePart,
+  test: takePart,
+  unlike: takeUnlike,
   decision: ({ part }) => takeChange(part),
   station: (station) => ((store.station = station), emit("station", station)),
   model: (change) => emit("model", change),
@@ -127,9 +141,10 @@ const READ = {
 };
 
 async function catchUp() {
-  const [station, { parts }] = await Promise.all([get("/api/station"), get("/api/parts", { limit: LAST })]);
+  const last = (test) => get("/api/parts", { limit: LAST, test });
+  const [station, counted, tests] = await Promise.all([get("/api/station"), last(false), last(true)]);
   store.station = station;
-  store.parts = parts;
+  store.parts = [...counted.parts, ...tests.parts].sort((one, other) => other.seq - one.seq).slice(0, LAST);
 }
 
 function online(state) {

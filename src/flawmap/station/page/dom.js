@@ -72,7 +72,7 @@ let fading = 0;
 export function tell(text, bad = false) {
   hush();
   const told = el("p", { class: bad ? "told bad" : "told", role: bad ? "alert" : "status" }, text);
-  document.body.append(told);
+  (document.querySelector("dialog[open]") ?? document.body).append(told); // a dialog covers what is outside of it
   clearOfControls(told);
   fading = setTimeout(hush, bad ? 9000 : 4000);
 }

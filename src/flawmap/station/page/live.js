@@ -2,10 +2,12 @@
 
 import { send } from "./api.js";
 import { busy, button, el, refill, symbol } from "./dom.js";
+import { decideButton } from "./look.js";
 import { facts, stripOf, verdictPanel } from "./parts.js";
 import { picture } from "./picture.js";
-import { LAST, onEach, store } from "./store.js";
+import { LAST, may, onEach, store } from "./store.js";
 import { hour, number, t } from "./strings.js";
+import { testSwitch } from "./testing.js";
 
 export function live(root) {
   const shown = picture();
@@ -31,7 +33,7 @@ export function live(root) {
   }
 
   function drawFacts(part) {
-    refill(side, verdictPanel(part), facts(part));
+    refill(side, verdictPanel(part), facts(part, !part.test && decideButton(part)));
     refill(
       hold,
       held && [el("span", {}, t("held")), button(t("backToLive"), () => holdAt(null), { class: "primary" })],
@@ -71,7 +73,7 @@ export function live(root) {
   }
 
   function draw() {
-    if (!store.parts.length) refill(shown.node, el("p", { class: "gone" }, t("waiting")));
+    if (!store.parts.length) shown.tell(t("waiting"));
     drawPart();
     drawStrip();
     drawCounters();
@@ -81,7 +83,7 @@ export function live(root) {
     el(
       "div",
       { class: "live" },
-      el("section", { class: "stage" }, shown.node, el("div", { class: "under-stage" }, shown.slider, hold, tryOut())),
+      el("section", { class: "stage" }, shown.node, el("div", { class: "under-stage" }, shown.controls, hold, tryOut())),
       el("div", { class: "column" }, side, counters),
       strip.node,
     ),
@@ -107,5 +109,5 @@ function tryOut() {
     file.value = "";
   }
 
-  return [file, open];
+  return [file, open, may("engineer") && testSwitch()];
 }

@@ -8,6 +8,7 @@ const STYLES = ["base.css", "report.css"];
 
 export async function oneFile(paper) {
   const page = pageOf(paper);
+  for (const control of page.querySelectorAll("button, .button")) control.remove(); // no station is there to ask
   for (const picture of page.querySelectorAll("img")) await inline(picture);
   const styles = await Promise.all(STYLES.map(async (path) => (await fetch(path)).text()));
   // The styles join as text: as an element, this page's own policy would forbid them.

@@ -2,12 +2,18 @@
 
 import { pictureOf } from "./api.js";
 import { button, el, symbol } from "./dom.js";
-import { clock, nameOf, percent, score, t } from "./strings.js";
-import { whoOf } from "./words.js";
+import { clock, nameOf, number, percent, score, t } from "./strings.js";
+import { whoOf, words } from "./words.js";
 
 /** The huge word, its sign and colour. */
 export const verdictPanel = (part) =>
-  el("div", { class: `verdict ${part.verdict}` }, symbol(part.verdict), el("strong", {}, t(part.verdict)));
+  el(
+    "div",
+    { class: part.test ? `verdict ${part.verdict} trial` : `verdict ${part.verdict}` },
+    part.test && el("b", { class: "trial-tag" }, t("test")),
+    symbol(part.verdict),
+    el("strong", {}, t(part.verdict)),
+  );
 
 /** Where the score lies from 0 to 1, with the threshold and the band of doubt. */
 export function scale(part) {
@@ -22,11 +28,13 @@ export function scale(part) {
   return bar;
 }
 
-export function facts(part) {
+/** action: a control that stands beside what is told. */
+export function facts(part, action) {
   const places = part.regions.length;
   const found = [
     places && t(places === 1 ? "region" : "regions", { n: places }),
-    part.p_value !== null && t("asRare", { share: percent(part.p_value) }),
+    !places && part.defective && part.smallest > 1 && t("noPlace", { n: number(part.smallest) }),
+    part.p_value !== null && rarity(part),
   ].filter(Boolean);
   const names = [part.lot && `${t("lot")} ${part.lot}`, part.camera && whoOf(part.camera), part.model.ref];
   return el(
@@ -40,11 +48,28 @@ export function facts(part) {
     ),
     el("p", {}, t("scoreOf", { score: score(part.score), threshold: score(part.threshold) })),
     scale(part),
+    part.unlike?.length > 0 && el("p", { class: "unlike" }, el("b", {}, t("unlike")), " ", unlikeIn(part)),
     found.length > 0 && el("p", { class: "soft" }, found.join(" · ")),
-    el("p", { class: "soft names" }, names.filter(Boolean).join(" · ")),
+    el("div", { class: "with-action" }, el("p", { class: "soft names" }, names.filter(Boolean).join(" · ")), action),
     part.decision &&
       el("p", { class: `decision ${part.decision.verdict}` }, symbol(part.decision.verdict), el("span", {}, decisionLine(part))),
   );
+}
+
+const UNLIKE = 2; // ways that are told: who stands at a line has one look
+
+/** In what a part is unlike the good ones: light and position before shapes, which say less to whoever can act. */
+const unlikeIn = ({ unlike }) =>
+  [...unlike]
+    .sort((one, other) => one.code.includes("codes") - other.code.includes("codes"))
+    .slice(0, UNLIKE)
+    .map(({ code, text }) => words(code, {}, text).replace(t("thanMost"), ""))
+    .join(", ");
+
+/** Among n good parts the lowest share that can be told is 1 in n + 1: then all of them scored lower, no more. */
+function rarity({ p_value: share, good_parts: count }) {
+  if (count && share * (count + 1) < 1.5) return t(count === 1 ? "higherThanOne" : "higherThanAll", { n: number(count) });
+  return t("asRare", { share: percent(share) });
 }
 
 export const decisionLine = ({ decision }) =>
@@ -81,8 +106,8 @@ export const thumbnail = (part, onclick) =>
       : [el("img", { src: pictureOf(part, "thumbnail"), alt: "", loading: "lazy" }), symbol(part.final)],
     onclick,
     {
-      class: `thumb ${part.final}`,
-      "aria-label": `${t("part", { label: nameOf(part) })}: ${t(part.final)}`,
+      class: part.test ? `thumb ${part.final} trial` : `thumb ${part.final}`,
+      "aria-label": `${t("part", { label: nameOf(part) })}: ${t(part.final)}${part.test ? ` (${t("test")})` : ""}`,
       title: `${nameOf(part)} · ${score(part.score)}`,
     },
   );

@@ -5,11 +5,7 @@ import { busy, button, el, field, refill, select } from "./dom.js";
 import { oneFile } from "./onefile.js";
 import { sheet } from "./sheet.js";
 import { t } from "./strings.js";
-
-const pad = (value) => String(value).padStart(2, "0");
-const localTime = (date) =>
-  `${date.getFullYear()}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}T${pad(date.getHours())}:${pad(date.getMinutes())}`;
-const zoned = (value) => value && new Date(value).toISOString();
+import { localTime, zoned } from "./times.js";
 
 export function report(root) {
   const paper = el("article", { class: "paper" });
@@ -30,6 +26,7 @@ export function report(root) {
     { onchange: choose },
   );
   const show = el("button", { class: "primary" }, t("show"));
+  const all = el("a", { class: "button" }, t("allTheParts"));
   const csv = el("a", { class: "button", download: "records.csv" }, t("csv"));
   const whichPeriod = [field(t("from"), from), field(t("to"), to)];
   const whichLot = field(t("lot"), lot);
@@ -49,8 +46,10 @@ export function report(root) {
     event?.preventDefault();
     const found = await busy(show, () => get("/api/report", query()));
     if (!found) return;
-    csv.href = `/api/records.csv${queryOf(what.value === "shift" ? { from: found.from, to: found.to } : query())}`;
-    refill(paper, sheet(found, what.value));
+    const meant = what.value === "shift" ? { from: found.from, to: found.to } : query();
+    csv.href = `/api/records.csv${queryOf(meant)}`;
+    all.href = `#parts${queryOf(meant)}`;
+    refill(paper, sheet(found, what.value, () => load()));
   }
 
   async function print(event) {
@@ -76,6 +75,7 @@ export function report(root) {
     button(t("print"), print),
     button(t("save"), (event) => busy(event.currentTarget, () => oneFile(paper))),
     csv,
+    all,
   );
   root.append(el("div", { class: "report" }, bar, paper));
   choose();

@@ -200,7 +200,7 @@ export function review(root) {
     button("›", () => move(1), { "aria-label": t("next"), class: "arrow" }),
   ];
   pane.append(
-    el("section", { class: "stage" }, shown.node, el("div", { class: "under-stage" }, arrows, shown.slider, count)),
+    el("section", { class: "stage" }, shown.node, el("div", { class: "under-stage" }, arrows, shown.controls, count)),
     el(
       "div",
       { class: "column" },

@@ -2,13 +2,14 @@
 
 import { pictureOf } from "./api.js";
 import { el, svg, symbol } from "./dom.js";
+import { decideButton } from "./look.js";
 import { decisionLine, scale } from "./parts.js";
 import { promiseWords } from "./promise.js";
 import { clock, day, hour, nameOf, number, percent, score, t } from "./strings.js";
 import { whoOf } from "./words.js";
 
-/** kind: `shift`, `lot` or `period`. */
-export function sheet(report, kind) {
+/** kind: `shift`, `lot` or `period`; decided() is called after a part of it was decided. */
+export function sheet(report, kind, decided) {
   const { counts } = report;
   const head = [
     el("h1", {}, titleOf(report, kind)),
@@ -32,7 +33,7 @@ export function sheet(report, kind) {
     changes(report),
     el("h2", {}, t("partsShown")),
     report.truncated && el("p", { class: "soft" }, t("truncated", { n: report.parts.length })),
-    report.parts.length ? report.parts.map(partOf) : el("p", { class: "soft" }, t("noParts")),
+    report.parts.length ? report.parts.map((part) => partOf(part, decided)) : el("p", { class: "soft" }, t("noParts")),
     el(
       "p",
       { class: "soft chain" },
@@ -54,12 +55,22 @@ const figure = (kind, label, value, means) =>
   el(
     "div",
     { class: `figure ${kind}` },
-    el("small", { class: "label" }, kind !== "all" && symbol(kind), label),
+    el("small", { class: "label" }, !kind.startsWith("all") && symbol(kind), label),
     el("b", {}, value),
     el("small", { class: "soft" }, means),
   );
 
-function figures({ counts, shares }) {
+/** [figure, what it is of]: without a check of passed parts, escape is not known, and 0 would be a promise. */
+export function escapeWords({ passed, checked, escaped, caught, share }) {
+  if (!passed) return ["–", t("nothingPassed")];
+  if (!checked) return [t("notKnown"), t("escapeUnchecked", { passed: number(passed) })];
+  const defective = number(escaped + caught);
+  const found = t("escapeFound", { escaped: number(escaped), defective });
+  return [percent(share), `${found} ${t("escapeChecked", { checked: number(checked), passed: number(passed) })}`];
+}
+
+function figures({ counts, shares, escape }) {
+  const [share, means] = escapeWords(escape);
   return el(
     "div",
     { class: "figures" },
@@ -77,6 +88,7 @@ function figures({ counts, shares }) {
       `${t("share", { share: percent(shares.reject, 2) })} · ${t("afterReview", { n: number(counts.final_reject) })}`,
     ),
     figure("doubt", t("doubtful"), number(counts.doubt), t("openDoubts", { n: number(counts.undecided_doubt) })),
+    figure(escape.checked ? "all escape" : "all escape unknown", t("escape"), share, means),
   );
 }
 
@@ -162,7 +174,7 @@ function changes({ began_with: began, changes }) {
 const changeLine = ({ time, who, action, ref }) =>
   el("tr", {}, el("td", {}, day(time)), el("td", {}, whoOf(who)), el("td", {}, t(ACTIONS[action], { ref })));
 
-const partOf = (part) =>
+const partOf = (part, decided) =>
   el(
     "section",
     { class: `part ${part.final}` },
@@ -178,6 +190,7 @@ const partOf = (part) =>
         t("scoreOf", { score: score(part.score), threshold: score(part.threshold) }),
         scale(part),
       ),
+      decideButton(part, decided),
     ),
     part.kept === false
       ? el("p", { class: "soft" }, t("thinned"))

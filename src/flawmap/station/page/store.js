@@ -35,13 +35,23 @@ export function takeChange(part) {
   emit("changed", part);
 }
 
+let early = []; // the id of a part and what it is unlike, which may come before the part does
+
+/** Take in what a part is unlike. */
+export function takeUnlike({ part: id, unlike }) {
+  early = [id, unlike];
+  const known = store.parts.find((part) => part.id === id);
+  if (known) takeChange({ ...known, unlike });
+}
+
 /** Take in a part that came. A reconnected stream may send one twice. */
 export function takePart(part) {
   if (store.parts.some((other) => other.id === part.id)) return;
+  if (part.id === early[0]) part.unlike = early[1];
   store.parts.push(part);
   store.parts.sort((one, other) => other.seq - one.seq);
   store.parts.length = Math.min(store.parts.length, LAST);
-  countAhead(part);
+  if (!part.test) countAhead(part);
   emit("part", part);
 }
 

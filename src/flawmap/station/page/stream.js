@@ -1,7 +1,7 @@
 // The station's events. A browser reconnects by itself with Last-Event-ID, but gives up after an error status and does
 // not notice a line that went dead without a word; both are seen to here.
 
-const EVENTS = ["verdict", "decision", "model", "station", "training", "lag"];
+const EVENTS = ["verdict", "test", "decision", "unlike", "model", "station", "training", "lag"];
 const SILENT_MS = 12000; // the station sends something every 5 s
 const AGAIN_MS = 2000;
 

@@ -85,12 +85,15 @@ export function threshold(root) {
   });
 
   function drawFigures(point) {
-    const { held_out, decided_good, decided_bad, parts } = data.counts;
+    const { held_out, decided_good, decided_bad, parts, checked_passes: checked } = data.counts;
     figures.replaceChildren(
       figure(
         "escape",
-        percent(point.escape),
-        decided_bad ? t("escapeMeans", { n: number(decided_bad) }) : t("nothingDecided"),
+        escapeAt(point),
+        [
+          decided_bad ? t("escapeMeans", { n: number(decided_bad) }) : t("nothingDecided"),
+          checked ? "" : t("noPassChecked"),
+        ].join(" "),
         "reject",
       ),
       figure("overkill", percent(point.overkill), t("overkillMeans", { n: number(held_out + decided_good) }), "pass"),
@@ -183,6 +186,12 @@ const row = (key, parts, verdict, doubtful) =>
         : el("p", { class: "soft" }, t("none")),
     ),
   );
+
+/** Decided parts alone tell the least that escape can be; 0 of them is not 0 of all. */
+function escapeAt({ escape, escape_decided: least }) {
+  if (escape !== null) return percent(escape);
+  return least ? t("atLeast", { share: percent(least) }) : t("notKnown");
+}
 
 const nearest = (curve, at) =>
   curve.reduce((best, point) => (Math.abs(point.score - at) < Math.abs(best.score - at) ? point : best));

@@ -48,6 +48,10 @@ const CODES = {
     "Inspection stopped at this photo. Try again.",
     "Die Prüfung brach bei diesem Foto ab. Noch einmal versuchen.",
   ],
+  test: [
+    "This part was a test and does not count: there is nothing to decide.",
+    "Dieses Teil war ein Test und zählt nicht: da ist nichts zu entscheiden.",
+  ],
   stopping: [
     "The station is being stopped. Try again later.",
     "Die Station wird gerade beendet. Später noch einmal versuchen.",
