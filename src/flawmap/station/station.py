@@ -557,7 +557,7 @@ class Station:
         return problem("outlier", text, "defective", ref=current.ref, score=found.score, threshold=found.threshold)
 
     def _unlike(self, number: int, found: list[Unlike]) -> None:
-        """Record and tell in what a part is unlike the good photos, after its verdict, which may be on its way still."""
+        """Record and tell in what a part is unlike the good ones, after its verdict, which may be on its way still."""
         recorded = self._parts.get(number)
         if recorded is None:  # a photo that was checked, or was late, and is no part
             return
