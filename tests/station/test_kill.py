@@ -57,7 +57,7 @@ def test_nothing_answered_is_missing_after_a_kill_under_load(
     with Client(server.url) as client:
         for ident, part in told.items():
             found = client.part(ident)
-            assert found | {"decision": None, "decisions": [], "final": part["final"]} == part
+            assert found | {"decision": None, "decisions": [], "final": part["final"], "unlike": []} == part
             assert client.picture(ident, "original")
             assert client.picture(ident, "map")
         for ident in decided:

@@ -329,7 +329,7 @@ def test_a_lost_connection_shows_and_recovers_by_itself(page: Any, station: Serv
 
 def test_the_language_switches_and_is_remembered(page: Any, shared: Server) -> None:
     open_view(page, shared, "live")
-    page.get_by_role("button", name="DE").click()
+    page.get_by_role("button", name="DE", exact=True).click()
     expect(page.locator("nav a").first).to_have_text("Live")
     expect(page.locator("nav a").nth(1)).to_have_text("Prüfen")
     page.reload()

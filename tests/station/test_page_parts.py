@@ -60,6 +60,7 @@ def test_a_pass_is_marked_defective_from_live_parts_and_report(page: Any, server
     now = part_now(server, part["id"])
     assert (now["verdict"], now["final"], now["decision"]["decision"]) == ("pass", "reject", "overrule")
     page.get_by_role("button", name="Close").click()
+    expect(page.locator("dialog")).to_have_count(0)
     expect(page.locator(".facts .decision")).to_contain_text("REJECT")
 
     open_view(page, server, "report")

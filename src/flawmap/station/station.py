@@ -154,7 +154,7 @@ class Station:
         self.hub = Hub(limits.readers)
         self.drift = DriftWatch(settings.drift.parts)
         self.promise: dict[str, Any] = UNKNOWN
-        self._parts: dict[int, str] = {}  # ids of the last parts, by the numbers of their tasks
+        self._parts: dict[int, Future[str]] = {}  # by the last tasks: the part's id, once recorded
         self.pool = Pool(settings.workers, settings.queue, self.drift.add, settings.verdict.pixels, self._unlike)
         self.failed = ""  # why the station cannot go on and must be started anew
         self.pool.lost = self._fail
@@ -266,7 +266,8 @@ class Station:
         version = self.models.for_request(asked.model)
         run.model = version.ref
         job = await self._queued(version, data, run.ends, patient, run.test)
-        self._parts[job.task.number] = ident
+        recorded: Future[str] = Future()
+        self._parts[job.task.number] = recorded
         self._parts.pop(job.task.number - PARTS, None)
         run.step = "inspection"
         writing = asyncio.ensure_future(self._in_line(self.pictures.write_original, ident, data, kind))
@@ -317,6 +318,7 @@ class Station:
         self.metrics.seconds.observe(time.monotonic() - run.began)
         self.metrics.computing.observe(found.seconds)
         self.hub.publish(str(row["kind"]), part, row["seq"])
+        recorded.set_result(ident)
         return part
 
     async def _in_line(self, does: Callable[..., T], *given: Any) -> T:
@@ -478,10 +480,9 @@ class Station:
     def switch_test(self, on: bool, verdicts: bool, note: str, who: Who) -> dict[str, Any]:
         """Begin or end the test mode; the mode as it then is."""
         self.test = record_mode(self.record, on, verdicts, note, who.name)
-        state = self.state()
         with self._stating:
-            self._state = (time.monotonic(), state)
-        self.hub.publish("station", state)
+            self._state = (0.0, None)  # who comes now is told the mode as it is
+        self.hub.publish("station", self.state())
         return self.test.facts()
 
     def state(self) -> dict[str, Any]:
@@ -556,17 +557,22 @@ class Station:
         return problem("outlier", text, "defective", ref=current.ref, score=found.score, threshold=found.threshold)
 
     def _unlike(self, number: int, found: list[Unlike]) -> None:
-        """Record and tell in what a part is unlike the good photos. Its verdict is on its way, or was answered."""
-        ident = self._parts.get(number)
-        if ident is None:  # a photo that was checked, and is no part
+        """Record and tell in what a part is unlike the good ones, after its verdict, which may be on its way still."""
+        recorded = self._parts.get(number)
+        if recorded is None:  # a photo that was checked, or was late, and is no part
             return
 
-        def tell(done: Future[Row]) -> None:
-            if not done.cancelled() and done.exception() is None:
-                row = done.result()
-                self.hub.publish("unlike", {"part": ident, "unlike": found}, row["seq"])
+        def note(recorded: Future[str]) -> None:
+            ident = recorded.result()
 
-        self.record.submit(Entry("unlike", {"unlike": found}, part=ident)).add_done_callback(tell)
+            def tell(done: Future[Row]) -> None:
+                if not done.cancelled() and done.exception() is None:
+                    row = done.result()
+                    self.hub.publish("unlike", {"part": ident, "unlike": found}, row["seq"])
+
+            self.record.submit(Entry("unlike", {"unlike": found}, part=ident)).add_done_callback(tell)
+
+        recorded.add_done_callback(note)
 
     def _tell_model(self, row: Row) -> None:
         self.hub.publish("model", change_of(row), row["seq"])

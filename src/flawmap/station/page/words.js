@@ -22,6 +22,14 @@ const CODES = {
     "More than {rate} photos a second. Send more slowly.",
     "Mehr als {rate} Fotos je Sekunde. Langsamer senden.",
   ],
+  "too-many-readers": [
+    "{limit} pages or programs watch this station already. Close some.",
+    "{limit} Seiten oder Programme sehen dieser Station schon zu. Einige schließen.",
+  ],
+  "key-reused": [
+    "This key was used for another part. Each part needs a key of its own.",
+    "Dieser Schlüssel gehört schon zu einem anderen Teil. Jedes Teil braucht einen eigenen.",
+  ],
   deadline: [
     "No verdict in time: the station has too much to do. Try again.",
     "Kein Urteil in der Zeit: die Station hat zu viel zu tun. Noch einmal versuchen.",
