@@ -4,8 +4,7 @@
 #
 # A PGM with a largest value of 4095 is stretched to 65535 by Pillow and left as it is by OpenCV; a TIFF of packed 12-bit
 # samples is shifted by four bits by OpenCV, which makes 65520, and left as it is by Pillow and tifffile. So a program
-# that divides by 65535 sees the same scene at 1/16 of its brightness, depending on file form and reader. (A PNG or TIFF
-# that holds 12 bits in 16 is 4095 in all: it does not say its level.)
+# that divides by 65535 sees the same scene at 1/16 of its brightness, depending on file form and reader.
 #
 # Output seen:
 #   PGM, maxval 4095: OpenCV 4095, Pillow 65535

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import betabinom, fisher_exact
 
 from flawmap.measure.exchangeability import LEVEL, GoodParts, chance_of, compare_good
-from flawmap.measure.threshold import Threshold, choose_threshold
+from flawmap.measure.threshold import Groups, Threshold, choose_threshold
 
 PHOTOS = [number / 1000 for number in range(90)]
 LIMIT = choose_threshold(PHOTOS, PHOTOS, 0.05)  # the 87th of 90: three photos lie above it
@@ -54,6 +54,18 @@ def test_parts_that_score_higher_but_pass_are_not_mentioned() -> None:
     assert found.chance_higher < LEVEL
     assert found.above == 0
     assert not found.unlike
+
+
+def test_few_independent_groups_promise_less() -> None:
+    scores = [*PHOTOS[:77], *(0.5 for _ in range(23))]
+    assert compared(scores).unlike
+    found = compare_good(scores, PHOTOS, LIMIT, Groups(9, "folder"))
+    assert found is not None
+    assert found.promised == pytest.approx(0.1)  # one of ten groups, rather than 5 % of 90 photos
+    assert found.chance > compared(scores).chance
+    estimated = compare_good(scores, PHOTOS, LIMIT, Groups(9, "folder"), "estimated")
+    assert estimated is not None
+    assert estimated.promised == pytest.approx(0.05 + 0.95 / 10)
 
 
 def test_by_hand() -> None:
