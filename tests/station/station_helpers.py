@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 import psutil
 import pytest
 
 from flawmap.station.client import Client
+
+Made = TypeVar("Made")
 
 TINY = [
     "image.height=64", "image.width=64", "detect.steps=3", "detect.batch=2", "refine.steps=0", "few.steps=3",
@@ -55,6 +59,12 @@ def png(number: int, height: int = 64, width: int = 80) -> bytes:
     from flawmap.data.images import encode_png
 
     return encode_png(picture(number, height, width))
+
+
+def run_async(work: Coroutine[Any, Any, Made]) -> Made:
+    """Run a coroutine to its end in a thread of its own: in this one Playwright's loop runs once a page was open."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 class Server:

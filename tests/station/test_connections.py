@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
-from station_helpers import Server, certify, png
+from station_helpers import Server, certify, png, run_async
 from uvicorn.server import ServerState
 
 from flawmap.station import connections
@@ -75,10 +75,6 @@ async def ask(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
     return found
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(work)
-
-
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_S", 0.5)
@@ -92,7 +88,7 @@ def test_a_connection_without_a_whole_head_is_closed_in_time(short: None) -> Non
             # A byte now and then does not help.
             assert (await ask(port, *(GET[at : at + 1] for at in range(20)), pause=0.15))[:12] in (b"", b"HTTP/1.1 408")
 
-    run(work())
+    run_async(work())
 
 
 def test_a_body_that_comes_too_slowly_is_given_up_and_one_that_comes_is_not(short: None) -> None:
@@ -104,7 +100,7 @@ def test_a_body_that_comes_too_slowly_is_given_up_and_one_that_comes_is_not(shor
             steady = await ask(port, head, *([bytes(100_000)] * 10), pause=0.2)  # two seconds: as fast as it must be
             assert steady[-7:] == b"1000000"
 
-    run(work())
+    run_async(work())
 
 
 def test_an_answer_may_take_longer_than_a_head(short: None) -> None:
@@ -114,7 +110,7 @@ def test_an_answer_may_take_longer_than_a_head(short: None) -> None:
             assert (await ask(port, slow))[:12] == b"HTTP/1.1 200"
             assert (await ask(port, slow + GET, pause=3))[:12] == b"HTTP/1.1 200"
 
-    run(work())
+    run_async(work())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +126,7 @@ def test_a_head_beyond_its_bytes_is_refused(piece: bytes) -> None:
             fits = b"X: " + b"x" * 30_000 + b"\r\n\r\n"
             assert (await ask(port, GET[:-2], fits))[:12] == b"HTTP/1.1 200"
 
-    run(work())
+    run_async(work())
 
 
 def test_trailers_and_chunk_extensions_beyond_their_bytes_end_the_connection() -> None:
@@ -144,7 +140,7 @@ def test_trailers_and_chunk_extensions_beyond_their_bytes_end_the_connection() -
             extension = [b"3;" + b"e" * 60_000, *[b"e" * 60_000] * 10]
             assert (await ask(port, head, *extension, pause=0.02))[:12] != b"HTTP/1.1 200"
 
-    run(work())
+    run_async(work())
 
 
 def test_the_oldest_that_says_nothing_makes_room_and_whoever_is_known_or_at_work_stays() -> None:
@@ -165,7 +161,7 @@ def test_the_oldest_that_says_nothing_makes_room_and_whoever_is_known_or_at_work
             for _, writer in (known, *idle):
                 writer.close()
 
-    run(work())
+    run_async(work())
 
 
 def test_handshakes_that_never_come_keep_nobody_out(tmp_path: Path) -> None:
@@ -184,7 +180,7 @@ def test_handshakes_that_never_come_keep_nobody_out(tmp_path: Path) -> None:
                 each.close()
             writer.close()
 
-    run(work())
+    run_async(work())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
-from station_helpers import Server, png, wait_until
+from station_helpers import Server, png, run_async, wait_until
 
 from flawmap.errors import StationError
 from flawmap.station.audit import audit
@@ -192,7 +192,7 @@ def test_readers_beyond_the_limit_are_refused_and_a_slow_one_is_told_what_it_los
             await anext(stream)
         hub.check_room()
 
-    asyncio.run(work())
+    run_async(work())
 
 
 def test_what_waited_for_the_database_until_it_was_late_is_recorded_as_late(tmp_path: Path) -> None:

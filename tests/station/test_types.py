@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from station_helpers import Server
+from station_helpers import Server, run_async
 
 from flawmap.bundle import load_bundle
 from flawmap.errors import StationError
@@ -76,7 +75,7 @@ class Asker:
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
                 return await http.request(method, path, **sent)
 
-        return asyncio.run(asked())
+        return run_async(asked())
 
     def get(self, path: str) -> httpx.Response:
         return self.ask("GET", path)

@@ -217,10 +217,10 @@ def test_an_image_that_memory_does_not_hold_is_refused_and_the_worker_goes_on(
     photos = [inspector.decode(png(number), "image") for number in range(3)]
     inspect_read = inspector.inspect_read
 
-    def too_large(images: Any, batch: int = 0) -> Any:
+    def too_large(images: Any, *more: Any) -> Any:
         if any(image is photos[1] for image in images):
             raise MemoryError
-        return inspect_read(images, batch)
+        return inspect_read(images, *more)
 
     def unmeasured(*given: Any) -> Any:
         raise MemoryError
