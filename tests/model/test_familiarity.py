@@ -210,6 +210,14 @@ def test_in_a_bounded_map_low_resolution_counts_by_a_third_beside_high(
     assert familiarity.shares.tolist() == [1.0] + [0.0] * len(names)
 
 
+def test_in_the_map_detections_own_counts_by_a_factor_of_what_it_counts_in_the_score() -> None:
+    familiarity = Familiarity({"imagenet": 5, "imagenet_high": 5}, "mean", bounded=True)
+    familiarity.share(together=True, own=0.5)
+    assert familiarity.shares.tolist() == pytest.approx([3 / 11, 2 / 11, 6 / 11])
+    familiarity.share(together=False, own=0.5)
+    assert familiarity.shares.tolist() == [1, 0, 0], "alone it counts fully"
+
+
 @pytest.mark.parametrize("bounded", [False, True])
 @pytest.mark.parametrize("kinds", [0, 1, 3])
 def test_a_mean_weighs_all_sources_alike_none_below_its_floor(kinds: int, bounded: bool) -> None:

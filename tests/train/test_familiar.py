@@ -271,6 +271,17 @@ def test_a_source_that_finds_painted_defects_much_worse_is_left_out(
     torch.testing.assert_close(worn, wanted, rtol=2e-3, atol=1e-3)
 
 
+def test_cubed_weights_are_third_powers_also_of_detections_own_map(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = prepared(recipe_of("model.source_weights=cubed"), photos)
+    for name, value in (("UNSTEADY", 100.0), ("UNEVEN", 100.0), ("USEFUL", 0.0), ("with_defects", bright_square)):
+        monkeypatch.setattr(familiar, name, value)
+    found = fit.fit()
+    above = np.array([found[name] - 0.5 for name in fit.told.kinds]).clip(0)
+    np.testing.assert_allclose(fit.told.trust, ((above / above.max()).clip(0.01) ** 3).clip(0.01))
+
+
 def test_evidence_counts_by_what_it_finds_above_chance() -> None:
     np.testing.assert_allclose(familiar.trust([0.6, 0.9, 0.3]), [0.25, 1.0, 0.01])
     np.testing.assert_allclose(familiar.trust([0.5, 0.4]), [1.0, 1.0])
@@ -316,6 +327,8 @@ def test_with_cubed_weights_a_source_that_varies_much_from_place_to_place_is_lef
     assert fit.model.familiarity is not None
     kept = ("local", "imagenet") if left_out else ("encoder", "local", "imagenet")
     assert fit.model.familiarity.sources == kept
+    shares = [0.2, 0.4, 0.4] if left_out else [0.25] * 4  # cubed: in the map detection's own counts by half
+    assert fit.model.familiarity.shares.tolist() == pytest.approx(shares, rel=1e-3)
 
 
 @pytest.mark.parametrize("blind", [True, False])

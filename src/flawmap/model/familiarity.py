@@ -291,14 +291,19 @@ class Familiarity(nn.Module):
         self.floors = None if self.floors is None else self.floors[kept].clone()
         self.share(len(kept) > 1)
 
-    def share(self, together: bool) -> None:
-        """Whether the map that is shown is of all evidence, as far as each counts, or of detection's own map alone."""
+    def share(self, together: bool, own: float = 1.0) -> None:
+        """Whether the map that is shown is of all evidence, as far as each counts, or of detection's own map alone.
+
+        Among all, detection's own counts by a factor `own` of what it counts in the score.
+        """
         self.shares = torch.full_like(self.shares[:1], 1 / len(self.knots) if together else 0.0).repeat(len(self.knots))
         if not together:
             self.shares[0] = 1
-        elif self.floors is not None and {LOW, HIGH} <= {*self.sources}:
+            return
+        self.shares[0] *= own
+        if self.floors is not None and {LOW, HIGH} <= {*self.sources}:
             self.shares[1 + self.sources.index(LOW)] *= LOW_SHARE
-            self.shares /= self.shares.sum()
+        self.shares /= self.shares.sum()
 
 
 def _of_surroundings(density: Density, features: Tensor, around: int) -> Tensor:

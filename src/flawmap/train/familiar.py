@@ -52,7 +52,7 @@ Chosen = TypeVar("Chosen")
 FOLDS = 8
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
 REMEMBERED_PHOTOS = 1024  # good photos of which places are remembered, at most about
-OWN = 0.5  # weight of detection's map beside sources that were not trained on painted defects
+OWN = 0.5  # weight of detection's map, in the map that is shown, beside sources not trained on painted defects
 LEAST = 0.01  # that a kind counts as, next to the best
 CELLS = 400_000  # among which those of a group are chosen, at most about
 DIRECTIONS = 64  # in which it is told how unlike such places are
@@ -344,7 +344,9 @@ class CrossFit:
         if kept:
             chosen = [self.kinds.index(name) for name in (MAP, *kept)]
             counts = self._weights(found_by, (MAP, *kept))
-            familiarity.share(bool({*PRETRAINED} & {*kept}) or _together_outlines_better(outlines, chosen, counts))
+            own = OWN if recipe.model.source_weights == "cubed" else 1.0
+            in_map = np.append(own, np.ones(len(kept))) * counts
+            familiarity.share(bool({*PRETRAINED} & {*kept}) or _together_outlines_better(outlines, chosen, in_map), own)
         else:
             self.model.familiarity = None
         return found_by
@@ -367,9 +369,7 @@ class CrossFit:
         counts = trust([found_by[name] for name in kinds])
         if self.recipe.model.source_weights == "selected":
             return counts
-        counts = counts**3
-        counts[list(kinds).index(MAP)] *= OWN
-        weights: Floats64 = np.maximum(counts / counts.max(), LEAST)
+        weights: Floats64 = np.maximum((counts / counts.max()) ** 3, LEAST)
         return weights
 
     def _largest_of(self, number: int, picture: Tensor, inside: Mask | None) -> list[float]:
