@@ -93,7 +93,7 @@ export function threshold(root) {
         [
           decided_bad ? t("escapeMeans", { n: number(decided_bad) }) : t("nothingDecided"),
           checked ? "" : t("noPassChecked"),
-        ].join(" "),
+        ].filter(Boolean).join(". "),
         "reject",
       ),
       figure("overkill", percent(point.overkill), t("overkillMeans", { n: number(held_out + decided_good) }), "pass"),
