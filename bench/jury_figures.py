@@ -19,6 +19,7 @@ DRAWN = "drawn-"  # begins the name of a set that flawmap draws
 SEEDS = (0, 1, 2)  # that a figure of the jury is the mean of
 OVERKILLS = (1, 2, 5)  # per cent of the good parts that escape is told at
 GROUPS = 19  # independent groups of good photos from which on an overkill of 5 % can be promised
+NETWORK = "network"  # the protocol of pixel metrics where a result does not name one
 WITHOUT = re.compile(r"metrics-without-(\d+)\.json")
 
 
@@ -43,6 +44,7 @@ def collect(bundle: Path, report: Path, minutes: float | None = None) -> dict[st
         figures = {
             "good": metrics["good"],
             "defective": metrics["defective"],
+            "protocol": "full" if metrics.get("map_size") == "photo" else NETWORK,
             "metrics": chosen_metrics(metrics),
             "kinds": metrics.get("kinds", {}),
             "rejected_good": _rejected(scores["good"], note["threshold"]),

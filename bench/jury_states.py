@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from common import processor
-from jury_figures import GROUPS, MASKED, SEEDS, SETS, drawn_sets
+from jury_figures import GROUPS, MASKED, NETWORK, SEEDS, SETS, drawn_sets
 
 Result = dict[str, Any]
 Figure = Callable[[Result], float | None]
@@ -64,6 +64,7 @@ class State:
             self.runs.setdefault(result["set"], {})[result["seed"]] = result
             for near, metrics in result.get("without_near_duplicates", {}).items():
                 apart = {name: result[name] for name in FACTS} | {"metrics": metrics}
+                apart["protocol"] = result.get("protocol", NETWORK)
                 self.runs.setdefault(strict(near), {})[result["seed"]] = apart
 
     def sets(self) -> list[str]:
@@ -104,6 +105,10 @@ class State:
         """Whether each run of Magnetic Tile was measured without the photos of the same tile too."""
         runs, apart = self.runs.get(TILE, {}), self.runs.get(strict(NEAR), {})
         return bool(runs) and set(runs) == set(apart)
+
+    def protocols(self) -> set[str]:
+        """Protocols by which the pixel metrics of its runs were measured."""
+        return {result.get("protocol", NETWORK) for runs in self.runs.values() for result in runs.values()}
 
     def said(self, name: str) -> str:
         """What its runs say of themselves under `name`: each value once."""
@@ -211,14 +216,15 @@ class Comparison(NamedTuple):
 
 
 def compare(old: State, new: State) -> Comparison:
-    """How `new` differs from `old` on each row that both have."""
+    """How `new` differs from `old` on each row that both have; in pixel AP only where both have one protocol."""
     differences: dict[str, tuple[float, float | None]] = {}
-    fewest = len(SEEDS)
+    fewest, alike = len(SEEDS), old.protocols() == new.protocols() and len(old.protocols()) == 1
     for name in dict.fromkeys([*old.sets(), *new.sets()]):
         seeds = sorted(set(old.runs.get(name, {})) & set(new.runs.get(name, {})))
         auroc = _difference(old, new, name, AUROC, seeds)
         if auroc is not None:
-            differences[name] = (auroc, _difference(old, new, name, PIXEL_AP, seeds))
+            pixel_ap = _difference(old, new, name, PIXEL_AP, seeds) if alike else None
+            differences[name] = (auroc, pixel_ap)
         if name in SETS:
             fewest = min(fewest, len(seeds))
     missing = [name for name in (*SETS, *drawn_sets()) if name not in differences]

@@ -68,6 +68,7 @@ def seeds_of(state: State, name: str) -> str:
 def block(state: State) -> list[str]:
     """What one state measures: quality, then what its thresholds do."""
     said = [f"Commit {state.said('commit')}. {state.said('machine')}. {state.said('trained_by')}."]
+    said.append(f"Pixel metrics by protocol {', '.join(sorted(state.protocols()))} (docs/benchmark.md).")
     strict = [True] if state.has_strict() else []
     quality = _table(state, ["network", *QUALITY, "minutes", "MB", "seeds"], _quality)
     quality += [line(_mean_quality(state, by_tile)) for by_tile in [*strict, False]]

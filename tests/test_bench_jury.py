@@ -18,7 +18,7 @@ import pytest
 import jury
 from flawmap.data.surfaces import write_sample_parts
 from flawmap.measure.threshold import choose_threshold
-from jury_figures import SETS, at_overkills, independent_groups, without_near_duplicates
+from jury_figures import SETS, at_overkills, collect, independent_groups, without_near_duplicates
 from processes import Busy, Failed, alone_in, clock, timed
 
 HELD_OUT = [number / 100 for number in range(1, 100)]
@@ -131,6 +131,15 @@ def calls(place: Path) -> list[list[Any]]:
 def result(place: Path, name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((place / "out" / f"{name}.json").read_text(encoding="utf-8"))
     return found
+
+
+@pytest.mark.parametrize(
+    ("said", "protocol"),
+    [({"map_size": "photo"}, "full"), ({"map_size": "network"}, "network"), ({"protocol": "full"}, "network")],
+)
+def test_a_result_says_what_its_pixels_were_measured_at(place: Path, said: dict[str, str], protocol: str) -> None:
+    (place / "evaluation" / "metrics.json").write_text(json.dumps(metrics() | said), encoding="utf-8")
+    assert collect(place / "bundle", place / "evaluation")["protocol"] == protocol
 
 
 def test_each_seed_and_set_is_trained_in_one_thread_evaluated_and_then_skipped(

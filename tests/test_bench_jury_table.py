@@ -75,6 +75,15 @@ def test_a_set_is_the_mean_over_its_seeds_with_their_range() -> None:
     assert cells(tables(found)[0], "mtoc") == row
 
 
+def test_pixel_metrics_of_two_protocols_are_not_compared() -> None:
+    old, new = (State("fast", tag, [run("mtoc", 0, 0.8)]) for tag in ("old", "new"))
+    assert compare(old, new).differences == {"mtoc": (0.0, 0.0)}
+    at_photo_size = State("fast", "new", [run("mtoc", 0, 0.8) | {"protocol": "full"}])
+    assert compare(old, at_photo_size).differences == {"mtoc": (0.0, None)}
+    assert any("protocol full" in line for line in block(at_photo_size))
+    assert any("protocol network" in line for line in block(old)), "where a result does not say so"
+
+
 def test_the_mean_weighs_sets_alike_however_many_seeds_they_have() -> None:
     results = [run("mtoc", seed, 0.6) for seed in (0, 1, 2)] + [run("kolektor", 0, 0.9), run("kolektor", 1, 1.0)]
     found = State("fast", "", results).over_sets(SETS, AUROC)

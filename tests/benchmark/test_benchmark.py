@@ -158,6 +158,21 @@ def test_another_benchmark_is_refused_in_one_line(
     assert message in result.stderr
 
 
+def test_a_benchmark_measured_at_the_networks_size_by_an_earlier_version_is_not_gone_on_with(
+    finished: tuple[Path, Result], two: Path, tiny: list[object]
+) -> None:
+    plan = finished[0] / "plan.json"
+    kept = plan.read_text(encoding="utf-8")
+    shared = json.loads(kept)
+    assert shared.pop("map_size") == "photo"
+    try:
+        plan.write_text(json.dumps(shared) + "\n", encoding="utf-8")
+        result = run("benchmark", two, *tiny, "--out", finished[0])
+        assert result.exit_code == 2 and "holds a benchmark of another recipe, layout, protocol" in result.stderr
+    finally:
+        plan.write_text(kept, encoding="utf-8")
+
+
 def test_a_folder_of_something_else_is_left_alone(two: Path, tiny: list[object], tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     result = run("benchmark", two, *tiny, "--out", tmp_path)

@@ -26,7 +26,7 @@ def measure(bundle: Path, data: Path, out: Path, protocol: str) -> dict[str, Any
     """metrics.json, and what was said of it in `said`."""
     said = succeed("evaluate", bundle, data, "--protocol", protocol, "--out", out / protocol)
     found: dict[str, Any] = json.loads((out / protocol / "metrics.json").read_text(encoding="utf-8"))
-    assert found["protocol"] == protocol
+    assert found["protocol"] == protocol and found["map_size"] == {"full": "photo"}.get(protocol, protocol)
     return found | {"said": said}
 
 

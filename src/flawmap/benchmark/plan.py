@@ -22,6 +22,7 @@ from flawmap.config import Recipe, dump_recipe
 from flawmap.data.categories import find_categories
 from flawmap.data.layouts import Listing
 from flawmap.errors import ConfigError, DataError, first_line
+from flawmap.measure.evaluate import MAP_SIZES
 
 PLAN, RECIPE = "plan.json", "recipe.toml"
 JOB, RESULT, ERROR, LOG, BUNDLE, EVALUATION, SECONDS = (
@@ -100,6 +101,8 @@ def make_jobs(
         raise ConfigError(f"--out {out} lies inside the data, whose images its pictures would become; choose another")
     settled = recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": 0, "threads": 0})})
     shared = {"protocol": protocol, "layout": layout, "general": "" if general is None else sha256(general)}
+    if protocol in MAP_SIZES:  # by earlier versions `full` was measured at the network's size
+        shared["map_size"] = MAP_SIZES[protocol]
     plan, kept = out / PLAN, out / RECIPE
     text = dump_recipe(settled)
     try:

@@ -40,6 +40,7 @@ OVERKILLS = (0.01, 0.02, 0.05)  # asked of the good photos' scores, at which esc
 RESAMPLES = 1000
 AT_ONCE = 100  # resamples of pixel histograms in memory
 LEVEL = 0.95
+MAP_SIZES = {"full": "photo"}  # what the map is measured at, by protocol where it is not the protocol's name
 BORDER = 16  # pixels left out on each side of 256 by the protocol `authors`
 
 
@@ -133,7 +134,8 @@ class Evaluation:
         result["kinds"] = {
             kind: value.to_json() | {"images": self.counts_by_kind[kind]} for kind, value in self.kinds.items()
         }
-        result |= {"protocol": self.protocol, "good": self.good, "defective": self.defective}
+        result |= {"protocol": self.protocol, "map_size": MAP_SIZES.get(self.protocol, self.protocol)}
+        result |= {"good": self.good, "defective": self.defective}
         result |= {"without_mask": self.without_mask, "empty_mask": self.empty_mask}
         result |= {"mask_notes": list(self.mask_notes)} if self.mask_notes else {}
         result |= {"learnt_from": self.learnt_from} if self.learnt_from else {}
