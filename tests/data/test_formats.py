@@ -375,7 +375,6 @@ def test_dicom_has_white_at_its_stored_bits_and_is_turned_where_it_says_so(tmp_p
         (b"PK\x03\x04" + bytes(99), "a zip archive; unpack it"),
         (b"\0\0\0\x18ftypisom" + bytes(99), "a video"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a drawing (SVG)"),
-        (b"P5 4 4 255\n" + bytes(16), "a PNM image"),
     ],
 )
 def test_a_file_of_another_kind_is_called_by_its_name(data: bytes, words: str) -> None:

@@ -30,7 +30,19 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageCms, ImageFile, UnidentifiedImageError
 
-from flawmap.data.formats import Damage, Unsupported, bmp, jpeg, png, rare, tiff, tiff_colour, tiff_pixels
+from flawmap.data.formats import (
+    Damage,
+    Unsupported,
+    bmp,
+    jpeg,
+    jpeg2000,
+    png,
+    pnm,
+    rare,
+    tiff,
+    tiff_colour,
+    tiff_pixels,
+)
 from flawmap.data.white import (
     FULL_SCALE,
     White,
@@ -42,7 +54,10 @@ from flawmap.data.white import (
 )
 from flawmap.errors import ImageError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
+    | {".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
+)
 MAX_PIXELS = 200_000_000
 MAX_BYTES = 1_500_000_000  # the most that decoding one file may take, its result included
 DAMAGED = "FLAWMAP_DAMAGED"  # in the environment, so that processes started from here hold to it too
@@ -59,7 +74,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _LIMIT = threading.Lock()
 _REMARKS: dict[str, tuple[str, set[str]]] = {}  # remark: the first file, and all
 _REMARKS_LOCK = threading.Lock()
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "JPEG2000")
 _EXIF, _TAKEN, _FRACTION = 0x8769, 0x9003, 0x9291  # the section of EXIF data, DateTimeOriginal, SubSecTimeOriginal
 # What turns or mirrors the stored pixels to the upright image, by EXIF orientation.
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
@@ -133,7 +148,7 @@ def _largest(pixels: np.ndarray[Any, Any]) -> int | None:
 
 
 class Header(NamedTuple):
-    """What a file says of itself at its start: `PNG`, `JPEG`, `MPO`, `BMP`, `TIFF` or `WEBP`, and pixels as stored."""
+    """What a file says of itself at its start: its kind, of KINDS, and the size of the pixels as stored."""
 
     kind: str
     width: int
@@ -150,6 +165,10 @@ def header_of(data: bytes, name: str) -> Header:
             return Header("PNG", *png.size(data))
         if data.startswith(b"BM"):
             return Header("BMP", *bmp.facts(data)[:2])
+        if pnm.is_pnm(data):
+            return Header("PNM", *pnm.facts(data)[:2])
+        if jpeg2000.is_jpeg2000(data):
+            return Header("JPEG2000", *jpeg2000.size(data))
         with _opened(data) as header:
             return Header(str(header.format), *header.size)
     except Unsupported as problem:
@@ -234,7 +253,8 @@ class MaskPixels(NamedTuple):
     """A mask file as stored, upright.
 
     colours: (H, W) or (H, W, 3) of any number type, BGR; alpha: (H, W), None without; indices: (H, W) of a palette,
-    None without; lossy: whether it is a JPEG; white_is_0: whether its file counts from white (TIFF, MinIsWhite)
+    None without; lossy: whether it is a JPEG; white_is_0: whether its file counts from white (TIFF with MinIsWhite,
+    PBM); white: the value of white where the file states it, 0 where not
     """
 
     colours: np.ndarray[Any, Any]
@@ -242,12 +262,17 @@ class MaskPixels(NamedTuple):
     indices: np.ndarray[Any, Any] | None
     lossy: bool
     white_is_0: bool
+    white: int = 0
 
 
 def read_mask_pixels(path: str | Path) -> MaskPixels:
     """Read a mask file without judging which pixels are marked. Raises ImageError as `read_image` does."""
     data = _bytes_of(Path(path))
     pixels = _decoded(data, str(path))
+    if pnm.is_pnm(data):
+        stated = pnm.facts(data)
+        white = 0 if stated.bitmap else stated.maxval
+        return MaskPixels(pnm.as_stored(pixels, stated), None, None, False, stated.bitmap, white)
     indices, white_is_0 = None, False
     try:
         with _opened(data) as image:
@@ -261,7 +286,8 @@ def read_mask_pixels(path: str | Path) -> MaskPixels:
         indices = None
     alpha = pixels[:, :, 3] if pixels.ndim == 3 and pixels.shape[2] == 4 else None
     colours = pixels[:, :, :3] if pixels.ndim == 3 else pixels
-    return MaskPixels(colours, alpha, indices, data.startswith(b"\xff\xd8"), white_is_0)
+    level = stated_white(data, int(colours.max())) if colours.dtype == np.uint16 else None
+    return MaskPixels(colours, alpha, indices, data.startswith(b"\xff\xd8"), white_is_0, level or 0)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -294,6 +320,10 @@ def _decoded(data: bytes, name: str, floats: bool = False) -> np.ndarray[Any, An
             pixels, turn = _bmp(data, name, result), 1
         elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             pixels, turn = _webp(data, name, result), _orientation(data, "WEBP")
+        elif pnm.is_pnm(data):
+            pixels, turn = _pnm(data, name, result), 1
+        elif jpeg2000.is_jpeg2000(data):
+            pixels, turn = _jpeg2000(data, name, result), 1
         elif rare.is_dicom(data):
             pixels, turn = _swapped(rare.dicom(data, partial(_fits, name))), 1
         else:
@@ -432,6 +462,38 @@ def _webp(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
     return _by_opencv(data)
 
 
+def _pnm(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
+    said = pnm.facts(data)
+    held = 8 * said.channels if said.plain else said.decoded_bytes
+    _fits(name, said.width, said.height, said.decoded_bytes + held + result, data)
+    with _heard(name):
+        pnm.check(data, said)
+    with _heard(name):
+        return _swapped(pnm.decode(data, said))
+    return _swapped(pnm.decode(data, said, strict=False))
+
+
+def _jpeg2000(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
+    said = jpeg2000.facts(data)
+    _fits(name, said.width, said.height, said.decoded_bytes + max(said.working_bytes, result), data)
+    jpeg2000.check(data, said)
+    if said.bits >= 8 and said.components != 2 and said.space != jpeg2000.SYCC:
+        pixels = _by_opencv(data)
+    elif said.bits > 8:
+        raise Unsupported(
+            f"{said.components} channels of {said.bits} bits in JPEG 2000; save it as grey or RGB, or as PNG"
+        )
+    else:
+        pixels = _by_pillow(data, name)
+        if said.bits < 8:  # Pillow shifts them up
+            pixels = jpeg2000.at_full_scale(pixels, said.bits)
+    if said.components in (2, 4) and said.alpha < 0:
+        _remark(name, "channels that are neither colour nor alpha were left out")
+    if said.components in (2, 4) and (said.alpha < 0 or said.laid):
+        return pixels[:, :, 0] if said.components == 2 else pixels[:, :, :3]
+    return pixels
+
+
 def _by_opencv(data: bytes) -> np.ndarray[Any, Any]:
     """Raises Damage where OpenCV does not decode it, which for what it is given here means that pixels are corrupt."""
     try:
@@ -450,7 +512,8 @@ def _swapped(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if pixels.ndim == 2 or pixels.dtype.itemsize == 8 or pixels.dtype == np.float16:
         return pixels if pixels.ndim == 2 else pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
     if pixels.shape[2] == 3 and pixels.flags.c_contiguous:
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR, dst=pixels))
+        kept = pixels if pixels.flags.writeable else None
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR, dst=kept))
     return pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
 
 
@@ -514,7 +577,8 @@ def _opened(data: bytes) -> Iterator[Pillow.Image]:
 
 def _orientation(data: bytes, kind: str) -> int:
     """EXIF orientation left to apply."""
-    if kind == "BMP" or not any(mark in data for mark in (_EXIF_MARKS if kind == "PNG" else (b"Exif", b"EXIF"))):
+    marks = _EXIF_MARKS if kind == "PNG" else (b"Exif", b"EXIF")
+    if kind in ("BMP", "PNM", "JPEG2000", "DICOM") or not any(mark in data for mark in marks):
         return 1  # Pillow would decode a whole PNG in search of it
     try:
         with _opened(data) as header:
@@ -533,7 +597,7 @@ def _foreign(data: bytes, name: str, words: str) -> ImageError:
     known = rare.name_of(data)
     if known:
         return ImageError(f"{name}: it is {known}")
-    return ImageError(f"{name}: {words}; expected PNG, JPEG, BMP, TIFF or WebP")
+    return ImageError(f"{name}: {words}; expected PNG, JPEG, BMP, TIFF, WebP, PGM, PPM or JPEG 2000")
 
 
 def _by_pillow(data: bytes, name: str, lenient: bool = False) -> np.ndarray[Any, Any]:

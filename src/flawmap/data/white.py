@@ -11,14 +11,15 @@ are never changed.
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flawmap.config import ImageSettings
+from flawmap.data.formats import Damage, jpeg2000, pnm
 from flawmap.errors import ImageError
 
 FULL = 65535
@@ -31,7 +32,6 @@ UNKNOWN_REACH = 1 / 8  # of full scale, where nothing is known of the training p
 
 Array = np.ndarray[Any, Any]
 
-_PNM = re.compile(rb"P([2356])(?:\s+(?:#[^\n]*\n\s*)*(\d{1,9}))(?:\s+(?:#[^\n]*\n\s*)*(\d{1,9})){2}\s")
 _BITS, _LARGEST = 258, 281  # TIFF: BitsPerSample, MaxSampleValue
 _SHORT, _LONG = 3, 4
 
@@ -98,14 +98,13 @@ def stated_white(data: bytes, largest: int) -> int | None:
         return level if 255 <= level < FULL and (level + 1).bit_count() == 1 and largest <= level else None
     if data[128:132] == b"DICM":  # decoded at full scale by its BitsStored
         return FULL
-    if found := _PNM.match(data[:1000]):
-        level = int(found[3])
-        return level if largest <= level < FULL else None
-    if data.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
-        at = data.find(b"\xff\x4f\xff\x51")
-        bits = (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 16
-        return (1 << bits) - 1 if bits < 16 and largest < 1 << bits else None
-    return None
+    level = FULL
+    if pnm.is_pnm(data):
+        with suppress(Damage):
+            level = pnm.facts(data).maxval
+    elif jpeg2000.is_jpeg2000(data):
+        level = (1 << (jpeg2000.precision(data) or 16)) - 1
+    return level if largest <= level < FULL else None
 
 
 def may_be_deep(data: bytes) -> bool:

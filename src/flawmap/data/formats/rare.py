@@ -37,8 +37,6 @@ _KINDS = (  # offset, mark, what it is and what to do about it
     (0, b"\x1f\x8b", "a gzip archive; unpack it"),
     (0, b"\x1aE\xdf\xa3", "a video; save single pictures of it as PNG"),
     (8, b"AVI ", "a video; save single pictures of it as PNG"),
-    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image; save it as PNG or TIFF"),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image; save it as PNG or TIFF"),
     (0, b"\xff\x0a", "a JPEG XL image; save it as PNG"),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL image; save it as PNG"),
     (0, b"8BPS", "a Photoshop document; save it as PNG or TIFF"),
@@ -59,8 +57,8 @@ def name_of(data: bytes) -> str:
     for at, mark, name in _KINDS:
         if data.startswith(mark, at):
             return name
-    if len(data) > 2 and data[:1] == b"P" and data[1] in b"1234567" and data[2] in b" \t\r\n#":
-        return "a PNM image (PBM, PGM or PPM); save it as PNG"
+    if data[:2] in (b"P7", b"PF", b"Pf") and data[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
+        return "a PAM image; save it as PNM or PNG" if data[1:2] == b"7" else "a PFM image; save it as TIFF"
     return ""
 
 
