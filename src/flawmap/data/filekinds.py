@@ -83,6 +83,8 @@ def kind_of(path: Path) -> FileKind:
 
 def kind_of_bytes(head: bytes, suffix: str = "") -> FileKind:
     """The same for a file's first bytes and its suffix in lower case."""
+    if head[128:132] == b"DICM":  # first: it may begin as a TIFF
+        return FileKind("DICOM image", "image")
     for mark, words, group in _MARKS:
         if head.startswith(mark):
             return FileKind(*_SUFFIXES.get(suffix, (words, group)))
@@ -97,8 +99,6 @@ def kind_of_bytes(head: bytes, suffix: str = "") -> FileKind:
         return FileKind("BMP image", "image")
     if _SIDES.match(head) and (suffix in _PLAIN or head[1:2] in b"4567"):
         return FileKind("PGM or PPM image", "image")
-    if head[128:132] == b"DICM":
-        return FileKind("DICOM image", "image")
     if head[257:262] == b"ustar":
         return FileKind("tar archive", "archive")
     return FileKind(*_BY_NAME.get(suffix, ("file", "other")))

@@ -28,12 +28,13 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what fails is said once, 
 import cv2
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageCms, ImageFile, UnidentifiedImageError
+from PIL import ImageFile, UnidentifiedImageError
 
 from flawmap.data.formats import (
     Damage,
     Unsupported,
     bmp,
+    dicom,
     jpeg,
     jpeg2000,
     png,
@@ -47,7 +48,8 @@ from flawmap.data.white import (
     FULL_SCALE,
     White,
     at_white,
-    bright_value,
+    bright_in,
+    largest_in,
     reach_of,
     stated_white,
     white_to_show,
@@ -56,7 +58,7 @@ from flawmap.errors import ImageError
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
-    | {".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
+    | {".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dcm", ".dicom"}
 )
 MAX_PIXELS = 200_000_000
 MAX_BYTES = 1_500_000_000  # the most that decoding one file may take, its result included
@@ -124,9 +126,9 @@ def brightness_of(data: bytes, name: str) -> Brightness:
     """How bright the photo in the bytes of a file is; its level is not asked. Raises ImageError as `decode_pixels`."""
     with _memory(name):
         pixels = _decoded(data, name)
-    largest = _largest(pixels)
+    largest = largest_in(pixels, data)
     if largest is not None and stated_white(data, largest) is None:
-        return Brightness(largest, bright_value(pixels))
+        return Brightness(largest, bright_in(pixels, data))
     return Brightness(None, reach_of(at_white(pixels, FULL_SCALE, name, data)))
 
 
@@ -137,14 +139,7 @@ def pixels_to_show(data: bytes, name: str, level: int | None = None) -> Stored:
     """
     with _memory(name):
         pixels = _decoded(data, name)
-    return _stored(at_white(pixels, white_to_show(_largest(pixels) or 0, level), name, data), name)
-
-
-def _largest(pixels: np.ndarray[Any, Any]) -> int | None:
-    """The largest pixel of 16 bits, alpha left out; None of other types."""
-    if pixels.dtype != np.uint16:
-        return None
-    return int(pixels[:, :, :3].max() if pixels.ndim == 3 else pixels.max())
+    return _stored(at_white(pixels, white_to_show(largest_in(pixels, data) or 0, level), name, data), name)
 
 
 class Header(NamedTuple):
@@ -158,6 +153,8 @@ class Header(NamedTuple):
 def header_of(data: bytes, name: str) -> Header:
     """The header of an image file, by its content; nothing is decoded. Raises ImageError when it is no image."""
     try:
+        if dicom.is_dicom(data):
+            return Header("DICOM", *dicom.size(data))
         if _is_tiff(data):
             page = tiff.read_page(data)
             return Header("TIFF", page.width, page.height)
@@ -184,9 +181,6 @@ def header_of(data: bytes, name: str) -> Header:
 def read_shape(path: str | Path) -> tuple[int, int]:
     """Rows and columns of the image that `read_image` gives; of most files nothing is decoded. Raises ImageError."""
     data, name = _bytes_of(Path(path)), str(path)
-    if rare.is_dicom(data):
-        height, width = _decoded(data, name).shape[:2]
-        return height, width
     header = header_of(data, name)
     turn = tiff.read_page(data).orientation if header.kind == "TIFF" else _orientation(data, header.kind)
     _fits(name, header.width, header.height)
@@ -286,7 +280,8 @@ def read_mask_pixels(path: str | Path) -> MaskPixels:
         indices = None
     alpha = pixels[:, :, 3] if pixels.ndim == 3 and pixels.shape[2] == 4 else None
     colours = pixels[:, :, :3] if pixels.ndim == 3 else pixels
-    level = stated_white(data, int(colours.max())) if colours.dtype == np.uint16 else None
+    largest = largest_in(pixels, data)
+    level = None if largest is None else stated_white(data, largest)
     return MaskPixels(colours, alpha, indices, data.startswith(b"\xff\xd8"), white_is_0, level or 0)
 
 
@@ -314,6 +309,8 @@ def _decoded(data: bytes, name: str, floats: bool = False) -> np.ndarray[Any, An
             pixels, turn = _jpeg(data, name, result), _orientation(data, "JPEG")
         elif data.startswith(_PNG):
             pixels, turn = _png(data, name, result), _orientation(data, "PNG")
+        elif dicom.is_dicom(data):  # before TIFF: a file may be both
+            pixels, turn = _swapped(dicom.decode(data, partial(_fits, name))), 1
         elif _is_tiff(data):
             pixels, turn = _tiff(data, name, result)
         elif data.startswith(b"BM"):
@@ -324,8 +321,6 @@ def _decoded(data: bytes, name: str, floats: bool = False) -> np.ndarray[Any, An
             pixels, turn = _pnm(data, name, result), 1
         elif jpeg2000.is_jpeg2000(data):
             pixels, turn = _jpeg2000(data, name, result), 1
-        elif rare.is_dicom(data):
-            pixels, turn = _swapped(rare.dicom(data, partial(_fits, name))), 1
         else:
             raise _foreign(data, name, "not an image, or damaged at its start")
     except Unsupported as problem:
@@ -397,8 +392,6 @@ def _tiff(data: bytes, name: str, result: int) -> tuple[np.ndarray[Any, Any], in
     else:
         tiff_colour.refuse(page)
         samples = rare.tiff(data, page)
-    if page.photometric in (tiff_colour.CIELAB, tiff_colour.ICCLAB):
-        return _from_lab(samples, page), page.orientation
     pixels, remark = tiff_colour.to_picture(samples, page)
     if remark:
         _remark(name, remark)
@@ -419,16 +412,6 @@ def _grey_tiff(file: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
         return cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
-
-
-def _from_lab(samples: np.ndarray[Any, Any], page: tiff.Page) -> np.ndarray[Any, Any]:
-    """CIELAB of 8 bits -> BGR by the profiles of LittleCMS, to sRGB."""
-    if page.bits != 8 or page.samples < 3:
-        raise Unsupported("colours in CIELAB of more than 8 bits; save it as RGB")
-    offset = 128 if page.photometric == tiff_colour.ICCLAB else 0  # CIELAB has signed a and b, as Pillow's mode LAB
-    image = Pillow.fromarray(np.ascontiguousarray(samples[:, :, :3] ^ np.array([0, offset, offset], np.uint8)), "LAB")
-    lab, screen = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return np.asarray(ImageCms.applyTransform(image, ImageCms.buildTransform(lab, screen, "LAB", "RGB")))[:, :, ::-1]
 
 
 def _bmp(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
@@ -597,7 +580,7 @@ def _foreign(data: bytes, name: str, words: str) -> ImageError:
     known = rare.name_of(data)
     if known:
         return ImageError(f"{name}: it is {known}")
-    return ImageError(f"{name}: {words}; expected PNG, JPEG, BMP, TIFF, WebP, PGM, PPM or JPEG 2000")
+    return ImageError(f"{name}: {words}; expected PNG, JPEG, BMP, TIFF, WebP, PGM, PPM, JPEG 2000 or DICOM")
 
 
 def _by_pillow(data: bytes, name: str, lenient: bool = False) -> np.ndarray[Any, Any]:

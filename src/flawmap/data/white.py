@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawmap.config import ImageSettings
-from flawmap.data.formats import Damage, jpeg2000, pnm
+from flawmap.data.formats import Damage, Unsupported, dicom, jpeg2000, pnm
 from flawmap.errors import ImageError
 
 FULL = 65535
@@ -32,7 +32,8 @@ UNKNOWN_REACH = 1 / 8  # of full scale, where nothing is known of the training p
 
 Array = np.ndarray[Any, Any]
 
-_BITS, _LARGEST = 258, 281  # TIFF: BitsPerSample, MaxSampleValue
+_BITS, _PHOTOMETRIC, _LARGEST = 258, 262, 281  # TIFF: BitsPerSample, PhotometricInterpretation, MaxSampleValue
+_LAB = (8, 9)  # decoded from CIELAB, which knows its white
 _SHORT, _LONG = 3, 4
 
 
@@ -59,24 +60,29 @@ FULL_SCALE = White()
 def at_white(pixels: Array, white: White, name: str, data: bytes = b"") -> Array:
     """Decoded pixels (H, W) or (H, W, C) at the full scale of their type; all but 16 bits are returned as they are.
 
-    `data`: the file they come from, which may state its own level. A fourth channel is alpha. Raises ImageError, which
-    begins with `name`, for pixels above full white, and for a photo so dark that its level must be another one.
+    `data`: the file they come from, which may state its own level, and count from white. A fourth channel is alpha.
+    Raises ImageError, which begins with `name`, for pixels above full white, and for a photo so dark, or so bright
+    where they count from white, that its level must be another one.
     """
     if pixels.dtype != np.uint16 or pixels.size == 0:
         return pixels
-    colours = pixels if pixels.ndim == 2 or pixels.shape[2] < 4 else pixels[:, :, :3]
-    if pixels.ndim == 3 and pixels.strides[2] == 0:
-        colours = pixels[:, :, 0]
-    if white.level == FULL and stated_white(data, 0) is None and int(colours[::COARSE, ::COARSE].max()) > LEVELS[-1]:
+    colours, turned = _colours(pixels), counts_from_white(data)
+    if (
+        not turned
+        and white.level == FULL
+        and stated_white(data, 0) is None
+        and int(colours[::COARSE, ::COARSE].max()) > LEVELS[-1]
+    ):
         return pixels  # bright enough, told without a look at every pixel
-    largest = int(colours.max())
+    largest = _largest(colours, turned)
     stated = stated_white(data, largest)
     if stated is None:
-        _check(colours, largest, white, name)
+        _check(colours, largest, white, name, turned)
     level = stated or white.level
     if level == FULL:
         return pixels
-    scale = np.rint(np.minimum(np.arange(FULL + 1) * (FULL / level), FULL)).astype(np.uint16)
+    values = np.arange(FULL + 1) - (FULL - level if turned else 0)
+    scale = np.rint(np.clip(values * (FULL / level), 0, FULL)).astype(np.uint16)
     if pixels.ndim == 3 and pixels.strides[2] == 0:  # grey that is seen several times, not held
         return np.broadcast_to(scale[colours][:, :, None], pixels.shape)
     if pixels.ndim == 2 or pixels.shape[2] < 4:
@@ -85,19 +91,62 @@ def at_white(pixels: Array, white: White, name: str, data: bytes = b"") -> Array
     return np.dstack([scale[colours], scale[alpha] if int(alpha.max()) <= level else alpha])
 
 
+def counts_from_white(data: bytes) -> bool:
+    """Whether 0 is white in a file of 16 bits whose level must be known to turn them: decoded, they are 65535 less.
+
+    So are a TIFF's with MinIsWhite, and those of DICOM that are turned where BitsStored says nothing.
+    """
+    if dicom.is_dicom(data):
+        with suppress(Damage, Unsupported):
+            said = dicom.facts(data)
+            return said.turned and not said.states_white
+        return False
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return False
+    tags = _tiff_tags(data)
+    return tags.get(_PHOTOMETRIC) == 0 and tags.get(_BITS) == 16
+
+
+def largest_in(pixels: Array, data: bytes) -> int | None:
+    """The largest value that a file of 16 bits holds, by its decoded pixels, alpha left out; None of other types."""
+    return _largest(_colours(pixels), counts_from_white(data)) if pixels.dtype == np.uint16 and pixels.size else None
+
+
+def bright_in(pixels: Array, data: bytes) -> float:
+    """`bright_value` of decoded pixels of 16 bits; of those that count from white, if they have the likely level."""
+    bright = bright_value(pixels)
+    if counts_from_white(data):
+        level = white_to_show(largest_in(pixels, data) or 0).level
+        return max(bright - (FULL - level), 0.0)
+    return bright
+
+
+def _colours(pixels: Array) -> Array:
+    """Without alpha; grey that is seen three times, once."""
+    if pixels.ndim == 3 and pixels.strides[2] == 0:
+        return pixels[:, :, 0]
+    return pixels if pixels.ndim == 2 or pixels.shape[2] < 4 else pixels[:, :, :3]
+
+
+def _largest(colours: Array, turned: bool) -> int:
+    return FULL - int(colours.min()) if turned else int(colours.max())
+
+
 def stated_white(data: bytes, largest: int) -> int | None:
     """What a file says is its full white, where that is to be relied on; None where it says nothing.
 
     `largest`: its largest pixel as decoded. Packed samples of a TIFF are taken to be decoded at full scale.
     """
+    if dicom.is_dicom(data):  # decoded at full scale by its BitsStored
+        with suppress(Damage, Unsupported):
+            return FULL if dicom.states_white(data) else None
+        return None
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         tags = _tiff_tags(data)
-        if 8 < tags.get(_BITS, 0) < 16:
+        if 8 < tags.get(_BITS, 0) < 16 or tags.get(_PHOTOMETRIC) in _LAB:
             return FULL
         level = tags.get(_LARGEST, FULL)
         return level if 255 <= level < FULL and (level + 1).bit_count() == 1 and largest <= level else None
-    if data[128:132] == b"DICM":  # decoded at full scale by its BitsStored
-        return FULL
     level = FULL
     if pnm.is_pnm(data):
         with suppress(Damage):
@@ -109,6 +158,8 @@ def stated_white(data: bytes, largest: int) -> int | None:
 
 def may_be_deep(data: bytes) -> bool:
     """Whether a file may hold more than 8 bits, by its first 32 bytes, of a TIFF by all; True if in doubt."""
+    if data[128:132] == b"DICM":
+        return True
     if data.startswith(b"\x89PNG"):
         return data[24:25] == b"\x10"
     if data[:2] in (b"II", b"MM"):
@@ -152,7 +203,7 @@ def reach_in(provenance: Mapping[str, Any]) -> float | None:
     return float(reach) if number and reach is not None else None
 
 
-def _check(colours: Array, largest: int, white: White, name: str) -> None:
+def _check(colours: Array, largest: int, white: White, name: str, turned: bool = False) -> None:
     """Raise ImageError for a photo that is stored at another level than `white`."""
     if largest > white.level:
         fitting = next((level for level in LEVELS if largest <= level), FULL)
@@ -164,13 +215,21 @@ def _check(colours: Array, largest: int, white: White, name: str) -> None:
         raise ImageError(f"{name}: 16-bit pixels reach {largest}, above the full white {white.level} {told}")
     if not white.reach or largest > LEVELS[-1]:
         return
+    fitting = next(level for level in LEVELS if largest <= level)
+    bits = round(math.log2(fitting + 1))
+    hint = f"if they hold {bits} bits, say so once: flawmap white BUNDLE {fitting}; else check light and exposure"
+    if turned:
+        if largest < white.level * UNKNOWN_REACH:
+            raise ImageError(
+                f"{name}: 16-bit pixels that count from white reach {largest}, so that at the full white {white.level} "
+                f"of the bundle all of the photo is nearly white: {hint}"
+            )
+        return
     share = bright_value(colours) / white.level
-    if share < white.reach / FAR and (fitting := next(level for level in LEVELS if largest <= level)) < white.level:
-        bits = round(math.log2(fitting + 1))
+    if share < white.reach / FAR and fitting < white.level:
         raise ImageError(
             f"{name}: 16-bit pixels reach {largest}, {_percent(share)} of the full white {white.level} that the bundle "
-            f"reads photos with, and training photos at least {_percent(white.reach)}: if they hold {bits} bits, say "
-            f"so once: flawmap white BUNDLE {fitting}; else check light and exposure"
+            f"reads photos with, and training photos at least {_percent(white.reach)}: {hint}"
         )
 
 

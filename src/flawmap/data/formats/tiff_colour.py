@@ -44,6 +44,8 @@ def refuse(page: Page) -> None:
     if page.kind not in (1, 3):
         raise Unsupported("its values are complex numbers; save their magnitude")
     beyond = page.samples - page.colour_count
+    if page.photometric in (CIELAB, ICCLAB) and (page.kind != 1 or page.bits not in (8, 16)):
+        raise Unsupported(f"colours in CIELAB of {page.bits} bits; save it as RGB")
     if page.photometric in (BLACK_AND_WHITE, GREY) and page.samples > 2:
         raise Unsupported(f"it has {page.samples} channels (multispectral); save those to inspect as grey or colour")
     if beyond < 0:
@@ -67,6 +69,8 @@ def to_picture(samples: Array, page: Page) -> tuple[Array, str]:
         samples = _full_scale(samples, page.bits)
     if page.photometric == CMYK:
         return _printed(samples), remark
+    if page.photometric in (CIELAB, ICCLAB):
+        samples = _from_lab(samples, page.photometric == ICCLAB)
     if page.photometric == BLACK_AND_WHITE:
         white = 1.0 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
         np.subtract(samples.dtype.type(white), samples[:, :, :1], out=samples[:, :, :1])
@@ -77,6 +81,36 @@ def to_picture(samples: Array, page: Page) -> tuple[Array, str]:
     if not alpha or laid:
         return samples[:, :, :3], remark
     return samples[:, :, [0, 1, 2, alpha]], remark
+
+
+# XYZ under D50 to linear sRGB, adapted to D65 by Bradford's method (B. Lindbloom, RGB/XYZ matrices).
+_TO_SRGB = np.array(
+    [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
+)
+_D50 = np.array([0.9642, 1.0, 0.8249])
+_LAB_ROWS = 64  # at a time, in float64
+
+
+def _from_lab(samples: Array, icc: bool) -> Array:
+    """CIELAB under D50 (CIE 15; TIFF 6.0, section 23; `icc`: as in ICC profiles) -> sRGB in the samples' depth.
+
+    LittleCMS goes by tables of its own, which are up to 0.12 away from the formula at 8 bits.
+    """
+    full = int(np.iinfo(samples.dtype).max)
+    deep = samples.dtype == np.uint16
+    brightest, step = (65280 if icc and deep else full), (256 if deep else 1)
+    out = samples.copy()
+    for top in range(0, len(samples), _LAB_ROWS):
+        part = samples[top : top + _LAB_ROWS, :, :3]
+        chroma = part[:, :, 1:].astype(np.float64)
+        chroma -= (full + 1) // 2 if icc else np.where(chroma > full // 2, full + 1, 0)
+        y = (part[:, :, 0] * (100 / brightest) + 16) / 116
+        roots = np.stack([y + chroma[:, :, 0] / (500 * step), y, y - chroma[:, :, 1] / (200 * step)], axis=2)
+        xyz = np.where(roots > 6 / 29, roots**3, (roots - 4 / 29) * (108 / 841)) * _D50
+        light = np.clip(xyz @ _TO_SRGB.T, 0, 1)
+        screen = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+        out[top : top + _LAB_ROWS, :, :3] = np.rint(screen * full)
+    return out
 
 
 def _laid(grey: Array, alpha: Array) -> Array:
