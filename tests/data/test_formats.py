@@ -16,7 +16,7 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-from flawmap.data import images
+from flawmap.data import decoding, images, limits
 from flawmap.data.formats import jpeg, rare, tiff
 from flawmap.data.images import decode_image, decode_pixels, header_of, read_mask, read_shape
 from flawmap.errors import ImageError
@@ -566,7 +566,7 @@ def test_a_large_flat_picture_is_small_and_whole(form: str) -> None:
 
 def test_what_takes_too_much_memory_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
     data = as_tiff(DEEP, photometric="rgb")
-    monkeypatch.setattr(images, "MAX_BYTES", 13 * DEEP[:, :, 0].size + 2 * len(data))
+    monkeypatch.setattr(limits, "MAX_BYTES", 13 * DEEP[:, :, 0].size + 2 * len(data))
     assert decode_pixels(data, "x").shape == (96, 131, 3)
     with pytest.raises(
         ImageError, match=r"^x: 131x96 takes .* GB to decode, over the limit of .*; cut it into smaller"
@@ -578,7 +578,7 @@ def test_memory_that_is_not_there_is_a_fault_of_one_image(monkeypatch: pytest.Mo
     def full(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(images, "_by_opencv", full)
+    monkeypatch.setattr(decoding, "by_opencv", full)
     assert "does not fit into this machine's memory" in reason(png(zlib.compress(ROWS)))
 
 
