@@ -107,6 +107,23 @@ def test_colours_in_separate_planes_are_put_together(compression: str | None, pi
     assert np.array_equal(decode_image(data, "x"), bgr(picture))
 
 
+@pytest.mark.parametrize("rows", [1, 7, 200])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzma"])
+@pytest.mark.parametrize("predictor", [False, True])
+def test_strips_of_any_height_are_put_together(rows: int, compression: str | None, predictor: bool) -> None:
+    predictor = predictor and compression is not None
+    for picture, kind in ((COLOUR, "rgb"), (DEEP, "rgb"), (DEEP_GREY, "minisblack"), (GREY, "miniswhite")):
+        data = as_tiff(picture, photometric=kind, compression=compression, predictor=predictor, rowsperstrip=rows)
+        assert np.array_equal(decode_image(data, "x"), bgr(255 - picture if kind == "miniswhite" else picture)), kind
+
+
+def test_strips_in_another_order_than_the_rows_are_put_in_place() -> None:
+    tags = {256: 131, 257: 96, 258: 8, 259: 1, 262: 1, 277: 1, 278: 48}
+    body = GREY[48:].tobytes() + GREY[:48].tobytes()
+    data = minimal_tiff(body, "<", {**tags, 273: [8 + 48 * 131, 8], 279: [48 * 131] * 2})
+    assert np.array_equal(decode_image(data, "x"), bgr(GREY))
+
+
 @pytest.mark.parametrize("picture", [COLOUR, DEEP], ids=["8 bits", "16 bits"])
 @pytest.mark.parametrize("compression", [None, "lzw"])
 def test_a_fourth_channel_that_is_no_alpha_is_left_out_and_told(picture: Array, compression: str | None) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from flawmap.config import ImageSettings
 from flawmap.data.formats import Damage, Unsupported, dicom, jpeg2000, pnm
+from flawmap.data.opencv import cv2
 from flawmap.errors import ImageError
 
 FULL = 65535
@@ -81,14 +82,24 @@ def at_white(pixels: Array, white: White, name: str, data: bytes = b"") -> Array
     level = stated or white.level
     if level == FULL:
         return pixels
-    values = np.arange(FULL + 1) - (FULL - level if turned else 0)
-    scale = np.rint(np.clip(values * (FULL / level), 0, FULL)).astype(np.uint16)
+    colours = _stretched(colours, level, turned)
     if pixels.ndim == 3 and pixels.strides[2] == 0:  # grey that is seen several times, not held
-        return np.broadcast_to(scale[colours][:, :, None], pixels.shape)
+        return np.broadcast_to(colours[:, :, None], pixels.shape)
     if pixels.ndim == 2 or pixels.shape[2] < 4:
-        return np.asarray(scale[pixels])
+        return colours
     alpha = pixels[:, :, 3]
-    return np.dstack([scale[colours], scale[alpha] if int(alpha.max()) <= level else alpha])
+    return np.dstack([colours, _stretched(alpha, level, False) if int(alpha.max()) <= level else alpha])
+
+
+def _stretched(values: Array, level: int, turned: bool) -> Array:
+    """uint16 of any shape with `level` at full scale, rounded; `turned`: they were taken from 65535 instead of `level`.
+
+    OpenCV is several times faster at it than a table in NumPy.
+    """
+    rows = np.ascontiguousarray(values).reshape(len(values), -1)  # of three channels it would multiply the first alone
+    if turned:
+        rows = cv2.subtract(rows, float(FULL - level))  # type: ignore[call-overload]  # its types leave out numbers
+    return np.asarray(cv2.multiply(rows, FULL / level)).reshape(values.shape)  # type: ignore[call-overload]
 
 
 def counts_from_white(data: bytes) -> bool:
