@@ -25,7 +25,7 @@ from flawmap.data.images import (
     read_shape,
 )
 from flawmap.data.layouts import read_layout
-from flawmap.data.white import White
+from flawmap.data.white import HEAD, White, may_be_deep
 from flawmap.errors import ImageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -299,6 +299,19 @@ def test_a_header_of_jpeg_2000_that_claims_much_is_refused_before_decoding() -> 
 
 
 # --- wherever images are read ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_whether_they_are_deep_is_told_by_their_first_bytes(bits: int) -> None:
+    values = np.zeros((97, 131), np.uint8 if bits == 8 else np.uint16)
+    for data in (
+        raw(values, (1 << bits) - 1),
+        plain(values, (1 << bits) - 1),
+        jp2(values, bits),
+        jp2(values, bits, "j2k"),
+    ):
+        assert may_be_deep(data[:HEAD]) == (bits > 8)
+    assert may_be_deep(b"P5\n#" + bytes(5000)), "in doubt"
 
 
 def test_they_are_images_of_a_folder_like_others(tmp_path: Path) -> None:

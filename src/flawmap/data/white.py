@@ -27,6 +27,7 @@ FULL = 65535
 LEVELS = (1023, 4095, 16383)  # 10, 12 and 14 bits
 FAR = 2.0  # times darker than the darkest training photo: the square root of what lies between two levels
 BRIGHT = 0.999  # of the pixels are at most as bright as what counts as a photo's bright pixels: a hot pixel is none
+HEAD = 4096  # bytes of a file in which most formats say how deep its pixels are
 COARSE = 16  # pixels between those that are looked at first
 SAMPLED = 250_000  # pixels that this is told from, about
 UNKNOWN_REACH = 1 / 8  # of full scale, where nothing is known of the training photos: 12 bits in 16 reach 1/16
@@ -168,9 +169,14 @@ def stated_white(data: bytes, largest: int) -> int | None:
 
 
 def may_be_deep(data: bytes) -> bool:
-    """Whether a file may hold more than 8 bits, by its first 32 bytes, of a TIFF by all; True if in doubt."""
+    """Whether a file may hold more than 8 bits, by its first HEAD bytes, of a TIFF by all; True if in doubt."""
     if data[128:132] == b"DICM":
         return True
+    if pnm.is_pnm(data):
+        with suppress(Damage):
+            return pnm.facts(data).maxval > 255
+    if jpeg2000.is_jpeg2000(data):
+        return (jpeg2000.precision(data) or 16) > 8
     if data.startswith(b"\x89PNG"):
         return data[24:25] == b"\x10"
     if data[:2] in (b"II", b"MM"):

@@ -1,7 +1,7 @@
 """DICOM and DICONDE: one picture of integers, white at its BitsStored (NEMA PS3.3 C.7.6.3; ASTM E2339). By pydicom.
 
-pydicom reads uncompressed pixels, RLE, JPEG and JPEG 2000; JPEG-LS, lossless JPEG and JPEG of 12 bits come by
-imagecodecs. Both are in the extra `formats`. A file may begin as a TIFF and be a DICOM file all the same.
+pydicom reads uncompressed pixels, RLE, JPEG and JPEG 2000; JPEG-LS and lossless JPEG come by imagecodecs. Both are in
+the extra `formats`. A file may begin as a TIFF and be a DICOM file all the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flawmap.data.formats import INSTALL, Damage, Unsupported, jpeg
+from flawmap.data.formats import INSTALL, Damage, Unsupported, jpeg, jpeg_lossless
 from flawmap.data.formats.tiff_colour import by_table
 from flawmap.errors import FlawmapError
 
@@ -151,9 +151,11 @@ def _pixels(file: Any, said: Facts) -> Array:
     from pydicom.encaps import generate_frames
 
     frame = next(generate_frames(file.PixelData, number_of_frames=1), b"")
-    if syntax in (*_LS, *_LOSSLESS) or (syntax == _EXTENDED and said.bits > 8):
+    if syntax == _EXTENDED and said.bits > 8:  # no decoder at hand tells what is missing in it
+        raise _unread(f"{syntax.name} of {said.bits} bits")
+    if syntax in (*_LS, *_LOSSLESS):
         return _by_imagecodecs(frame, str(syntax), syntax.name, said)
-    if syntax == _BASELINE:  # Pillow, by which pydicom decodes it, is silent about a piece that is missing
+    if syntax in (_BASELINE, _EXTENDED):  # Pillow, by which pydicom decodes it, is silent about a piece that is missing
         head = jpeg.facts(frame)
         jpeg.check(frame, head)
         jpeg.decode(frame, head)
@@ -170,14 +172,16 @@ def _by_imagecodecs(frame: bytes, syntax: str, name: str, said: Facts) -> Array:
         raise Unsupported(f"a DICOM file compressed by {name}; {INSTALL}")
     import imagecodecs
 
-    if said.samples == 3 and (said.colours != "RGB" or syntax == _EXTENDED):
+    if said.samples == 3 and said.colours != "RGB":
         raise _unread(f"{name}, in {said.colours}")
     try:
-        pixels: Array = imagecodecs.jpegls_decode(frame) if syntax in _LS else imagecodecs.jpeg8_decode(frame)
+        pixels: Array = imagecodecs.jpegls_decode(frame) if syntax in _LS else imagecodecs.jpegsof3_decode(frame)
     except NotImplementedError as problem:
         raise _unread(name) from problem
     except (RuntimeError, ValueError) as problem:
         raise Damage("its compressed pixels cannot be decoded") from problem
+    if syntax in _LOSSLESS:  # its decoder is silent about a piece that is missing
+        jpeg_lossless.check(frame, pixels)
     if not said.signed:
         return pixels
     unused = 8 * pixels.itemsize - said.bits
