@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from PIL import Image as Pillow
 
+from flawmap.data.filekinds import kind_of
 from flawmap.data.formats import dicom as reader
 from flawmap.data.images import brightness_of, decode_image, decode_pixels, header_of, read_image, read_shape
 from flawmap.data.layouts import gather, read_layout
@@ -27,11 +28,11 @@ LITTLE = pydicom.uid.ExplicitVRLittleEndian
 
 
 def dicom(pixels: Array, bits: int, interpretation: str = "MONOCHROME2", **tags: Any) -> bytes:
-    """A DICOM file of (H, W) or (H, W, 3), RGB; `PixelData`, `syntax` and `preamble` may be given."""
+    """A DICOM file of (H, W) or (H, W, 3), RGB; `syntax`, `preamble`, `kind` and elements may be given."""
     file = pydicom.Dataset()
     file.file_meta = pydicom.dataset.FileMetaDataset()
     file.file_meta.TransferSyntaxUID = tags.pop("syntax", LITTLE)
-    file.file_meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    file.file_meta.MediaStorageSOPClassUID = tags.pop("kind", pydicom.uid.SecondaryCaptureImageStorage)
     file.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
     file.preamble = tags.pop("preamble", bytes(128))
     file.Rows, file.Columns = pixels.shape[:2]
@@ -101,6 +102,16 @@ def test_it_is_read_wherever_images_are(tmp_path: Path) -> None:
     listing = read_layout(tmp_path)
     assert len(listing.samples) == 5 and not listing.passed_over
     assert len(gather([tmp_path]).images) == 5
+
+
+def test_directories_and_reports_of_a_disc_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "IM000001").write_bytes(dicom(VALUES, 12))
+    for name, number in (("DICOMDIR", "1.2.840.10008.1.3.10"), ("SR000001", "1.2.840.10008.5.1.4.1.1.88.11")):
+        (tmp_path / name).write_bytes(dicom(VALUES, 12, kind=number))
+        assert kind_of(tmp_path / name) == ("DICOM file without a picture", "document")
+    assert [path.name for path in gather([tmp_path]).images] == ["IM000001"]
+    assert [sample.image.name for sample in read_layout(tmp_path).samples] == ["IM000001"]
+    assert "among them a DICOM file without a picture" in "\n".join(read_layout(tmp_path).notes)
 
 
 def test_a_file_that_also_begins_as_a_tiff_is_read_as_dicom() -> None:

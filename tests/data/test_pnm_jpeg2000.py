@@ -135,6 +135,32 @@ def test_comments_and_spaces_of_a_header_are_passed_over(head: str) -> None:
         assert header_of(data, "x") == ("PNM", 131, 97)
 
 
+def pam(pixels: Array, maxval: int, kind: str) -> bytes:
+    """A PAM of (H, W, C)."""
+    height, width, depth = pixels.shape
+    head = f"P7\n# a comment\nHEIGHT {height}\nWIDTH {width}\nDEPTH {depth}\nMAXVAL {maxval}\nTUPLTYPE {kind}\nENDHDR\n"
+    return head.encode() + pixels.astype(np.uint8 if maxval < 256 else ">u2").tobytes()
+
+
+@pytest.mark.parametrize("maxval", [1, 100, 255, 4095])
+def test_pam_is_read_with_its_alpha(maxval: int) -> None:
+    values = np.random.default_rng(0).integers(0, maxval + 1, (9, 12, 4))
+    step = (0.5 / 255 if maxval < 255 else 1e-5) + 1e-6
+    for depth, kind in ((1, "GRAYSCALE"), (1, "BLACKANDWHITE"), (3, "RGB")):
+        data = pam(values[:, :, :depth], maxval, kind)
+        want = upright(values[:, :, 0] if depth == 1 else values[:, :, :3], maxval)
+        assert np.abs(decode_image(data, "x") - want).max() <= step
+        assert header_of(data, "x") == ("PNM", 12, 9)
+    for depth, kind in ((2, "GRAYSCALE"), (4, "RGB")):
+        want = upright(values[:, :, 0] if depth == 2 else values[:, :, :3], maxval)
+        alpha = values[:, :, depth - 1 : depth] / maxval
+        found = decode_image(pam(values[:, :, :depth], maxval, f"{kind}_ALPHA"), "x")
+        assert np.abs(found - want * alpha).max() <= 2 * step
+        assert not images.remarks()
+        assert np.abs(decode_image(pam(values[:, :, :depth], maxval, kind), "x") - want).max() <= step
+        assert images.remarks() == ["x: channels that are neither colour nor alpha were left out"]
+
+
 def test_several_pictures_in_one_file_are_refused_and_trailing_bytes_are_not() -> None:
     one = raw(GREY, 255)
     assert SEVERAL in reason(one + one) and SEVERAL in reason(one + b"\n" + one)
@@ -173,7 +199,10 @@ def test_a_raster_cut_short_is_truncated(write: Any, monkeypatch: pytest.MonkeyP
         (b"P5 9000 9000 255\n" + bytes(99), "the image is truncated"),
         (b"P2 9000 9000 255\n" + b"1 " * 99, "the image is truncated"),
         (b"P6 99999 99999 255\n", "99999x99999 is over the limit of 200000000 pixels"),
-        (b"P7\nWIDTH 4\nHEIGHT 4\nDEPTH 1\nMAXVAL 255\nENDHDR\n", "it is a PAM image; save it as PNM or PNG"),
+        (b"P7\nWIDTH 4\nHEIGHT 4\nDEPTH 1\nMAXVAL 255\nENDHDR\n", "the image is truncated"),
+        (b"P7\nWIDTH 4\nHEIGHT 4\nDEPTH 1\nENDHDR\n" + bytes(16), "its header is cut short or no number"),
+        (b"P7\nWIDTH 4\nHEIGHT 4\nDEPTH 1\nMAXVAL 255\n" + bytes(16), "its header is cut short or no number"),
+        (b"P7\nWIDTH 4\nHEIGHT 4\nDEPTH 7\nMAXVAL 255\nENDHDR\n" + bytes(112), "it has 7 channels (multispectral)"),
         (b"Pf\n4 4\n-1.0\n" + bytes(64), "it is a PFM image; save it as TIFF"),
         (b"P5 is the name of a road", "not an image"),
     ],

@@ -76,6 +76,7 @@ def seeds() -> dict[str, bytes]:
         "ppm": by_pillow("PPM"),
         "pgm 12 bits": b"P5\n131 96\n4095\n" + (surface()[:, :, 0].astype(np.uint16) * 16).byteswap().tobytes(),
         "pgm plain": b"P2\n131 96\n255\n" + b"\n".join(b"%d" % value for value in surface()[:, :, 0].ravel()),
+        "pam": b"P7\nWIDTH 131\nHEIGHT 96\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n" + surface().tobytes(),
         "pbm": by_pillow("PPM", "1"),
         "jp2": by_pillow("JPEG2000"),
         "jp2 grey": by_pillow("JPEG2000", "L", irreversible=True, tile_size=(64, 64), quality_layers=[20, 5]),

@@ -193,13 +193,23 @@ def _webp(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
 
 def _pnm(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
     said = pnm.facts(data)
-    held = 8 * said.channels if said.plain else said.decoded_bytes
+    held = 12 * said.channels if said.plain and not said.bitmap else said.decoded_bytes
     fits(name, said.width, said.height, said.decoded_bytes + held + result, data)
     with heard(name):
         pnm.check(data, said)
     with heard(name):
-        return _swapped(pnm.decode(data, said))
-    return _swapped(pnm.decode(data, said, strict=False))
+        return _of_pam(pnm.decode(data, said), said, name)
+    return _of_pam(pnm.decode(data, said, strict=False), said, name)
+
+
+def _of_pam(pixels: np.ndarray[Any, Any], said: pnm.Facts, name: str) -> np.ndarray[Any, Any]:
+    """BGR(A) or grey; a fourth or second channel that is no alpha is left out."""
+    if said.channels in (2, 4) and not said.alpha:
+        remark(name, tiff_colour.LEFT_OUT)
+        pixels = pixels[:, :, 0] if said.channels == 2 else pixels[:, :, :3]
+    if said.channels == 2 and said.alpha:
+        return tiff_colour.over_black(pixels[:, :, 0], pixels[:, :, 1], max(said.maxval, 255))
+    return _swapped(pixels)
 
 
 def _jpeg2000(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
@@ -217,7 +227,7 @@ def _jpeg2000(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
         if said.bits < 8:  # Pillow shifts them up
             pixels = jpeg2000.at_full_scale(pixels, said.bits)
     if said.components in (2, 4) and said.alpha < 0:
-        remark(name, "channels that are neither colour nor alpha were left out")
+        remark(name, tiff_colour.LEFT_OUT)
     if said.components in (2, 4) and (said.alpha < 0 or said.laid):
         return pixels[:, :, 0] if said.components == 2 else pixels[:, :, :3]
     return pixels

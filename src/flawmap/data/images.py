@@ -55,7 +55,7 @@ from flawmap.errors import ImageError
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
-    | {".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dcm", ".dicom"}
+    | {".pbm", ".pgm", ".ppm", ".pnm", ".pam", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dcm", ".dicom"}
 )
 _EXIF, _TAKEN, _FRACTION = 0x8769, 0x9003, 0x9291  # the section of EXIF data, DateTimeOriginal, SubSecTimeOriginal
 
@@ -251,8 +251,7 @@ def read_mask_pixels(path: str | Path) -> MaskPixels:
     """Read a mask file without judging which pixels are marked. Raises ImageError as `read_image` does."""
     data = _bytes_of(Path(path))
     pixels = decoded(data, str(path))
-    if pnm.is_pnm(data):
-        stated = pnm.facts(data)
+    if pnm.is_pnm(data) and not (stated := pnm.facts(data)).alpha:
         white = 0 if stated.bitmap else stated.maxval
         return MaskPixels(pnm.as_stored(pixels, stated), None, None, False, stated.bitmap, white)
     indices, white_is_0 = None, False

@@ -1,4 +1,4 @@
-"""PBM, PGM and PPM, plain and raw (netpbm's manual pages pbm(5), pgm(5), ppm(5)): whole, and white at their maxval.
+"""PBM, PGM, PPM and PAM, plain and raw (netpbm's manual pages pbm, pgm, ppm, pam): whole, and white at their maxval.
 
 Pillow stretches another maxval than 255 to the full scale of its type and OpenCV does not, and both read past what is
 missing. The raster is numbers one after another, so it is read here.
@@ -17,14 +17,16 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 SEVERAL = "the file holds several images; save each as a file of its own"
 _NUMBER = re.compile(rb"(?:\s|#[^\n]*\n)*(\d{1,9})")
-_START = re.compile(rb"P[1-6](?=[\s#])(?:\s|#[^\n]*\n)*\d")
+_START = re.compile(rb"P(?:[1-6](?=[\s#])(?:\s|#[^\n]*\n)*\d|7\n(?:#[^\n]*\n)*(?:WIDTH|HEIGHT|DEPTH|MAXVAL|TUPLTYPE) )")
+_ENTRY = re.compile(rb"(?:\s|#[^\n]*\n)*([A-Z]+)[ \t]*([^\n]*)\n")
 _ANOTHER = re.compile(rb"\s*P[1-7][\s#]")
 _COMMENT = re.compile(rb"#[^\n]*")
 _SPACES = b" \t\n\v\f\r"
 
 
 class Facts(NamedTuple):
-    """What the header says. maxval: the value of white, 1 in a bitmap; start: where the raster lies"""
+    """What the header says. maxval: the value of white, 1 in a bitmap; channels: with alpha, the last, where there is
+    one; start: where the raster lies"""
 
     width: int
     height: int
@@ -33,6 +35,7 @@ class Facts(NamedTuple):
     bitmap: bool
     plain: bool
     start: int
+    alpha: bool = False
 
     @property
     def decoded_bytes(self) -> int:
@@ -46,12 +49,14 @@ class Facts(NamedTuple):
 
 
 def is_pnm(data: bytes) -> bool:
-    """Whether the bytes begin as one of the six kinds, with a number after the mark."""
+    """Whether the bytes begin as one of the seven kinds, with a number or an entry of PAM after the mark."""
     return _START.match(data) is not None
 
 
 def facts(data: bytes) -> Facts:
     """Read the header, comments left out. Raises Damage when it is incomplete or states an impossible maxval."""
+    if data[1:2] == b"7":
+        return _pam(data)
     kind, at, numbers = data[1:2], 2, list[int]()
     bitmap, plain = kind in b"14", kind in b"123"
     for _ in range(2 if bitmap else 3):
@@ -61,8 +66,7 @@ def facts(data: bytes) -> Facts:
         numbers.append(int(found[1]))
         at = found.end()
     width, height, maxval = (*numbers, 1)[:3]
-    if not 1 <= maxval <= 65535:
-        raise Damage(f"its maxval is {maxval}, where 1 to 65535 can be")
+    _check_maxval(maxval)
     if data[at : at + 1] == b"#":  # a comment ends the header
         at = data.find(b"\n", at)
     elif data[at : at + 1] not in (b" ", b"\t", b"\n", b"\v", b"\f", b"\r"):
@@ -71,6 +75,32 @@ def facts(data: bytes) -> Facts:
     if data[at : at + 2] == b"\r\n" and not plain and len(data) == at + 2 + height * said.row_bytes:
         return said._replace(start=at + 2)  # written as text under Windows
     return said
+
+
+def _check_maxval(maxval: int) -> None:
+    if not 1 <= maxval <= 65535:
+        raise Damage(f"its maxval is {maxval}, where 1 to 65535 can be")
+
+
+def _pam(data: bytes) -> Facts:
+    """Header of PAM: entries in any order, to ENDHDR."""
+    at, entries = 3, dict[bytes, bytes]()
+    while (found := _ENTRY.match(data, at)) is not None:
+        at = found.end()
+        if found[1] == b"ENDHDR":
+            break
+        entries[found[1]] = found[2].strip()
+    try:
+        width, height, channels, maxval = (int(entries[name]) for name in (b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL"))
+    except (KeyError, ValueError) as problem:
+        raise Damage("its header is cut short or no number") from problem
+    if found is None:
+        raise Damage("its header is cut short or no number")
+    _check_maxval(maxval)
+    if not 1 <= channels <= 4:
+        raise Unsupported(f"it has {channels} channels (multispectral); save those to inspect as grey or colour")
+    alpha = entries.get(b"TUPLTYPE", b"").endswith(b"_ALPHA") and channels in (2, 4)
+    return Facts(width, height, maxval, channels, False, False, at, alpha)
 
 
 def check(data: bytes, said: Facts) -> None:
@@ -88,12 +118,12 @@ def check(data: bytes, said: Facts) -> None:
 
 
 def decode(data: bytes, said: Facts, strict: bool = True) -> Array:
-    """(H, W) or (H, W, 3) in RGB order: uint8 at full scale for a maxval of up to 255, else uint16 as stored.
+    """(H, W) or (H, W, C) in RGB order: uint8 at full scale for a maxval of up to 255, else uint16 as stored.
 
     A set bit of a bitmap is black. Raises Damage for numbers that are missing, above the maxval or none, and
     Unsupported for several images; without `strict` what is missing is 0 and what is above white is white.
     """
-    shape = (said.height, said.width, 3) if said.channels == 3 else (said.height, said.width)
+    shape = (said.height, said.width, said.channels)[: 2 if said.channels == 1 else 3]
     if said.plain:
         pixels = _plain(data, said, strict).reshape(shape)
     elif said.bitmap:

@@ -56,8 +56,8 @@ def name_of(data: bytes) -> str:
             return name
     if data.startswith((b"\x02\0\0\0UL\x04\0", b"\x08\0\x05\0CS", b"\x08\0\x08\0CS", b"\x08\0\x16\0UI")):
         return "a DICOM file without its preamble; save it anew as a DICOM file (Part 10)"
-    if data[:2] in (b"P7", b"PF", b"Pf") and data[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
-        return "a PAM image; save it as PNM or PNG" if data[1:2] == b"7" else "a PFM image; save it as TIFF"
+    if data[:2] in (b"PF", b"Pf") and data[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
+        return "a PFM image; save it as TIFF"
     return ""
 
 

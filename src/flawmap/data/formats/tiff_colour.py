@@ -24,6 +24,7 @@ BLACK_AND_WHITE, GREY, RGB, PALETTE, MASK, CMYK, YCBCR, CIELAB, ICCLAB, MOSAIC, 
     32803,
     34892,
 )
+LEFT_OUT = "channels that are neither colour nor alpha were left out"
 
 
 def refuse(page: Page) -> None:
@@ -62,7 +63,7 @@ def to_picture(samples: Array, page: Page) -> tuple[Array, str]:
     if alpha >= samples.shape[2]:
         alpha = 0
     if samples.shape[2] - colours > bool(alpha):
-        remark = "channels that are neither colour nor alpha were left out"
+        remark = LEFT_OUT
     if page.photometric == PALETTE:
         return _looked_up(samples[:, :, 0], page), remark
     if page.kind == 1 and page.bits not in (8, 16):
@@ -77,7 +78,7 @@ def to_picture(samples: Array, page: Page) -> tuple[Array, str]:
     laid = alpha > 0 and page.extra[alpha - colours] == 1  # associated: laid on black already
     if colours == 1:
         grey = samples[:, :, 0]
-        return (grey if not alpha or laid else _laid(grey, samples[:, :, alpha])), remark
+        return (grey if not alpha or laid else over_black(grey, samples[:, :, alpha])), remark
     if not alpha or laid:
         return samples[:, :, :3], remark
     return samples[:, :, [0, 1, 2, alpha]], remark
@@ -113,8 +114,9 @@ def _from_lab(samples: Array, icc: bool) -> Array:
     return out
 
 
-def _laid(grey: Array, alpha: Array) -> Array:
-    full = np.float32(1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max)
+def over_black(grey: Array, alpha: Array, white: float = 0) -> Array:
+    """Grey (H, W) under alpha (H, W), of one type, over black: float32 in [0, 1]. `white`: 0 is the type's own."""
+    full = np.float32(white or (1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max))
     return np.asarray((grey / full) * (alpha / full), np.float32)
 
 

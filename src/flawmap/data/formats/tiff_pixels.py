@@ -50,7 +50,7 @@ def working_bytes(page: Page) -> int:
     """Bytes a pixel that are held at most until the picture is put together, by this reader or another."""
     wide = -(-page.bits // 8)
     each = 2 * page.samples * wide + (12 if page.alpha or page.kind == 3 else 0)
-    return max(each, {3: 7, 5: 24, 8: 16, 9: 16}.get(page.photometric, 0))
+    return max(each, {3: 7, 5: 24, 8: 13 * wide, 9: 13 * wide}.get(page.photometric, 0))
 
 
 def decode(data: bytes, page: Page, libtiff: Libtiff, strict: bool = True) -> Array:

@@ -1,7 +1,7 @@
 // The files in what was dropped, folders walked through, and which of them may be photos.
 
 // Kinds that browsers do not know for images; the station reads them by their content.
-const MORE = [".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dcm", ".dicom"];
+const MORE = [".pgm", ".ppm", ".pbm", ".pnm", ".pam", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dcm", ".dicom"];
 
 /** What a dialog for files offers. */
 export const IMAGES = ["image/*", ...MORE].join(",");
