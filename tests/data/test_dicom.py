@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from flawmap.data.filekinds import kind_of
 from flawmap.data.formats import dicom as reader
-from flawmap.data.images import brightness_of, decode_image, decode_pixels, header_of, read_image, read_shape
+from flawmap.data.images import brightness_of, decode_image, decode_pixels, header_of, read_image, read_shape, remarks
 from flawmap.data.layouts import gather, read_layout
 from flawmap.data.white import White
 from flawmap.errors import ImageError
@@ -91,6 +91,18 @@ def test_16_stored_bits_say_nothing_of_white(turned: bool) -> None:
     with pytest.raises(ImageError, match=r"above the full white 1023 of image\.white"):
         decode_image(data, "x", White(1023))
     assert brightness_of(dicom(VALUES, 12), "x").largest is None
+
+
+def test_signed_values_that_use_few_levels_are_told() -> None:
+    remarks()
+    decode_pixels((SAMPLES / "CT_small.dcm").read_bytes(), "x")
+    assert remarks() == [
+        "x: signed values that use few of their 65536 levels, so that it is nearly grey; save it unsigned"
+    ]
+    signed = (VALUES.astype(int) - 2048).astype(np.int16)
+    decode_pixels(dicom(signed, 12), "x")
+    decode_pixels(dicom(signed * 16, 16), "x")
+    assert not remarks()
 
 
 def test_it_is_read_wherever_images_are(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from flawmap.data import images
+from flawmap.data.formats import jpeg2000
 from flawmap.data.images import (
     SUFFIXES,
     decode_image,
@@ -325,6 +326,22 @@ def test_a_header_of_jpeg_2000_that_claims_much_is_refused_before_decoding() -> 
     cod = whole.find(b"\xff\x52")
     layers = whole[: cod + 6] + b"\xff\xff" + whole[cod + 8 :]
     assert "65535 packets cannot lie in" in reason(layers)
+
+
+def test_boxes_and_parts_of_tiles_are_counted_with_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = jp2(GREY)
+    many = whole[:32] + (b"\0\0\0\x08free") * 101 + whole[32:]
+    assert np.array_equal(decode_pixels(many, "x"), decode_pixels(whole, "x"))
+    monkeypatch.setattr(jpeg2000, "MAX_PIECES", 100)
+    assert "it holds more than 100 boxes; save it anew" in reason(many)
+    head = whole.find(b"jp2h") + 4
+    assert "it holds more than 100 boxes" in reason(
+        whole[: head - 8] + (45 + 808).to_bytes(4, "big") + b"jp2h" + b"\0\0\0\x08free" * 101 + whole[head:]
+    )
+    bare = jp2(GREY, form="j2k")
+    at = bare.find(b"\xff\x90")
+    empty = b"\xff\x90\0\x0a\0\0\0\0\0\x0e\0\0\xff\x93"
+    assert "it holds more than 100 parts of tiles" in reason(bare[:at] + empty * 120 + bare[at:])
 
 
 # --- wherever images are read ----------------------------------------------------------------------------------------

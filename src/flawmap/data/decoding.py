@@ -40,7 +40,7 @@ def decoded(data: bytes, name: str, floats: bool = False) -> np.ndarray[Any, Any
         elif data.startswith(png.MARK):
             pixels, turn = _png(data, name, result), orientation_of(data, "PNG")
         elif dicom.is_dicom(data):  # before TIFF: a file may be both
-            pixels, turn = _swapped(dicom.decode(data, partial(fits, name))), 1
+            pixels, turn = _dicom(data, name), 1
         elif is_tiff(data):
             pixels, turn = _tiff(data, name, result)
         elif data.startswith(b"BM"):
@@ -209,6 +209,13 @@ def _of_pam(pixels: np.ndarray[Any, Any], said: pnm.Facts, name: str) -> np.ndar
         pixels = pixels[:, :, 0] if said.channels == 2 else pixels[:, :, :3]
     if said.channels == 2 and said.alpha:
         return tiff_colour.over_black(pixels[:, :, 0], pixels[:, :, 1], max(said.maxval, 255))
+    return _swapped(pixels)
+
+
+def _dicom(data: bytes, name: str) -> np.ndarray[Any, Any]:
+    pixels, told = dicom.decode(data, partial(fits, name))
+    if told:
+        remark(name, told)
     return _swapped(pixels)
 
 

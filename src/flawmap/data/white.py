@@ -1,8 +1,9 @@
 """Full white of photos with 16 bits: cameras store 10, 12 or 14 bits in them, and few files say which.
 
 What a file says wins where it can be relied on: packed samples of a TIFF, MaxSampleValue, the maxval of PGM and PPM,
-the precision of JPEG 2000. 65535 there says nothing, as most writers put it by default; nor does PNG's sBIT, which
-writers disagree on. Otherwise the level is `image.white`, which a training settles and a bundle keeps.
+the precision of JPEG 2000, BitsStored of DICOM. 16 bits there say nothing, as most writers put them by default; nor
+does PNG's sBIT, which writers disagree on. Otherwise the level is `image.white`, which a training settles and a bundle
+keeps.
 
 Photos are brought to the full scale of 16 bits where they are read, so nothing behind that need know of levels. 8 bits
 are never changed.

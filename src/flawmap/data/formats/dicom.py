@@ -22,6 +22,7 @@ from flawmap.errors import FlawmapError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+FEW_LEVELS = 65536 // 8
 MOST_UNPACKED = 400_000_000  # bytes
 _BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 _LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
@@ -116,8 +117,10 @@ def _quiet() -> Iterator[Any]:
             raise Damage("truncated" if short else _line(problem)) from problem
 
 
-def decode(data: bytes, fits: Callable[[int, int, float, bytes], None]) -> Array:
-    """(H, W) or (H, W, 3) in RGB order, white at full scale. `fits` is asked of width, height and bytes a pixel first.
+def decode(data: bytes, fits: Callable[[int, int, float, bytes], None]) -> tuple[Array, str]:
+    """(H, W) or (H, W, 3) in RGB order, white at full scale, with a remark, "" for none.
+
+    `fits` is asked of width, height and bytes a pixel first.
 
     Stored values count from 0 to 2^BitsStored - 1; MONOCHROME1 and a negative RescaleSlope turn dark and bright round.
     A positive rescale changes the unit of the values, not their place between black and white.
@@ -140,7 +143,7 @@ def decode(data: bytes, fits: Callable[[int, int, float, bytes], None]) -> Array
         pixels = _pixels(file, said)
     if pixels.shape[:2] != (said.height, said.width):
         raise Damage("its pixels are of another size than its header says")
-    return _at_full_scale(pixels, said)
+    return _at_full_scale(pixels, said), _remark(pixels, said)
 
 
 def _pixels(file: Any, said: Facts) -> Array:
@@ -200,6 +203,14 @@ def _at_full_scale(pixels: Array, said: Facts) -> Array:
     table = np.rint(np.arange(white + 1) * (np.iinfo(target).max / white)).astype(target)
     table = np.roll(table[::-1] if said.turned else table, lowest)  # a negative index counts from the end
     return by_table(pixels, table)
+
+
+def _remark(pixels: Array, said: Facts) -> str:
+    """Signed values have no black that a setting could tell, so that few levels of 16 bits stay few."""
+    span = int(pixels.max()) - int(pixels.min())
+    if said.signed and said.bits == 16 and span < FEW_LEVELS:
+        return "signed values that use few of their 65536 levels, so that it is nearly grey; save it unsigned"
+    return ""
 
 
 def _line(problem: BaseException) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from flawmap.data.formats import Damage, Unsupported
 
 JP2, CODESTREAM = b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
+MAX_PIECES = 100_000  # boxes, segments and parts of tiles that are walked through, of each at most
 SRGB, GREY, SYCC = 16, 17, 18  # enumerated colour spaces
 _SOT, _SOD, _EOC, _COD = 0xFF90, 0xFF93, 0xFFD9, 0xFF52
 _BLOCK = 400  # bytes that OpenJPEG keeps for a code block or precinct, at most
@@ -80,7 +81,9 @@ def _size(data: bytes, start: int) -> tuple[int, int]:
 
 def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of the contents of each box; the last may reach beyond `end` where it is cut short."""
-    while at + 8 <= end:
+    for _ in range(MAX_PIECES):
+        if at + 8 > end:
+            return
         length, kind, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
         if length == 1:
             length, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
@@ -89,6 +92,7 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
             return
         yield kind, at + head, at + length
         at += length
+    raise Unsupported(f"it holds more than {MAX_PIECES} boxes; save it anew")
 
 
 def _codestream(data: bytes) -> tuple[int, int, tuple[int, int] | None]:
@@ -96,9 +100,7 @@ def _codestream(data: bytes) -> tuple[int, int, tuple[int, int] | None]:
     if data.startswith(CODESTREAM):
         return 0, len(data), None
     streams, header, brand = [], None, b""
-    for number, (kind, start, end) in enumerate(_boxes(data, 0, len(data))):
-        if number > 10_000:
-            raise Unsupported("it holds more than 10000 boxes; save it anew")
+    for kind, start, end in _boxes(data, 0, len(data)):
         if kind == b"jp2c":
             streams.append((start, end))
         elif kind == b"jp2h" and header is None:
@@ -178,7 +180,9 @@ def _colours(data: bytes, header: tuple[int, int] | None, components: int) -> tu
 def _packets(data: bytes, start: int, end: int) -> tuple[int, tuple[int, int], tuple[int, int]]:
     """Layers, the size of precincts at full resolution and that of code blocks, by the main header's COD."""
     at = start + 2
-    while at + 4 <= min(end, len(data)):
+    for _ in range(MAX_PIECES):
+        if at + 4 > min(end, len(data)):
+            break
         marker, length = struct.unpack_from(">HH", data, at)
         if marker == _SOT:
             break
@@ -204,8 +208,11 @@ def check(data: bytes, said: Facts) -> None:
         raise Damage(f"{packets} packets cannot lie in {len(data)} bytes")
     if said.end > len(data):
         raise Damage("truncated")
-    at, found = said.start + 2, dict[int, int]()  # tile: parts that are still to come
+    at, found, pieces = said.start + 2, dict[int, int](), 0  # found: by tile, parts that are still to come
     while at + 2 <= said.end:
+        pieces += 1
+        if pieces > MAX_PIECES + said.tiles:
+            raise Unsupported(f"it holds more than {MAX_PIECES} parts of tiles; save it anew")
         marker = int.from_bytes(data[at : at + 2], "big")
         if marker == _EOC:
             break
