@@ -99,6 +99,8 @@ def tiff(data: bytes, page: Page) -> Array:
         samples = np.moveaxis(samples, 0, 2)
     if samples.shape != (page.height, page.width, page.samples):
         raise Damage("its pixels are of another size than its header says")
+    if samples.dtype == np.bool_:  # single bits
+        return samples.astype(np.uint8)
     return samples.astype(samples.dtype.newbyteorder("="), copy=True)
 
 

@@ -195,6 +195,8 @@ def check(data: bytes, page: Page) -> None:
     if len(counts) < number or (number == 1 and counts[0] == 0):
         if number > 1:
             raise Damage("it does not say how long its strips or tiles are")
+        if not 0 < offsets[0] < len(data):
+            raise Damage("truncated")
         return  # one strip of no stated length reaches to the end, and is heard by its decoder
     if (offsets <= 0).any() or (counts <= 0).any():
         raise Damage("a strip or tile is missing")
