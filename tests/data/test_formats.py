@@ -124,6 +124,22 @@ def test_strips_in_another_order_than_the_rows_are_put_in_place() -> None:
     assert np.array_equal(decode_image(data, "x"), bgr(GREY))
 
 
+def test_single_bits_of_a_rare_compression_are_read() -> None:
+    bits = GREY > 127
+    data = as_tiff(bits, photometric="minisblack", compression="zstd")
+    assert np.array_equal(decode_image(data, "x"), bgr(bits.astype(np.uint8) * 255))
+
+
+@pytest.mark.parametrize("compression", ["lzw", "packbits", "zlib", None])
+def test_a_strip_of_no_stated_length_beyond_the_end_is_truncated(compression: str | None) -> None:
+    data = as_tiff(COLOUR, photometric="rgb", compression=compression, rowsperstrip=1000)
+    page = tiff.read_page(data)
+    lengths = data.find(struct.pack("<HHI", 279, 4, 1))  # the tag of its lengths is made one that nobody knows
+    bare = data[:lengths] + struct.pack("<H", 0x8000) + data[lengths + 2 :]
+    assert np.array_equal(decode_image(bare, "x"), bgr(COLOUR))
+    assert "the image is truncated" in reason(bare[: int(page.offsets[0]) - 8])
+
+
 @pytest.mark.parametrize("picture", [COLOUR, DEEP], ids=["8 bits", "16 bits"])
 @pytest.mark.parametrize("compression", [None, "lzw"])
 def test_a_fourth_channel_that_is_no_alpha_is_left_out_and_told(picture: Array, compression: str | None) -> None:
@@ -279,22 +295,6 @@ def test_rare_compressions_are_read_by_the_extra(compression: str) -> None:
         level = {"jpegxl": {"lossless": True}, "jpeg2000": {"reversible": True, "level": 0}, "webp": {"lossless": True}}
         options["compressionargs"] = level[compression]
     assert np.array_equal(decode_image(as_tiff(COLOUR, photometric="rgb", **options), "x"), bgr(COLOUR))
-
-
-def test_single_bits_of_a_rare_compression_are_read() -> None:
-    bits = GREY > 127
-    data = as_tiff(bits, photometric="minisblack", compression="zstd")
-    assert np.array_equal(decode_image(data, "x"), bgr(bits.astype(np.uint8) * 255))
-
-
-@pytest.mark.parametrize("compression", ["lzw", "packbits", "zlib", None])
-def test_a_strip_of_no_stated_length_beyond_the_end_is_truncated(compression: str | None) -> None:
-    data = as_tiff(COLOUR, photometric="rgb", compression=compression, rowsperstrip=1000)
-    page = tiff.read_page(data)
-    lengths = data.find(struct.pack("<HHI", 279, 4, 1))  # the tag of its lengths is made one that nobody knows
-    bare = data[:lengths] + struct.pack("<H", 0x8000) + data[lengths + 2 :]
-    assert np.array_equal(decode_image(bare, "x"), bgr(COLOUR))
-    assert "the image is truncated" in reason(bare[: int(page.offsets[0]) - 8])
 
 
 def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
