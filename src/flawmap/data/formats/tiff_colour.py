@@ -89,7 +89,8 @@ _TO_SRGB = np.array(
     [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
 )
 _D50 = np.array([0.9642, 1.0, 0.8249])
-_LAB_ROWS = 64  # at a time, in float64
+_LAB_ROWS = 64  # at a time
+_LIGHTS = 1 << 16  # steps of a table that is within 1/20 of a step of 8 bits
 
 
 def _from_lab(samples: Array, icc: bool) -> Array:
@@ -100,18 +101,26 @@ def _from_lab(samples: Array, icc: bool) -> Array:
     full = int(np.iinfo(samples.dtype).max)
     deep = samples.dtype == np.uint16
     brightest, step = (65280 if icc and deep else full), (256 if deep else 1)
+    chroma = np.arange(full + 1) - (full + 1) // 2 if icc else np.arange(full + 1)
+    chroma = chroma if icc else np.where(chroma > full // 2, chroma - full - 1, chroma)
+    roots = (np.arange(full + 1) * (100 / brightest) + 16) / 116, chroma / (500 * step), chroma / (200 * step)
+    light, red, blue = (np.asarray(table, np.float32) for table in roots)
+    screen = np.rint(_gamma(np.arange(_LIGHTS + 1) / _LIGHTS) * full).astype(samples.dtype)
     out = samples.copy()
     for top in range(0, len(samples), _LAB_ROWS):
-        part = samples[top : top + _LAB_ROWS, :, :3]
-        chroma = part[:, :, 1:].astype(np.float64)
-        chroma -= (full + 1) // 2 if icc else np.where(chroma > full // 2, full + 1, 0)
-        y = (part[:, :, 0] * (100 / brightest) + 16) / 116
-        roots = np.stack([y + chroma[:, :, 0] / (500 * step), y, y - chroma[:, :, 1] / (200 * step)], axis=2)
-        xyz = np.where(roots > 6 / 29, roots**3, (roots - 4 / 29) * (108 / 841)) * _D50
-        light = np.clip(xyz @ _TO_SRGB.T, 0, 1)
-        screen = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-        out[top : top + _LAB_ROWS, :, :3] = np.rint(screen * full)
+        part = samples[top : top + _LAB_ROWS]
+        y = light[part[:, :, 0]]
+        root = np.stack([y + red[part[:, :, 1]], y, y - blue[part[:, :, 2]]], axis=2)
+        xyz = np.where(root > 6 / 29, root * root * root, (root - np.float32(4 / 29)) * np.float32(108 / 841))
+        linear = np.clip(xyz.reshape(-1, 3) @ (_TO_SRGB * _D50).T.astype(np.float32), 0, 1).reshape(xyz.shape)
+        shown = np.rint(_gamma(linear) * full) if deep else screen[(linear * _LIGHTS + 0.5).astype(np.int32)]
+        out[top : top + _LAB_ROWS, :, :3] = shown
     return out
+
+
+def _gamma(linear: Array) -> Array:
+    """IEC 61966-2-1."""
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 def over_black(grey: Array, alpha: Array, white: float = 0) -> Array:
