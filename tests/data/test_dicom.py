@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,14 @@ def test_its_size_is_bounded_before_pixels_are_read(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(reader, "MOST_UNPACKED", 100_000)
     assert "very large once unpacked; save it without compression" in reason(deflated)
     assert len(zlib.compress(bytes(900 * 900))) < len(deflated) < 9000
+
+
+def test_its_elements_are_counted_with_a_bound() -> None:
+    data = dicom((VALUES >> 4).astype(np.uint8), 8)
+    at = data.find(b"\x28\0\x02\0US")  # an empty element takes 8 bytes
+    many = b"".join(struct.pack("<HH2sH", 9, 0x1000 + number, b"LO", 0) for number in range(reader.MAX_ELEMENTS))
+    assert "with more than 20000 elements; save it anew" in reason(data[:at] + many + data[at:])
+    assert np.array_equal(decode_pixels(data[:at] + many[:8000] + data[at:], "x"), decode_pixels(data, "x"))
 
 
 def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

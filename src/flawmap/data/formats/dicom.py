@@ -22,12 +22,14 @@ from flawmap.errors import FlawmapError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+MAX_ELEMENTS = 20_000
 FEW_LEVELS = 65536 // 8
 MOST_UNPACKED = 400_000_000  # bytes
 _BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 _LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 _READ = (_BASELINE, "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.5")  # compressed, by pydicom
+_PIXELS = 0x7FE00008  # the first of the tags of pixels
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _TAGS = (
     "Rows", "Columns", "SamplesPerPixel", "BitsStored", "BitsAllocated", "PixelRepresentation", "NumberOfFrames",
@@ -74,7 +76,22 @@ def facts(data: bytes) -> Facts:
     """Read the elements before the pixels. Raises Unsupported without the extra or a picture, Damage if broken."""
     with _quiet() as pydicom:
         _bound(data)
-        return _facts(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(_TAGS)))
+        return _facts(_read(pydicom, data, pixels=False))
+
+
+def _read(pydicom: Any, data: bytes, pixels: bool) -> Any:
+    """The data set, without `pixels` as far as they begin; its elements are counted with a bound."""
+    count = 0
+
+    def stops(tag: int, *_: object) -> bool:
+        nonlocal count
+        count += 1
+        if count > MAX_ELEMENTS:
+            raise Unsupported(f"a DICOM file with more than {MAX_ELEMENTS} elements; save it anew")
+        return not pixels and tag >= _PIXELS
+
+    tags = None if pixels else [pydicom.tag.Tag(name) for name in _TAGS]
+    return pydicom.filereader.read_partial(io.BytesIO(data), stop_when=stops, specific_tags=tags)
 
 
 def _facts(file: Any) -> Facts:
@@ -105,6 +122,7 @@ def _quiet() -> Iterator[Any]:
     if not find_spec("pydicom"):
         raise Unsupported(f"a DICOM file; {INSTALL}")
     import pydicom
+    import pydicom.filereader
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -127,7 +145,7 @@ def decode(data: bytes, fits: Callable[[int, int, float, bytes], None]) -> tuple
     """
     with _quiet() as pydicom:
         _bound(data)
-        file = pydicom.dcmread(io.BytesIO(data))
+        file = _read(pydicom, data, pixels=True)
         if "PixelData" not in file:
             raise Unsupported(_NO_PICTURE)
         said = _facts(file)
