@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from flawmap.data import images
+from flawmap.data.opencv import cv2
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = 1.1
@@ -81,6 +82,11 @@ def files() -> dict[str, bytes]:
         buffer = io.BytesIO()
         image.save(buffer, form, **options)
         found[name] = buffer.getvalue()
+    wide = drawn().astype(np.uint16) * 257
+    for name, packing in (("raw", 1), ("LZW", 5), ("Deflate", 8)):  # a strip for each row
+        options = [cv2.IMWRITE_TIFF_COMPRESSION, packing]
+        found[f"TIFF 16-bit colour, {name}"] = cv2.imencode(".tif", wide, options)[1].tobytes()
+    found["PNG colour, 16 bits"] = cv2.imencode(".png", wide)[1].tobytes()
     return found
 
 

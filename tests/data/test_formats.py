@@ -12,13 +12,11 @@ from typing import Any
 import cv2
 import imagecodecs
 import numpy as np
-import pydicom
 import pytest
 import tifffile
 from PIL import Image as Pillow
-from PIL import ImageCms
 
-from flawmap.data import images
+from flawmap.data import decoding, images, limits
 from flawmap.data.formats import jpeg, rare, tiff
 from flawmap.data.images import decode_image, decode_pixels, header_of, read_mask, read_shape
 from flawmap.errors import ImageError
@@ -107,6 +105,39 @@ def test_colours_in_separate_planes_are_put_together(compression: str | None, pi
     planes = np.ascontiguousarray(np.moveaxis(picture, 2, 0))
     data = as_tiff(planes, photometric="rgb", planarconfig="separate", compression=compression, rowsperstrip=11)
     assert np.array_equal(decode_image(data, "x"), bgr(picture))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 200])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzma"])
+@pytest.mark.parametrize("predictor", [False, True])
+def test_strips_of_any_height_are_put_together(rows: int, compression: str | None, predictor: bool) -> None:
+    predictor = predictor and compression is not None
+    for picture, kind in ((COLOUR, "rgb"), (DEEP, "rgb"), (DEEP_GREY, "minisblack"), (GREY, "miniswhite")):
+        data = as_tiff(picture, photometric=kind, compression=compression, predictor=predictor, rowsperstrip=rows)
+        assert np.array_equal(decode_image(data, "x"), bgr(255 - picture if kind == "miniswhite" else picture)), kind
+
+
+def test_strips_in_another_order_than_the_rows_are_put_in_place() -> None:
+    tags = {256: 131, 257: 96, 258: 8, 259: 1, 262: 1, 277: 1, 278: 48}
+    body = GREY[48:].tobytes() + GREY[:48].tobytes()
+    data = minimal_tiff(body, "<", {**tags, 273: [8 + 48 * 131, 8], 279: [48 * 131] * 2})
+    assert np.array_equal(decode_image(data, "x"), bgr(GREY))
+
+
+def test_single_bits_of_a_rare_compression_are_read() -> None:
+    bits = GREY > 127
+    data = as_tiff(bits, photometric="minisblack", compression="zstd")
+    assert np.array_equal(decode_image(data, "x"), bgr(bits.astype(np.uint8) * 255))
+
+
+@pytest.mark.parametrize("compression", ["lzw", "packbits", "zlib", None])
+def test_a_strip_of_no_stated_length_beyond_the_end_is_truncated(compression: str | None) -> None:
+    data = as_tiff(COLOUR, photometric="rgb", compression=compression, rowsperstrip=1000)
+    page = tiff.read_page(data)
+    lengths = data.find(struct.pack("<HHI", 279, 4, 1))  # the tag of its lengths is made one that nobody knows
+    bare = data[:lengths] + struct.pack("<H", 0x8000) + data[lengths + 2 :]
+    assert np.array_equal(decode_image(bare, "x"), bgr(COLOUR))
+    assert "the image is truncated" in reason(bare[: int(page.offsets[0]) - 8])
 
 
 @pytest.mark.parametrize("picture", [COLOUR, DEEP], ids=["8 bits", "16 bits"])
@@ -217,12 +248,44 @@ def test_a_tiff_is_turned_upright_and_its_shape_told(orientation: int, picture: 
     assert read_shape(tmp_path / "turned.tif") == upright.shape[:2]
 
 
-def test_colours_in_cielab_come_in_as_their_profile_says() -> None:
-    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
-    smooth = Pillow.fromarray(COLOUR // 2 + 64)
-    data = saved(ImageCms.applyTransform(smooth, to_lab), "TIFF")
-    off = np.abs(decode_image(data, "x") - bgr(np.asarray(smooth)))
-    assert off.max() < 0.04 and off.mean() < 0.005, "steps of a and b are coarse"
+def to_lab(rgb: Array) -> Array:
+    """sRGB in [0, 1] -> L* in [0, 100], a* and b* under D50, by the formulas of IEC 61966-2-1 and CIE 15."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
+    xyz = linear @ np.array(matrix).T / (0.9642, 1.0, 0.8249)  # Lindbloom's sRGB under D50
+    roots = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    x, y, z = np.moveaxis(roots, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+@pytest.mark.parametrize("kind", ["cielab", "icclab"])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_colours_in_cielab_come_in_by_the_formula(kind: str, bits: int, compression: str | None) -> None:
+    corners = np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, 8).T
+    rgb = np.vstack([np.random.default_rng(0).uniform(0, 1, (992, 3)), corners]).reshape(25, 40, 3)
+    whole, step = (1 << bits) - 1, 1 << (bits - 8)
+    scale = (65280 if kind == "icclab" and bits == 16 else whole) / 100, step, step
+    numbers = np.rint(to_lab(rgb) * scale).astype(np.int64)
+    exact = numbers / scale
+    numbers[:, :, 1:] += 128 * step if kind == "icclab" else 0
+    stored = (numbers & whole).astype(f"u{bits // 8}")
+    found = decode_image(as_tiff(stored, photometric=kind, compression=compression), "x")
+    if bits == 16:
+        assert np.abs(found - rgb[:, :, ::-1]).max() < 1e-3
+    shown = ((found > 0.002) & (found < 0.998)).all(axis=2)  # not clipped
+    assert shown.mean() > 0.9
+    assert np.abs(to_lab(found[:, :, ::-1].astype(np.float64)) - exact)[shown].max() < (0.6 if bits == 8 else 0.01)
+
+
+def test_colours_in_cielab_that_the_screen_lacks_are_clipped_and_alpha_holds() -> None:
+    lab = np.zeros((4, 5, 4), np.uint8)
+    lab[:, :, 0], lab[:, :, 1], lab[:, :, 3] = 128, 127, 51  # a red that no screen shows
+    data = as_tiff(lab, photometric="cielab", extrasamples=["unassalpha"])
+    found = decode_image(data, "x")
+    assert np.allclose(found[0, 0, 2], 0.2, atol=1e-6) and found[0, 0, 1] == 0
+    deep = as_tiff(np.zeros((4, 5, 3), np.float32), photometric="cielab")
+    assert "colours in CIELAB of 32 bits; save it as RGB" in reason(deep)
 
 
 @pytest.mark.parametrize("compression", ["png", "jpegxl", "jpeg2000", "lerc", "webp"])
@@ -327,43 +390,7 @@ def test_bit_fields_of_a_bitmap_are_read_by_their_masks(masks: tuple[int, int, i
     assert np.abs(decode_image(bitmap(header, values.tobytes()), "x") - want).max() < 0.51 / 255
 
 
-# --- DICOM and foreign files -----------------------------------------------------------------------------------------
-
-
-def dicom(pixels: Array, bits: int, interpretation: str = "MONOCHROME2", **tags: Any) -> bytes:
-    file = pydicom.Dataset()
-    file.file_meta = pydicom.dataset.FileMetaDataset()
-    file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    file.file_meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
-    file.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    file.Rows, file.Columns = pixels.shape[:2]
-    file.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    file.PhotometricInterpretation = interpretation
-    file.BitsAllocated, file.BitsStored, file.HighBit = pixels.itemsize * 8, bits, bits - 1
-    file.PixelRepresentation = int(pixels.dtype.kind == "i")
-    if pixels.ndim == 3:
-        file.PlanarConfiguration = 0
-    for name, value in tags.items():
-        setattr(file, name, value)
-    file.PixelData = pixels.tobytes()
-    buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, file, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def test_dicom_has_white_at_its_stored_bits_and_is_turned_where_it_says_so(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).integers(0, 4096, (20, 30)).astype(np.uint16)
-    want = np.repeat((values / 4095)[:, :, None], 3, 2)
-    assert np.allclose(decode_image(dicom(values, 12), "x"), want, atol=1e-5)
-    assert np.allclose(decode_image(dicom(values, 12, "MONOCHROME1"), "x"), 1 - want, atol=1e-5)
-    falling = dicom(values, 12, RescaleSlope="-1", RescaleIntercept="4095")
-    assert np.allclose(decode_image(falling, "x"), 1 - want, atol=1e-5)
-    signed = (values.astype(int) - 2048).astype(np.int16)
-    assert np.allclose(decode_image(dicom(signed, 12), "x"), want, atol=1e-5)
-    assert np.array_equal(decode_image(dicom(COLOUR[:20, :30].copy(), 8, "RGB"), "x"), bgr(COLOUR[:20, :30]))
-    (tmp_path / "a.dcm").write_bytes(dicom(values, 12))
-    assert read_shape(tmp_path / "a.dcm") == (20, 30)
-    assert "5 images" in reason(dicom(np.zeros((5, 4, 4), np.uint8)[0], 8, NumberOfFrames="5"))
+# --- foreign files ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -375,7 +402,6 @@ def test_dicom_has_white_at_its_stored_bits_and_is_turned_where_it_says_so(tmp_p
         (b"PK\x03\x04" + bytes(99), "a zip archive; unpack it"),
         (b"\0\0\0\x18ftypisom" + bytes(99), "a video"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a drawing (SVG)"),
-        (b"P5 4 4 255\n" + bytes(16), "a PNM image"),
     ],
 )
 def test_a_file_of_another_kind_is_called_by_its_name(data: bytes, words: str) -> None:
@@ -573,7 +599,7 @@ def test_a_large_flat_picture_is_small_and_whole(form: str) -> None:
 
 def test_what_takes_too_much_memory_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
     data = as_tiff(DEEP, photometric="rgb")
-    monkeypatch.setattr(images, "MAX_BYTES", 13 * DEEP[:, :, 0].size + 2 * len(data))
+    monkeypatch.setattr(limits, "MAX_BYTES", 13 * DEEP[:, :, 0].size + 2 * len(data))
     assert decode_pixels(data, "x").shape == (96, 131, 3)
     with pytest.raises(
         ImageError, match=r"^x: 131x96 takes .* GB to decode, over the limit of .*; cut it into smaller"
@@ -585,7 +611,7 @@ def test_memory_that_is_not_there_is_a_fault_of_one_image(monkeypatch: pytest.Mo
     def full(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(images, "_by_opencv", full)
+    monkeypatch.setattr(decoding, "by_opencv", full)
     assert "does not fit into this machine's memory" in reason(png(zlib.compress(ROWS)))
 
 

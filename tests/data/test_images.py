@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from flawmap.data import images
+from flawmap.data import limits
 from flawmap.data.images import (
     SUFFIXES,
     decode_image,
@@ -360,9 +360,9 @@ def test_more_pixels_than_the_limit_are_refused(
 ) -> None:
     path = tmp_path / f"large.{suffix}"
     path.write_bytes(saved(pillow(picture(10, 11)), form, **options))
-    monkeypatch.setattr(images, "MAX_PIXELS", 110)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 110)
     assert read_image(path).shape == (10, 11, 3)
-    monkeypatch.setattr(images, "MAX_PIXELS", 109)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 109)
     assert refusal(path).endswith("11x10 is over the limit of 109 pixels; cut it into smaller images")
 
 

@@ -48,7 +48,8 @@ def folder(root: Path) -> Path:
         (root / name).write_bytes(encode_png(PIXELS))
     for name in ("c.jfif", "d.JPE"):
         (root / name).write_bytes(encode_jpeg(PIXELS))
-    for name in ("a.pgm", "a.heic", "a.mp4", "a.pdf", "a.zip", "BMW.txt"):
+    (root / "p.pgm").write_bytes(b"P5\n9 8\n255\n" + PIXELS[:, :, 0].tobytes())
+    for name in ("a.heic", "a.mp4", "a.pdf", "a.zip", "BMW.txt"):
         (root / name).write_bytes(HEADS[name][0])
     (root / ".cam2").mkdir()
     (root / ".cam2" / "g.png").write_bytes(encode_png(PIXELS))
@@ -60,9 +61,9 @@ def folder(root: Path) -> Path:
 def test_images_are_tried_whatever_their_suffix_and_the_rest_is_told(tmp_path: Path) -> None:
     found = gather([folder(tmp_path / "in")])
     names = [path.name for path in found.images]
-    assert names == ["a.heic", "a.pgm", "a.png", "b.scan", "c.jfif", "d.JPE", "none"]
+    assert names == ["a.heic", "a.png", "b.scan", "c.jfif", "d.JPE", "none", "p.pgm"]
     assert find_images([tmp_path / "in"]) == found.images
-    for name in ("none", "b.scan", "c.jfif", "d.JPE"):
+    for name in ("none", "b.scan", "c.jfif", "d.JPE", "p.pgm"):
         assert read_image(tmp_path / "in" / name).shape == (8, 9, 3)
     assert found.hidden == [tmp_path / "in" / ".cam2" / "g.png"]
     assert found.sentences() == [
@@ -125,9 +126,9 @@ def test_what_a_layout_leaves_out_is_told_by_its_kind(tmp_path: Path) -> None:
     listing = read_layout(tmp_path / "parts")
     notes = "\n".join(listing.notes)
     assert "4 files are not images and left out (BMW.txt, …); among them a PDF, a video (MP4), a zip archive" in notes
-    assert "4 images are left out for their suffix (a.heic, a HEIC photo, …): save or rename them as .bmp" in notes
+    assert "3 images are left out for their suffix (a.heic, a HEIC photo, …): save or rename them as .bmp" in notes
     assert "2 hidden files or folders are left out (.cam2, …); 1 of what is in them are images" in notes
-    assert {path.name for path in listing.passed_over} == {"a.heic", "a.pgm", "b.scan", "none", "g.png"}
+    assert {path.name for path in listing.passed_over} == {"a.heic", "b.scan", "none", "g.png"}
     assert "left out for their suffix" in "\n".join(read_defects(tmp_path / "parts").notes)
 
 

@@ -331,3 +331,42 @@ def test_pillow_and_opencv_agree_on_what_was_saved(tmp_path: Path) -> None:
     Pillow.fromarray(stored(4095, scene=GREY)).save(tmp_path / "a.tif")
     found: Stored = read_pixels(tmp_path / "a.tif", TWELVE)
     assert np.abs(to_float(found)[:, :, 0] - GREY).max() < 2e-4
+
+
+def from_white(level: int, largest: int = 0, order: str = "<") -> bytes:
+    """The grey scene as film is digitised: 0 is white, `level` black."""
+    data = bytearray(tiff(level - stored(level, scene=GREY), 16, order, largest))
+    kind = data.find(struct.pack(order + "HHI", 262, 3, 1)) + 8
+    data[kind : kind + 2] = bytes(2)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("level", [1023, 4095, 16383, 65535])
+def test_what_counts_from_white_is_turned_about_its_own_white(level: int, order: str) -> None:
+    data = from_white(level, order=order)
+    found = to_float(decode_pixels(data, "x", White(level)))
+    assert np.abs(found[:, :, 1] - GREY).max() <= 0.5 / level + 1e-5
+    assert np.abs(to_float(pixels_to_show(data, "x"))[:, :, 1] - GREY).max() <= 0.5 / level + 1e-5
+
+
+def test_a_level_stated_by_a_file_that_counts_from_white_is_believed() -> None:
+    found = to_float(decode_pixels(from_white(4095, largest=4095), "x"))
+    assert np.abs(found[:, :, 1] - GREY).max() < 2e-4
+
+
+def test_the_level_of_what_counts_from_white_is_told_by_its_darkest_pixel(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.tif").write_bytes(from_white(4095))
+    lines: list[str] = []
+    settings, facts = settled_white(ImageSettings(white="auto"), sorted(tmp_path.iterdir()), say=lines.append)
+    assert settings.white == 4095 and "taken for 12 bits, full white is 4095" in lines[0]
+    assert facts["reach"] == pytest.approx(np.quantile(GREY, 0.999), abs=0.01)
+
+
+def test_what_counts_from_white_at_another_level_than_the_bundle_is_refused() -> None:
+    data = from_white(4095)
+    with pytest.raises(ImageError, match=r"above the full white 1023 that .* flawmap white BUNDLE 4095"):
+        decode_pixels(data, "x", White(1023, 0.9, trained=True))
+    with pytest.raises(ImageError, match=r"nearly white: if they hold 12 bits, say so once: flawmap white BUNDLE 4095"):
+        decode_pixels(data, "x", White(65535, 0.9, trained=True))

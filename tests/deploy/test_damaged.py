@@ -10,7 +10,7 @@ import pytest
 from command_helpers import run
 
 from flawmap.cli import READ_PHOTOS
-from flawmap.data import images
+from flawmap.data import decoding, images
 
 
 @pytest.fixture
@@ -41,14 +41,14 @@ def test_a_damaged_photo_is_inspected_where_that_is_accepted_and_named(trained: 
 def test_one_photo_too_large_for_memory_does_not_end_the_run(
     trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = images._by_opencv
+    decode = decoding.by_opencv
 
     def full(data: bytes) -> object:
         if data == (photos / "000.png").read_bytes():
             raise MemoryError
         return decode(data)
 
-    monkeypatch.setattr(images, "_by_opencv", full)
+    monkeypatch.setattr(decoding, "by_opencv", full)
     result = run("inspect", trained, photos)
     assert result.exit_code == 2
     assert "000.png: it does not fit into this machine's memory" in result.stdout

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import tifffile
 from PIL import Image as Pillow
@@ -20,6 +22,7 @@ from flawmap.errors import ImageError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MUTATIONS = int(os.environ.get("FLAWMAP_FUZZ", "300"))
+SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"  # shipped with pydicom
 CHECKED = ("png", "png grey", "tif deflate", "tif lzma")  # every byte of the pixels is under a checksum
 
 
@@ -38,7 +41,7 @@ def by_pillow(form: str, mode: str = "RGB", **options: Any) -> bytes:
 
 def by_tifffile(samples: Array, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, samples, metadata=None, photometric="rgb", **options)
+    tifffile.imwrite(buffer, samples, metadata=None, **{"photometric": "rgb", **options})
     return buffer.getvalue()
 
 
@@ -70,6 +73,19 @@ def seeds() -> dict[str, bytes]:
         "tif fax": by_pillow("TIFF", "1", compression="group4"),
         "tif palette": by_pillow("TIFF", "P"),
         "tif cmyk": by_pillow("TIFF", "CMYK"),
+        "ppm": by_pillow("PPM"),
+        "pgm 12 bits": b"P5\n131 96\n4095\n" + (surface()[:, :, 0].astype(np.uint16) * 16).byteswap().tobytes(),
+        "pgm plain": b"P2\n131 96\n255\n" + b"\n".join(b"%d" % value for value in surface()[:, :, 0].ravel()),
+        "pam": b"P7\nWIDTH 131\nHEIGHT 96\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n" + surface().tobytes(),
+        "pbm": by_pillow("PPM", "1"),
+        "jp2": by_pillow("JPEG2000"),
+        "jp2 grey": by_pillow("JPEG2000", "L", irreversible=True, tile_size=(64, 64), quality_layers=[20, 5]),
+        "dicom": (SAMPLES / "MR_small.dcm").read_bytes(),
+        "dicom jpeg-ls": (SAMPLES / "MR_small_jpeg_ls_lossless.dcm").read_bytes(),
+        "dicom rle": (SAMPLES / "SC_rgb_rle.dcm").read_bytes(),
+        "dicom jpeg": (SAMPLES / "SC_rgb_small_odd_jpeg.dcm").read_bytes(),
+        "tif lab": by_tifffile(surface(), photometric="cielab"),
+        "j2k": by_pillow("JPEG2000", "RGBA", no_jp2=True),
     }
 
 

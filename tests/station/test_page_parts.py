@@ -213,15 +213,18 @@ def test_two_fingers_zoom(page: Any, server: Server) -> None:
     wait_until(lambda: _width(page) > 3 * fits)
 
 
-def test_a_photo_that_no_browser_shows_is_shown_by_the_station(page: Any, server: Server, tmp_path: Path) -> None:
-    file, pixels = tmp_path / "part.tiff", picture(9)
+@pytest.mark.parametrize("suffix", ["tiff", "ppm", "jp2"])
+def test_a_photo_that_no_browser_shows_is_shown_by_the_station(
+    page: Any, server: Server, tmp_path: Path, suffix: str
+) -> None:
+    file, pixels = tmp_path / f"part.{suffix}", picture(9)
     Image.fromarray(pixels[:, :, ::-1].copy()).save(file)
     with Client(server.url) as client:
-        part = client.inspect(file, label="tiff")
+        part = client.inspect(file, label=suffix)
         drawn = client.picture(part["id"], "photo")
     assert np.array_equal(decode_pixels(drawn, "photo"), pixels)
     open_view(page, server, "live")
-    expect(page.locator(".facts h1")).to_contain_text("tiff")
+    expect(page.locator(".facts h1")).to_contain_text(suffix)
     expect(page.locator(".layers img").first).to_have_attribute("src", re.compile("/photo$"))
     assert page.locator(".layers img").first.evaluate("image => image.naturalWidth") == 80
     page.route("**/photo", lambda route: route.abort())  # as of a file that this browser does not show

@@ -106,3 +106,25 @@ def test_photos_to_train_on_are_shown_bright(server: Server, http: httpx.Client)
     for photo in http.get(f"/api/datasets/{ident}").json()["photos"]:
         small = http.get(f"/api/datasets/{ident}/photos/{photo['id']}?thumbnail=true").content
         assert decode_image(small, "x").mean() == pytest.approx(picture(100).mean() / 255, abs=0.03)
+
+
+def as_ppm(number: int) -> bytes:
+    """The drawn part as a camera of 12 bits stores it, in a format whose header says that white is 4095."""
+    values = pixels(number, 4095)[:, :, ::-1]
+    height, width = values.shape[:2]
+    return f"P6\n{width} {height}\n4095\n".encode() + values.astype(">u2").tobytes()
+
+
+def test_what_browsers_do_not_show_is_inspected_kept_and_drawn(client: Client, http: httpx.Client) -> None:
+    seen, found = client.inspect(png(4)), client.inspect(as_ppm(4))
+    assert found["score"] == pytest.approx(seen["score"], abs=ALIKE)
+    assert client.picture(found["id"], "original") == as_ppm(4)
+    for name in ("photo", "thumbnail", "overlay"):
+        assert brightness(client, found["id"], name) == pytest.approx(brightness(client, seen["id"], name), abs=0.02)
+    assert client.picture(found["id"], "photo").startswith(b"\x89PNG")
+    ident = dataset(http, range(0))
+    files = [("image", ("a.ppm", as_ppm(4), "application/octet-stream"))]
+    answer = http.post(f"/api/datasets/{ident}/photos", files=files).json()
+    assert not answer["refused"] and answer["added"][0]["width"] == picture(4).shape[1]
+    whole = http.get(f"/api/datasets/{ident}/photos/{answer['added'][0]['id']}")
+    assert whole.headers["content-type"] == "image/x-portable-anymap" and whole.content == as_ppm(4)

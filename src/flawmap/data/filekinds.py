@@ -56,6 +56,8 @@ _BY_NAME: dict[str, tuple[str, Group]] = {
     **dict.fromkeys((".m2ts", ".mts"), ("video", "video")),
 }
 _SIDES = re.compile(rb"P[1-7Ff]\s+(#|\d|WIDTH)")
+# Classes of DICOM objects: directories of a disc, reports, presentation states.
+_NO_PICTURE = re.compile(rb"\x02\0\x02\0UI..1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(11|88)\.)", re.DOTALL)
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
@@ -83,6 +85,9 @@ def kind_of(path: Path) -> FileKind:
 
 def kind_of_bytes(head: bytes, suffix: str = "") -> FileKind:
     """The same for a file's first bytes and its suffix in lower case."""
+    if head[128:132] == b"DICM":  # first: it may begin as a TIFF
+        bare = _NO_PICTURE.search(head) is not None
+        return FileKind("DICOM file without a picture", "document") if bare else FileKind("DICOM image", "image")
     for mark, words, group in _MARKS:
         if head.startswith(mark):
             return FileKind(*_SUFFIXES.get(suffix, (words, group)))
@@ -97,8 +102,6 @@ def kind_of_bytes(head: bytes, suffix: str = "") -> FileKind:
         return FileKind("BMP image", "image")
     if _SIDES.match(head) and (suffix in _PLAIN or head[1:2] in b"4567"):
         return FileKind("PGM or PPM image", "image")
-    if head[128:132] == b"DICM":
-        return FileKind("DICOM image", "image")
     if head[257:262] == b"ustar":
         return FileKind("tar archive", "archive")
     return FileKind(*_BY_NAME.get(suffix, ("file", "other")))

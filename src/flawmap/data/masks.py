@@ -80,7 +80,7 @@ def marked(pixels: MaskPixels, name: str = "mask") -> tuple[Mask, Facts]:
     levels, alpha, unclear = _levels(pixels, name)
     kind, dim = kind_of_levels(levels, pixels.lossy), False
     if kind == "grey":
-        full = float(_full_scale(levels))
+        full = pixels.white if levels.max() <= pixels.white and pixels.indices is None else _full_scale(levels)
         most = float(levels.max())
         dim = most <= full / 2
         mask = levels > (most if dim else full) / 2

@@ -1,4 +1,4 @@
-"""What data/images.py does before the network, in ONNX: OpenCV's resize of an image of any size, and the scale to 1.
+"""What data/pixels.py does before the network, in ONNX: OpenCV's resize of an image of any size, and the scale to 1.
 
 Each row, then each column, of the result is a weighted sum of a few of the image; the places and the weights follow
 from the sizes by whole-number arithmetic, in the graph. So an artefact sees the pixels that flawmap sees: ONNX's own

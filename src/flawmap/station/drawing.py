@@ -26,6 +26,7 @@ from flawmap.data.images import (
 from flawmap.data.white import may_be_deep
 
 THUMBNAIL = 256  # pixels of the longer side
+SHOWN = frozenset({"image/png", "image/jpeg", "image/bmp", "image/webp"})  # by every browser
 
 
 def map_png(map_file: Path, height: int, width: int) -> bytes:
@@ -53,10 +54,10 @@ def overlay_jpeg(
 def photo(data: bytes, kind: str, white: int | None = None, drawn: bool = False) -> tuple[bytes, str]:
     """An image for a browser, and its media type: as it is, or pixel by pixel as a PNG of 8 bits a channel.
 
-    It is drawn where a browser shows the file dark or not at all: TIFF, 16 bits, and any other that is asked for so
-    (`drawn`). `kind`: its media type. `white`: full white of 16 bits, where it is known. Raises ImageError.
+    It is drawn where a browser shows the file dark or not at all: none of SHOWN, 16 bits, and any other that is asked
+    for so (`drawn`). `kind`: its media type. `white`: full white of 16 bits, where it is known. Raises ImageError.
     """
-    if not drawn and kind != "image/tiff" and not may_be_deep(data):
+    if not drawn and kind in SHOWN and not may_be_deep(data):
         return data, kind
     return encode_png(to_uint8(to_float(pixels_to_show(data, "image", white)))), "image/png"
 

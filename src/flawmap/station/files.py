@@ -28,8 +28,14 @@ from flawmap.errors import StationError
 from flawmap.station.settings import KeepSettings
 
 ID = re.compile(r"[0-9a-f]{32}")
-SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
-MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".bmp": "image/bmp", ".tif": "image/tiff", ".webp": "image/webp"}
+SUFFIXES = {  # by the kinds of data.images.Header
+    "PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp", "PNM": ".pnm",
+    "JPEG2000": ".jp2", "DICOM": ".dcm",
+}  # fmt: skip
+MEDIA = {
+    ".png": "image/png", ".jpg": "image/jpeg", ".bmp": "image/bmp", ".tif": "image/tiff", ".webp": "image/webp",
+    ".pnm": "image/x-portable-anymap", ".jp2": "image/jp2", ".dcm": "application/dicom",
+}  # fmt: skip
 MAP = ".map.png"  # ends the name of a map
 LEFT_S = 3600  # seconds after which a file without a record was left by a killed process
 DAY = 24 * 60 * 60

@@ -10,7 +10,7 @@ from typing import Any
 
 from flawmap.config import ImageSettings
 from flawmap.data.images import Brightness, brightness_of
-from flawmap.data.white import FAR, FULL, LEVELS, White, likely_white, may_be_deep
+from flawmap.data.white import FAR, FULL, HEAD, LEVELS, White, likely_white, may_be_deep
 from flawmap.errors import ImageError
 
 SHALLOW_READ = 32  # photos without 16 bits that tell how bright photos are; their level is known without decoding
@@ -82,7 +82,7 @@ def _deep(path: Path) -> bool:
     """Whether a photo may hold more than 8 bits."""
     try:
         with path.open("rb") as file:
-            start = file.read(32)
+            start = file.read(HEAD)
             return may_be_deep(start + file.read() if start[:2] in (b"II", b"MM") else start)
     except (OSError, ValueError):
         return True

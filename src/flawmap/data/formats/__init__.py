@@ -1,7 +1,8 @@
 """Readers of image formats, a small file each: what a header says, whether the bytes hold it, rare kinds of pixels.
 
-`data.images` is the door; nothing else imports these. Each reader looks at the header first, before memory is taken,
-and listens to its decoder: what that reports as missing or corrupt is a `Damage`.
+`data.images` is the door; `data.decoding` and `data.header` behind it call these, and `data.white` asks some for their
+level. Each reader looks at the header first, before memory is taken, and listens to its decoder: what that reports as
+missing or corrupt is a `Damage`.
 """
 
 from __future__ import annotations

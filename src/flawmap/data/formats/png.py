@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from flawmap.data.formats import Damage
 
+MARK = b"\x89PNG\r\n\x1a\n"
 DEFLATE_RATIO = 1032
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 

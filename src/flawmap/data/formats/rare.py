@@ -1,6 +1,6 @@
-"""Files that another library reads, or none: DICOM, TIFFs of rare compressions, and what other files are called.
+"""Files that another library reads, or none: TIFFs of rare compressions, and what other files are called.
 
-`tifffile` (with `imagecodecs`) and `pydicom` are the extra `formats`. HEIC is not read: the wheels of pillow-heif hold
+`tifffile` with `imagecodecs` is in the extra `formats`. HEIC is not read: the wheels of pillow-heif hold
 x265, which is under the GPL.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,8 +15,6 @@ import numpy as np
 
 from flawmap.data.formats import INSTALL, Damage, Unsupported
 from flawmap.data.formats.tiff import NAMES, Page
-from flawmap.data.formats.tiff_colour import by_table
-from flawmap.errors import FlawmapError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,8 +34,6 @@ _KINDS = (  # offset, mark, what it is and what to do about it
     (0, b"\x1f\x8b", "a gzip archive; unpack it"),
     (0, b"\x1aE\xdf\xa3", "a video; save single pictures of it as PNG"),
     (8, b"AVI ", "a video; save single pictures of it as PNG"),
-    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image; save it as PNG or TIFF"),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image; save it as PNG or TIFF"),
     (0, b"\xff\x0a", "a JPEG XL image; save it as PNG"),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL image; save it as PNG"),
     (0, b"8BPS", "a Photoshop document; save it as PNG or TIFF"),
@@ -59,14 +54,11 @@ def name_of(data: bytes) -> str:
     for at, mark, name in _KINDS:
         if data.startswith(mark, at):
             return name
-    if len(data) > 2 and data[:1] == b"P" and data[1] in b"1234567" and data[2] in b" \t\r\n#":
-        return "a PNM image (PBM, PGM or PPM); save it as PNG"
+    if data.startswith((b"\x02\0\0\0UL\x04\0", b"\x08\0\x05\0CS", b"\x08\0\x08\0CS", b"\x08\0\x16\0UI")):
+        return "a DICOM file without its preamble; save it anew as a DICOM file (Part 10)"
+    if data[:2] in (b"PF", b"Pf") and data[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
+        return "a PFM image; save it as TIFF"
     return ""
-
-
-def is_dicom(data: bytes) -> bool:
-    """Whether the bytes begin as those of a DICOM or DICONDE file."""
-    return data[128:132] == b"DICM"
 
 
 def reads_tiff() -> bool:
@@ -107,48 +99,9 @@ def tiff(data: bytes, page: Page) -> Array:
         samples = np.moveaxis(samples, 0, 2)
     if samples.shape != (page.height, page.width, page.samples):
         raise Damage("its pixels are of another size than its header says")
+    if samples.dtype == np.bool_:  # single bits
+        return samples.astype(np.uint8)
     return samples.astype(samples.dtype.newbyteorder("="), copy=True)
-
-
-def dicom(data: bytes, fits: Callable[[int, int, float, bytes], None]) -> Array:
-    """(H, W) or (H, W, 3) in RGB order, white at full scale. `fits` is asked of width, height and bytes a pixel first.
-
-    Stored values count from 0 to 2^BitsStored - 1; MONOCHROME1 and a negative RescaleSlope turn dark and bright round.
-    A positive rescale changes the unit of the values, not their place between black and white.
-    """
-    if not find_spec("pydicom"):
-        raise Unsupported(f"a DICOM file; {INSTALL}")
-    import pydicom
-
-    try:
-        file = pydicom.dcmread(io.BytesIO(data))
-        frames = int(file.get("NumberOfFrames", 1) or 1)
-        if "PixelData" not in file:
-            raise Unsupported("a DICOM file without a picture of integers")
-        if frames > 1:
-            raise Unsupported(f"it holds {frames} images; save each as a file of its own")
-        samples = int(file.get("SamplesPerPixel", 1))
-        rows, columns = int(file.Rows), int(file.Columns)
-        bits, signed = int(file.BitsStored), int(file.PixelRepresentation)
-        turned = (file.PhotometricInterpretation == "MONOCHROME1") != (float(file.get("RescaleSlope", 1) or 1) < 0)
-        palette = file.PhotometricInterpretation == "PALETTE COLOR"
-        if palette or bits > 16:
-            raise Unsupported("a DICOM file with a palette or more than 16 bits; save it as PNG or TIFF")
-        fits(columns, rows, samples * (2 if bits > 8 else 1) * 4, data)
-        pixels: Array = np.asarray(file.pixel_array)
-    except (Unsupported, MemoryError, FlawmapError):
-        raise
-    except (NotImplementedError, RuntimeError) as problem:
-        raise Unsupported(f"a DICOM file whose compression is not read: {_line(problem)}") from problem
-    except Exception as problem:  # pydicom raises many kinds on damaged files
-        raise Damage(_line(problem)) from problem
-    lowest, white = -(1 << bits - 1) if signed else 0, (1 << bits) - 1
-    if pixels.min() < lowest or pixels.max() > lowest + white:
-        raise Damage(f"its values exceed the {bits} bits that it states")
-    target = np.uint8 if bits <= 8 else np.uint16
-    table = np.rint(np.arange(white + 1) * (np.iinfo(target).max / white)).astype(target)
-    table = np.roll(table[::-1] if turned else table, lowest)  # a negative index counts from the end
-    return by_table(pixels, table)
 
 
 def _line(problem: BaseException) -> str:

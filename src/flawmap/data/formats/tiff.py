@@ -110,6 +110,8 @@ def _read_page(data: bytes) -> Page:
     if min(width, height, samples) <= 0 or samples > 1024:
         raise Damage("it states no size")
     bits, kinds = tags.get(258, np.array([1])), tags.get(339, np.array([1]))
+    if one(262) == 8 and set(kinds.tolist()) == {1, 2}:  # CIELAB: a and b are signed, whether it is said or not
+        kinds = np.array([1])
     if len(set(bits.tolist())) > 1 or len(set(kinds.tolist())) > 1:
         raise Unsupported("its channels differ in depth; save it with 8 or 16 bits each")
     tiled = 322 in tags
@@ -193,6 +195,8 @@ def check(data: bytes, page: Page) -> None:
     if len(counts) < number or (number == 1 and counts[0] == 0):
         if number > 1:
             raise Damage("it does not say how long its strips or tiles are")
+        if not 0 < offsets[0] < len(data):
+            raise Damage("truncated")
         return  # one strip of no stated length reaches to the end, and is heard by its decoder
     if (offsets <= 0).any() or (counts <= 0).any():
         raise Damage("a strip or tile is missing")

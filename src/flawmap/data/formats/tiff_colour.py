@@ -24,6 +24,7 @@ BLACK_AND_WHITE, GREY, RGB, PALETTE, MASK, CMYK, YCBCR, CIELAB, ICCLAB, MOSAIC, 
     32803,
     34892,
 )
+LEFT_OUT = "channels that are neither colour nor alpha were left out"
 
 
 def refuse(page: Page) -> None:
@@ -44,6 +45,8 @@ def refuse(page: Page) -> None:
     if page.kind not in (1, 3):
         raise Unsupported("its values are complex numbers; save their magnitude")
     beyond = page.samples - page.colour_count
+    if page.photometric in (CIELAB, ICCLAB) and (page.kind != 1 or page.bits not in (8, 16)):
+        raise Unsupported(f"colours in CIELAB of {page.bits} bits; save it as RGB")
     if page.photometric in (BLACK_AND_WHITE, GREY) and page.samples > 2:
         raise Unsupported(f"it has {page.samples} channels (multispectral); save those to inspect as grey or colour")
     if beyond < 0:
@@ -60,27 +63,69 @@ def to_picture(samples: Array, page: Page) -> tuple[Array, str]:
     if alpha >= samples.shape[2]:
         alpha = 0
     if samples.shape[2] - colours > bool(alpha):
-        remark = "channels that are neither colour nor alpha were left out"
+        remark = LEFT_OUT
     if page.photometric == PALETTE:
         return _looked_up(samples[:, :, 0], page), remark
     if page.kind == 1 and page.bits not in (8, 16):
         samples = _full_scale(samples, page.bits)
     if page.photometric == CMYK:
         return _printed(samples), remark
+    if page.photometric in (CIELAB, ICCLAB):
+        samples = _from_lab(samples, page.photometric == ICCLAB)
     if page.photometric == BLACK_AND_WHITE:
         white = 1.0 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
         np.subtract(samples.dtype.type(white), samples[:, :, :1], out=samples[:, :, :1])
     laid = alpha > 0 and page.extra[alpha - colours] == 1  # associated: laid on black already
     if colours == 1:
         grey = samples[:, :, 0]
-        return (grey if not alpha or laid else _laid(grey, samples[:, :, alpha])), remark
+        return (grey if not alpha or laid else over_black(grey, samples[:, :, alpha])), remark
     if not alpha or laid:
         return samples[:, :, :3], remark
     return samples[:, :, [0, 1, 2, alpha]], remark
 
 
-def _laid(grey: Array, alpha: Array) -> Array:
-    full = np.float32(1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max)
+# XYZ under D50 to linear sRGB, adapted to D65 by Bradford's method (B. Lindbloom, RGB/XYZ matrices).
+_TO_SRGB = np.array(
+    [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
+)
+_D50 = np.array([0.9642, 1.0, 0.8249])
+_LAB_ROWS = 64  # at a time
+_LIGHTS = 1 << 16  # steps of a table that is within 1/20 of a step of 8 bits
+
+
+def _from_lab(samples: Array, icc: bool) -> Array:
+    """CIELAB under D50 (CIE 15; TIFF 6.0, section 23; `icc`: as in ICC profiles) -> sRGB in the samples' depth.
+
+    LittleCMS goes by tables of its own, which are up to 0.12 away from the formula at 8 bits.
+    """
+    full = int(np.iinfo(samples.dtype).max)
+    deep = samples.dtype == np.uint16
+    brightest, step = (65280 if icc and deep else full), (256 if deep else 1)
+    chroma = np.arange(full + 1) - (full + 1) // 2 if icc else np.arange(full + 1)
+    chroma = chroma if icc else np.where(chroma > full // 2, chroma - full - 1, chroma)
+    roots = (np.arange(full + 1) * (100 / brightest) + 16) / 116, chroma / (500 * step), chroma / (200 * step)
+    light, red, blue = (np.asarray(table, np.float32) for table in roots)
+    screen = np.rint(_gamma(np.arange(_LIGHTS + 1) / _LIGHTS) * full).astype(samples.dtype)
+    out = samples.copy()
+    for top in range(0, len(samples), _LAB_ROWS):
+        part = samples[top : top + _LAB_ROWS]
+        y = light[part[:, :, 0]]
+        root = np.stack([y + red[part[:, :, 1]], y, y - blue[part[:, :, 2]]], axis=2)
+        xyz = np.where(root > 6 / 29, root * root * root, (root - np.float32(4 / 29)) * np.float32(108 / 841))
+        linear = np.clip(xyz.reshape(-1, 3) @ (_TO_SRGB * _D50).T.astype(np.float32), 0, 1).reshape(xyz.shape)
+        shown = np.rint(_gamma(linear) * full) if deep else screen[(linear * _LIGHTS + 0.5).astype(np.int32)]
+        out[top : top + _LAB_ROWS, :, :3] = shown
+    return out
+
+
+def _gamma(linear: Array) -> Array:
+    """IEC 61966-2-1."""
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def over_black(grey: Array, alpha: Array, white: float = 0) -> Array:
+    """Grey (H, W) under alpha (H, W), of one type, over black: float32 in [0, 1]. `white`: 0 is the type's own."""
+    full = np.float32(white or (1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max))
     return np.asarray((grey / full) * (alpha / full), np.float32)
 
 

@@ -50,7 +50,7 @@ def working_bytes(page: Page) -> int:
     """Bytes a pixel that are held at most until the picture is put together, by this reader or another."""
     wide = -(-page.bits // 8)
     each = 2 * page.samples * wide + (12 if page.alpha or page.kind == 3 else 0)
-    return max(each, {3: 7, 5: 24, 8: 16, 9: 16}.get(page.photometric, 0))
+    return max(each, {3: 7, 5: 24, 8: 13 * wide, 9: 13 * wide}.get(page.photometric, 0))
 
 
 def decode(data: bytes, page: Page, libtiff: Libtiff, strict: bool = True) -> Array:
@@ -62,6 +62,8 @@ def decode(data: bytes, page: Page, libtiff: Libtiff, strict: bool = True) -> Ar
     rows, columns = page.block
     across, down = -(-page.width // columns), -(-page.height // rows)
     together = 1 if page.separate else page.samples
+    if strict and page.compression in (RAW, DEFLATE, OLD_DEFLATE, LZMA) and not page.tiled and not page.separate:
+        return _of_strips(data, page)
     in_rows = page.compression in (LZW, PACKBITS) and not page.tiled and not page.separate
     if in_rows and strict and block_bytes(page, 1) % 2 == 0:
         return _whole(data, page, libtiff)
@@ -86,6 +88,37 @@ def decode(data: bytes, page: Page, libtiff: Libtiff, strict: bool = True) -> Ar
         else:
             into[...] = block[:high, :wide]
     return pixels
+
+
+def _of_strips(data: bytes, page: Page) -> Array:
+    """Strips put together before their numbers are made of them all at once: some writers make one for each row."""
+    found = np.empty(block_bytes(page, page.height), np.uint8)
+    if _adjoin(page):
+        start = int(page.offsets[0])
+        if len(data) < start + len(found):
+            raise Damage("a strip or tile is cut short")
+        found[:] = np.frombuffer(data, np.uint8, len(found), start)
+    else:
+        at = 0
+        for number, top in enumerate(range(0, page.height, page.block[0])):
+            high = min(page.block[0], page.height - top)
+            size = block_bytes(page, high)
+            found[at : at + size] = np.frombuffer(_block(data, page, number, high), np.uint8, size)
+            at += size
+    samples = _samples(found.data, page, page.height, page.width, page.samples)
+    return np.asarray(samples, _dtype(page).newbyteorder("="))
+
+
+def _adjoin(page: Page) -> bool:
+    """Whether uncompressed strips lie one after another, so that they are one."""
+    if page.compression != RAW or page.reversed_bits:
+        return False
+    number = -(-page.height // page.block[0])
+    offsets, counts = page.offsets[: number - 1], page.counts[: number - 1]
+    whole = block_bytes(page, page.block[0])
+    return len(counts) == number - 1 and bool(
+        (counts == whole).all() and (offsets + counts == page.offsets[1:number]).all()
+    )
 
 
 def _dtype(page: Page) -> np.dtype[Any]:

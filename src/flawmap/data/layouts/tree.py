@@ -1,4 +1,4 @@
-"""The files below a folder: the images that are read by their suffix, and what else lies there."""
+"""The files below a folder: the images that are read by their suffix, DICOM without one, and what else lies there."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Tree:
             self.files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
         if problems:
             raise LayoutError(f"{problems[0].filename}: the folder cannot be read; change its permissions")
-        self.images_found = [path for path in self.files if path.suffix.lower() in SUFFIXES]
-        self.present = set(self.files)
+        self.images_found = [path for path in self.files if path.suffix.lower() in SUFFIXES or _is_bare_dicom(path)]
+        self.read, self.present = set(self.images_found), set(self.files)
 
     @cached_property
     def _lower(self) -> dict[tuple[Path, str], Path]:
@@ -71,7 +71,7 @@ class Tree:
 
     def others(self) -> list[tuple[Path, FileKind]]:
         """Files that are not read for their suffix or as they are hidden, also in hidden folders, with their kinds."""
-        return [(path, kind_of(path)) for path in self.files if path.suffix.lower() not in SUFFIXES] + [
+        return [(path, kind_of(path)) for path in self.files if path not in self.read] + [
             (path, kind_of(path)) for path in self.hidden_files()
         ]
 
@@ -86,6 +86,12 @@ class Tree:
             else:
                 found.append(path)
         return found
+
+
+def _is_bare_dicom(path: Path) -> bool:
+    """Whether a file without a suffix, or with one of figures as the UIDs of DICOM end, is a DICOM file."""
+    bare = path.suffix == "" or path.suffix[1:].isdigit()
+    return bare and kind_of(path).words == "DICOM image"
 
 
 def is_cache(name: str) -> bool:
@@ -177,7 +183,7 @@ def gather(paths: Sequence[str | Path]) -> Gathered:
             kinds = {other: kind for other, kind in tree.others()}
             out_of_sight = set(tree.hidden_files())
             tried = {other for other, kind in kinds.items() if kind.group == "image" and other not in out_of_sight}
-            inside = [file for file in tree.files if file.suffix.lower() in SUFFIXES or file in tried]
+            inside = [file for file in tree.files if file in tried or file in tree.read]
             hidden += [file for file in out_of_sight if kinds[file].group == "image"]
             if not inside:
                 what = "; ".join(Gathered([], list(kinds.items()), hidden).sentences())

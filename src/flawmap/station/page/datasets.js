@@ -2,7 +2,7 @@
 
 import { get, post, remove, send } from "./api.js";
 import { ask, busy, button, el, field, refill, select, symbol, tell } from "./dom.js";
-import { filesOf } from "./files.js";
+import { IMAGES, filesOf, isImage } from "./files.js";
 import { number, t } from "./strings.js";
 import { words } from "./words.js";
 
@@ -81,7 +81,7 @@ export function datasets(changed) {
       const input = el("input", {
         type: "file",
         multiple: true,
-        accept: "image/*",
+        accept: IMAGES,
         webkitdirectory: folder,
         class: "unseen",
         tabindex: "-1",
@@ -111,7 +111,6 @@ export function datasets(changed) {
   }
 
   async function add(kind, files) {
-    const isImage = (file) => file.type.startsWith("image/");
     const images = files.filter(isImage);
     const others = files.filter((file) => !isImage(file)).map((file) => file.name);
     if (!images.length) return tell(t("notAnImage"), true);

@@ -2,6 +2,7 @@
 
 import { send } from "./api.js";
 import { busy, button, el, refill, symbol } from "./dom.js";
+import { IMAGES } from "./files.js";
 import { decideButton } from "./look.js";
 import { facts, stripOf, verdictPanel } from "./parts.js";
 import { picture } from "./picture.js";
@@ -96,7 +97,7 @@ export function live(root) {
 function tryOut() {
   const file = el("input", {
     type: "file",
-    accept: "image/*",
+    accept: IMAGES,
     class: "unseen",
     tabindex: "-1",
     "aria-hidden": "true",
