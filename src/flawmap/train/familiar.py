@@ -53,7 +53,7 @@ FOLDS = 8
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
 REMEMBERED_PHOTOS = 1024  # good photos of which places are remembered, at most about
 OWN = 2.0  # times the square of its weight: what detection's map counts by in the score, being trained on such defects
-OWN_IN_MAP = 0.5  # times its weight that it counts by in the map that is shown
+OWN_IN_MAP = 0.5  # of that it counts by in the map that is shown
 LEAST = 0.01  # that a kind counts as, next to the best
 CELLS = 400_000  # among which those of a group are chosen, at most about
 DIRECTIONS = 64  # in which it is told how unlike such places are
@@ -344,9 +344,10 @@ class CrossFit:
         self.model.keep(kept)
         if kept:
             chosen = [self.kinds.index(name) for name in (MAP, *kept)]
-            counts, in_map = (self._weights(found_by, (MAP, *kept), shown) for shown in (False, True))
+            own = OWN_IN_MAP if recipe.model.source_weights == "cubed" else 1.0
+            in_map = np.append(own, np.ones(len(kept))) * self._weights(found_by, (MAP, *kept))
             together = bool({*PRETRAINED} & {*kept}) or _together_outlines_better(outlines, chosen, in_map)
-            familiarity.share(together, float(in_map[0] / counts[0]))
+            familiarity.share(together, own)
         else:
             self.model.familiarity = None
         return found_by
@@ -364,13 +365,13 @@ class CrossFit:
             images = (pictures + change).clamp(0, 1)
         return images, sample.mask.cpu()
 
-    def _weights(self, found_by: Mapping[str, float], kinds: Sequence[str], shown: bool = False) -> Floats64:
-        """How much each kind counts, (kinds,), by `model.source_weights`: in the score, or in the map as `shown`."""
+    def _weights(self, found_by: Mapping[str, float], kinds: Sequence[str]) -> Floats64:
+        """How much each kind counts in the score, (kinds,), by `model.source_weights`."""
         counts = trust([found_by[name] for name in kinds])
         if self.recipe.model.source_weights == "selected":
             return counts
         counts, own = (counts / counts.max()) ** 3, list(kinds).index(MAP)
-        counts[own] = OWN_IN_MAP * counts[own] if shown else OWN * counts[own] ** 2
+        counts[own] = OWN * counts[own] ** 2
         weights: Floats64 = np.maximum(counts, LEAST)
         return weights
 
