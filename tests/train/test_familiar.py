@@ -271,15 +271,20 @@ def test_a_source_that_finds_painted_defects_much_worse_is_left_out(
     torch.testing.assert_close(worn, wanted, rtol=2e-3, atol=1e-3)
 
 
-def test_cubed_weights_are_third_powers_also_of_detections_own_map(
-    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ([0.9, 0.7, 0.9], [2.0, 0.125, 1.0]),  # the map finds as many as the best source
+        ([0.7, 0.9, 0.8], [2 * 0.5**6, 1.0, 0.75**3]),
+        ([0.5, 0.9, 0.8], [0.01, 1.0, 0.75**3]),  # none
+    ],
+)
+def test_cubed_weights_and_detections_own_map_that_was_trained_on_what_weighs_it(
+    found: list[float], wanted: list[float], photos: list[Path]
 ) -> None:
     fit = prepared(recipe_of("model.source_weights=cubed"), photos)
-    for name, value in (("UNSTEADY", 100.0), ("UNEVEN", 100.0), ("USEFUL", 0.0), ("with_defects", bright_square)):
-        monkeypatch.setattr(familiar, name, value)
-    found = fit.fit()
-    above = np.array([found[name] - 0.5 for name in fit.told.kinds]).clip(0)
-    np.testing.assert_allclose(fit.told.trust, ((above / above.max()).clip(0.01) ** 3).clip(0.01))
+    kinds = ("map", "encoder", "local")
+    np.testing.assert_allclose(fit._weights(dict(zip(kinds, found, strict=True)), kinds), wanted)
 
 
 def test_evidence_counts_by_what_it_finds_above_chance() -> None:
