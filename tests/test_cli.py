@@ -365,8 +365,15 @@ def test_drawing_refuses_an_unknown_surface_and_a_folder_in_use(parts: Path, tmp
         ("import", "{empty}", "--object", "part", "--out", "new.bundle"),
         ("import", "nowhere", "--out", "new.safetensors"),
         ("recipes", "quick"),
+        ("recipes", "x" * 5000),
+        ("inspect", "{bundle}", "x" * 5000),
+        ("explain", "{bundle}", "x" * 5000),
+        ("evaluate", "x" * 5000, "{parts}"),
+        ("train", "x" * 5000, "--out", "new.bundle"),
+        ("train", "{parts}", "--out", "x" * 5000),
+        ("masks", "x" * 5000, "{parts}", "--out", "masks"),
     ],
-    ids=lambda arguments: " ".join(arguments),
+    ids=lambda arguments: " ".join(arguments).replace("x" * 5000, "x…"),
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(
     arguments: tuple[str, ...], bundle: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

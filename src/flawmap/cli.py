@@ -5,6 +5,7 @@ Everything heavy is imported inside the command that needs it, so that `flawmap 
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import json
@@ -95,6 +96,10 @@ def _command(name: str, when_stopped: str) -> Callable[[Callable[..., None]], Ca
                     function(*args, **kwargs)
             except FlawmapError as problem:
                 _fail(str(problem))
+            except OSError as problem:
+                if problem.errno != errno.ENAMETOOLONG:
+                    raise
+                _fail(f"{str(problem.filename)[:100]}…: longer than a file's name can be; give another")
             except KeyboardInterrupt:
                 typer.echo(f"\nflawmap: stopped; {when_stopped}", err=True)
                 raise typer.Exit(EXIT_INTERRUPTED) from None

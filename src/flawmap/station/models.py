@@ -408,7 +408,7 @@ def _settings(path: Path, section: str) -> dict[str, Any]:
     """A section of the bundle's recipe."""
     try:
         found = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8")).get(section, {})
-    except (OSError, ValueError):  # what is wrong with the recipe is said where the bundle is opened
+    except (OSError, ValueError, RecursionError):  # what is wrong with the recipe is said where the bundle is opened
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -126,7 +126,7 @@ def decoded(rle: Sequence[int] | np.ndarray[Any, np.dtype[np.uint8]], size: tupl
     lengths = [number(4) + 1 for _ in range(4)]
     if total != 4 * size[0] * size[1]:
         raise ValueError(f"the brush holds {total} values, not 4 for each of {size[1]}x{size[0]} pixels")
-    values = np.zeros(total, np.uint8 if word <= 8 else np.uint32)
+    values: np.ndarray[Any, Any] = np.zeros(total, np.uint8 if word <= 8 else np.uint32)
     done = 0
     while done < total:
         run, end = number(1), done + 1 + number(lengths[number(2)])
@@ -141,4 +141,4 @@ def decoded(rle: Sequence[int] | np.ndarray[Any, np.dtype[np.uint8]], size: tupl
             values[done:end] = single @ (1 << np.arange(word)[::-1])
             at += (end - done) * word
         done = end
-    return values.reshape(*size, 4)[:, :, 3] > (1 << word) // 2 - 1
+    return np.asarray(values.reshape(*size, 4)[:, :, 3] > (1 << word) // 2 - 1, np.bool_)

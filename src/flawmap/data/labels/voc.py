@@ -39,7 +39,7 @@ def read(file: Path, labels: Mapping[Colour, str]) -> list[Labelled]:
     void = present and VOID in present and (palette is not None or len(present) > 1)
     if len(present) > 64:
         raise ValueError(f"it holds {len(present)} values, more than classes; it is a photo, or was saved as a JPEG")
-    kept = zlib.compress(np.searchsorted([0, *present], values).astype(np.uint8), 1)  # of all files at once
+    kept = zlib.compress(np.searchsorted([0, *present], values).astype(np.uint8).tobytes(), 1)  # of all files at once
     shapes = [
         _shape(named.get(value, str(value)), kept, number)
         for number, value in enumerate(present, 1)
@@ -72,7 +72,7 @@ def colour_of(index: int) -> Colour:
 
 def _shape(name: str, kept: bytes, number: int) -> Shape:
     def draw(height: int, width: int) -> Mask:
-        return np.frombuffer(zlib.decompress(kept), np.uint8).reshape(height, width) == number
+        return np.asarray(np.frombuffer(zlib.decompress(kept), np.uint8).reshape(height, width) == number, np.bool_)
 
     return Shape(name, draw)
 
