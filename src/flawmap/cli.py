@@ -426,7 +426,7 @@ def inspect_command(
     if failed:
         named = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if len(failed) > 3 else "")
         _fail(f"{len(failed)} of {len(found)} images could not be inspected: {named}")
-    _refuse_hidden(hidden)
+    _refuse_passed_over(hidden)
 
 
 @_command("refine", "the bundle is as it was")
@@ -483,26 +483,25 @@ def suspects_command(
 
     Or, before any training, those of a folder of good photos that are most unlike the others, as the recipe sees them.
     """
+    from flawmap.analysis.outliers import outliers
     from flawmap.bundle import load_bundle
     from flawmap.bundle_facts import NOTE
-    from flawmap.deploy.suspects import find_photos, suspects
 
     if bundle.suffix.lower() == ".csv" or (bundle.is_dir() and not (bundle / NOTE).exists()):
         if data is not None or out is not None:
             raise ConfigError(f"{bundle} is no bundle, and without one there are no pictures; give the photos alone")
         listing = _listing(bundle, layout, category)
-        _say_odd(listing, config, settings, top, device)
-        if listing.passed_over:
-            first, more = listing.passed_over[0], ", …" * (len(listing.passed_over) > 1)
-            _fail(f"{len(listing.passed_over)} images were passed over, hidden or of another suffix: {first}{more}")
+        for photo in outliers(listing, top, config=config, settings=settings or (), device=device, say=_say):
+            _say(f"{photo.score:7.1f}  {photo.image}")
+        _say("deviations from the other photos; what shows a defect, move away before training")
+        _refuse_passed_over(listing.passed_over, "hidden or of another suffix", "rename or move them")
         return
     if settings or category is not None or config != "fast" or layout != "auto":
         raise ConfigError("a bundle has its recipe and its photos; leave out --config, --set, --layout and --category")
     if (data is None) != (out is None):
         raise ConfigError("pictures need both the folder of the good photos and --out")
     opened = load_bundle(bundle)
-    every = suspects(opened, bundle)
-    chosen = [*every[:top], *(suspect for suspect in every[top:] if suspect.set_aside)]
+    chosen = outliers(opened, top, name=str(bundle))
     limit = opened.threshold
     for suspect in chosen:
         word = "suspect" if limit is not None and suspect.score > limit.score else "-"
@@ -513,8 +512,9 @@ def suspects_command(
     if data is not None and out is not None:
         from flawmap.deploy.batch import inspect_to_folder
         from flawmap.deploy.inspector import Inspector
+        from flawmap.deploy.suspects import find_photos
 
-        photos = find_photos(chosen, data)
+        photos = find_photos(chosen, data, _say)
         found = list(inspect_to_folder(Inspector(opened, device), photos, out, 0, overwrite))
         failed = [result.error for result in found if result.error]
         if failed:
@@ -611,8 +611,10 @@ def check_command(
 
     Light, focus, position, exposure, and how often codes occur. Exit code 1 when the photos have drifted.
     """
+    from flawmap.analysis.drift_check import drift_check
+    from flawmap.analysis.opening import refuse_file
     from flawmap.bundle import load_bundle
-    from flawmap.deploy.check import check_photos, drift_of, photos_of, write_table
+    from flawmap.deploy.check import Checked, photos_of
     from flawmap.measure.photos import KINDS, MANY
 
     opened = load_bundle(bundle)
@@ -622,33 +624,30 @@ def check_command(
         for kind, values in zip(KINDS.values(), good.figures.T, strict=True):
             _say(f"{kind.label:<34} {values.min():8.4f} to {values.max():8.4f}")
         return
-    if out is not None and out.exists() and not overwrite:
-        raise ConfigError(f"{out} exists; choose another --out, or --overwrite it")
-    found, hidden = _images(images)
-    checked = []
-    for photo in check_photos(opened, good, found, device):
-        checked.append(photo)
+    if out is not None:
+        refuse_file(out, overwrite)
+
+    def tell(photo: Checked) -> None:
         if photo.error:
             _say(f"failed   {photo.error}")
         elif photo.odd:
             _say(f"odd      {photo.image}: {'; '.join(map(str, photo.odd[:3]))}")
-    failed = [photo for photo in checked if photo.error]
-    odd, read = sum(bool(photo.odd) for photo in checked), len(checked) - len(failed)
+
+    found, hidden = _images(images)
+    checked = drift_check(opened, found, out, overwrite=overwrite, device=device, each=tell)
+    failed, read = checked.failed, len(checked.photos) - len(checked.failed)
     if out is not None:
-        write_table(out, checked)
         _say(f"wrote {out}")
-    _say(f"{odd} of {read} photos are odd by themselves, {len(failed)} failed")
-    drifted = drift_of(good, checked)
-    if drifted is None:
+    _say(f"{len(checked.odd)} of {read} photos are odd by themselves, {len(failed)} failed")
+    if checked.drift is None:
         _say(f"fewer than {MANY} photos tell no drift")
     else:
-        _say(f"drift {drifted.figure:.1f}: {drifted.sentence(read)}")
+        _say(f"drift {checked.drift.figure:.1f}: {checked.drift.sentence(read)}")
     if failed:
-        _fail(
-            f"{len(failed)} of {len(checked)} images could not be read: {failed[0].image}" + (", …" * (len(failed) > 1))
-        )
-    _refuse_hidden(hidden)
-    if drifted is not None and drifted.verdict == "drifted":
+        more = ", …" * (len(failed) > 1)
+        _fail(f"{len(failed)} of {len(checked.photos)} images could not be read: {failed[0].image}{more}")
+    _refuse_passed_over(hidden)
+    if checked.drifted:
         raise typer.Exit(1)
 
 
@@ -672,29 +671,22 @@ def limits_command(
     precision: Precision = "float32",
 ) -> None:
     """Say how small a defect is found: probability of detection against size and contrast, with a90/95."""
-    from flawmap.deploy.batch import prepare_folder, refuse_folder
+    from flawmap.analysis.detection_limits import detection_limits
     from flawmap.deploy.inspector import load
-    from flawmap.deploy.limits import CONTRASTS, SIZES, check_photos, lines, run_trials, summarise, write_limits
+    from flawmap.deploy.limits import CONTRASTS, SIZES
 
-    chosen_sizes = sorted({_number(part, "--sizes") for part in sizes.split(",")}) if sizes else list(SIZES)
-    shares = (
-        sorted({parse_share(part, "--contrasts", "of the range from black to white") for part in contrasts.split(",")})
-        if contrasts
-        else list(CONTRASTS)
-    )
-    paths = check_photos(_images(images)[0], photos, seed)
+    chosen = [_number(part, "--sizes") for part in sizes.split(",")] if sizes else SIZES
+    what = "of the range from black to white"
+    shares = [parse_share(part, "--contrasts", what) for part in contrasts.split(",")] if contrasts else CONTRASTS
+    paths, hidden = _images(images)
     inspector = load(bundle, device, runtime=runtime, precision=precision, say=_remark)
-    refuse_folder(out, overwrite)
-    drawn = run_trials(inspector, paths, sizes=chosen_sizes, contrasts=shares, shape=shape, seed=seed, say=_say)
-    trials = _watched(drawn, len(paths) * len(chosen_sizes) * len(shares), "defects drawn and inspected")
-    limits = summarise(trials)
-    used = len({trial.image for trial in trials})
-    facts = {"bundle": str(bundle), "shape": shape, "photos": used, "trials": len(trials), "seed": seed}
-    prepare_folder(out, ("index.html", "limits.json", "trials.csv"), overwrite)
-    write_limits(out, trials, limits, facts)
-    for line in lines(limits):
-        _say(line)
+    found = detection_limits(
+        inspector, paths, out, shape=shape, sizes=chosen, contrasts=shares, photos=photos, seed=seed,
+        overwrite=overwrite, say=_say, watch=_watched,
+    )  # fmt: skip
+    _say(found)
     _say(f"wrote {out / 'index.html'}, limits.json and trials.csv")
+    _refuse_passed_over(hidden)
 
 
 @_command("repeat", "nothing was written")
@@ -717,45 +709,27 @@ def repeat_command(
     precision: Precision = "float32",
 ) -> None:
     """Say whether the same part gets the same verdict again, over several shots of each part."""
-    from flawmap.deploy.batch import prepare_folder, refuse_folder
+    from flawmap.analysis.repeatability import repeatability
     from flawmap.deploy.inspector import load
-    from flawmap.deploy.repeat import (
-        Jitter,
-        lines,
-        repeat_folders,
-        repeat_photos,
-        shots_of_folders,
-        summarise,
-        write_repeat,
-    )
+    from flawmap.deploy.repeat import lines, passed_over
 
     if shots == 1:
         raise ConfigError("--shots 1: it takes two or more to repeat")
     if not 0 <= shift < 1000:
         raise ConfigError(f"--shift {shift:g}: expected pixels, from 0 on")
-    jitter = Jitter(shift, _amount(exposure, "--exposure"), _amount(noise, "--noise"))
+    light, grain = _amount(exposure, "--exposure"), _amount(noise, "--noise")
     inspector = load(bundle, device, runtime=runtime, precision=precision, say=_remark)
-    refuse_folder(out, overwrite)
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"--out {out} lies inside {folder}, whose folders are parts; choose another")
-    if shots:
-        photos, _ = _images([folder])
-        parts = _watched(repeat_photos(inspector, photos, shots, jitter, seed), len(photos), "photos repeated")
-        how = (
-            f"{shots} shots of each photo, made up: moved by up to {shift:g} pixels, light within {exposure}, "
-            f"noise of {noise}"
-        )
-    else:
-        by_part = shots_of_folders(folder)
-        parts = _watched(repeat_folders(inspector, by_part), len(by_part), "parts inspected")
-        how = "Shots as photographed, a folder a part"
-    assert inspector.bundle.threshold is not None
-    found = summarise(parts, inspector.bundle.threshold.score)
-    prepare_folder(out, ("index.html", "repeat.json", "parts.csv"), overwrite)
-    write_repeat(out, parts, found, {"bundle": str(bundle), "photos": str(folder), "shots_are": how, "seed": seed})
+    found = repeatability(
+        inspector, folder, out, shots=shots, shift=shift, exposure=light, noise=grain, seed=seed,
+        overwrite=overwrite, say=_say, watch=_watched,
+    )  # fmt: skip
     for line in lines(found):
         _say(line)
     _say(f"wrote {out / 'index.html'}, repeat.json and parts.csv")
+    if shots:
+        _refuse_passed_over(_hidden(folder))
+    else:
+        _refuse_passed_over(passed_over(folder)[1], "hidden or in no part's folder", "move them into their part's")
 
 
 @_command("explain", "nothing was written")
@@ -773,16 +747,10 @@ def explain_command(
 
     As one picture, or as an evidence sheet of one page for the record of a part.
     """
-    from flawmap.deploy.explain import SUFFIXES, explain, write_picture, write_sheet
-    from flawmap.deploy.inspector import load
+    from flawmap.analysis.explain import explain
 
     file = out or Path(f"{image.stem}-explained.png")
-    if file.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"--out {file}: expected a name that ends with {', '.join(SUFFIXES)}")
-    if file.exists() and not overwrite:
-        raise ConfigError(f"{file} exists; choose another --out, or --overwrite it")
-    found = explain(load(bundle, device), image, bundle)
-    (write_sheet if file.suffix.lower() == ".html" else write_picture)(found, file)
+    found = explain(bundle, image, file, overwrite=overwrite, device=device)
     _say(f"{found.verdict}; " + "; ".join(f"{name} {value}" for name, value in found.facts.items()))
     _say(f"wrote {file}")
 
@@ -865,12 +833,15 @@ def export_command(
     from flawmap.deploy.export import export
 
     made = export(
-        bundle, to, out, int8=int8, bfloat16=bfloat16, dynamic_batch=dynamic_batch, images=images, overwrite=overwrite
-    )
+        bundle, to, out, int8=int8, bfloat16=bfloat16, dynamic_batch=dynamic_batch, images=images,
+        overwrite=overwrite, say=_say,
+    )  # fmt: skip
     _say(made.check)
     if made.about["threshold"] is None:
         _say(f"{bundle} has no threshold, so the artefact gives scores but no verdicts")
     _say(f"wrote {made.file if to == 'onnx' else made.file.parent}")
+    if images is not None:
+        _refuse_passed_over(_hidden(images))
 
 
 @_command("benchmark", "go on with the same command; what is done is kept")
@@ -1221,7 +1192,7 @@ def watch_command(
     failed = f", {watch.failed} of them failed" if watch.failed else ""
     _say(f"{done} files inspected{failed}" + (f", {watch.passed_over} passed over" if watch.passed_over else ""))
     if once:
-        _refuse_hidden(watch.hidden_images)
+        _refuse_passed_over(watch.hidden_images)
     if once and watch.failed:
         raise typer.Exit(1)
 
@@ -1294,29 +1265,6 @@ def _card(folder: Path, images: int, recipe: Recipe) -> dict[str, Any]:
     return {"images": images, "recipe": dump_recipe(recipe), **measured}
 
 
-def _say_odd(listing: Listing, config: str, settings: list[str] | None, top: int, device: str) -> None:
-    """List the good photos that are most unlike the others."""
-    from flawmap.config import load_recipe
-    from flawmap.data.scope import read_scope
-    from flawmap.devices import pick_device
-    from flawmap.train.contamination import most, to_look_with
-    from flawmap.train.run import look_before, own_backbone
-    from flawmap.train.sources import sized
-    from flawmap.train.white import settled_white
-
-    good = sorted(sample.image for sample in listing.train_good)
-    if len(good) < 2:
-        raise DataError(f"{listing.name} holds {len(good)} good photos; two or more can be held against each other")
-    recipe = load_recipe(config, settings)
-    image, _ = settled_white(recipe.image, good, say=_say)
-    recipe = sized(recipe.model_copy(update={"image": image}), good)
-    backbone = own_backbone(to_look_with(recipe))
-    found = look_before(good, recipe, read_scope(recipe.image), None, pick_device(device), backbone).tolist()
-    for index in most(found, top):
-        _say(f"{found[index]:7.1f}  {good[index]}")
-    _say("deviations from the other photos; what shows a defect, move away before training")
-
-
 def _listing(data: Path, layout: str, category: str | None) -> Listing:
     from flawmap.data.layouts import read_layout
 
@@ -1341,10 +1289,17 @@ def _images(paths: Sequence[Path], out: Path | None = None) -> tuple[list[Path],
     return found.images, found.hidden
 
 
-def _refuse_hidden(hidden: list[Path]) -> None:
-    if hidden:
-        more = ", …" * (len(hidden) > 1)
-        _fail(f"{len(hidden)} images were passed over, as they are hidden: {hidden[0]}{more}; name them outright")
+def _hidden(folder: Path) -> list[Path]:
+    """Hidden images of a folder, which a function passed over and told."""
+    from flawmap.data.layouts import gather
+
+    return gather([folder]).hidden
+
+
+def _refuse_passed_over(images: Sequence[Path], as_: str = "hidden", cure: str = "name them outright") -> None:
+    if images:
+        more = ", …" * (len(images) > 1)
+        _fail(f"{len(images)} images were passed over, as they are {as_}: {images[0]}{more}; {cure}")
 
 
 def _watched(items: Iterable[Item], total: int, what: str) -> list[Item]:

@@ -22,7 +22,7 @@ import numpy as np
 from flawmap.data.images import Mask, read_shape, write_image
 from flawmap.data.labels import coco, cvat, label_studio, labelme, severstal, voc, yolo
 from flawmap.data.labels.shapes import Labelled
-from flawmap.data.layouts import find_images
+from flawmap.data.layouts import gather
 from flawmap.errors import ConfigError, DataError, one_line
 
 FORMATS = ("labelme", "COCO", "YOLO segmentation", "CVAT", "PASCAL VOC", "Label Studio", "Severstal")
@@ -61,9 +61,12 @@ def write_masks(
         raise ConfigError(f"{out} exists and is not empty; choose another --out, or --overwrite it")
     found, remarks = read_labels([Path(each) for each in _each(labels)])
     masks = {label.source.absolute() for label in found}  # of PASCAL VOC, in a folder beside the photos'
+    gathered = gather(roots)
+    if gathered.hidden:
+        remarks.append(f"passed over {len(gathered.hidden)} hidden images: {_some(gathered.hidden)}")
     below = {
         path: _below(path, roots)
-        for path in find_images(roots)
+        for path in gathered.images
         if not path.is_relative_to(out) and path.absolute() not in masks
     }
     matched, lost = _matched(found, below)
