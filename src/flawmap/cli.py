@@ -766,32 +766,46 @@ def threshold_command(
         Path | None,
         typer.Option("--from", metavar="FOLDER", help="A folder of good and defective parts to set it from."),
     ] = None,
+    smallest: Annotated[
+        str | None,
+        typer.Option("--smallest", metavar="AREA", help="No place is smaller: 20 (pixels), 0.5mm (wide), 0.2mm2."),
+    ] = None,
+    mm_per_pixel: Annotated[
+        float | None, typer.Option("--mm-per-pixel", min=0, help="What a pixel of a photo measures, for --smallest.")
+    ] = None,
     layout: Layout = "auto",
     category: Category = None,
     device: Device = "auto",
 ) -> None:
-    """Show or change where good ends and defective begins."""
-    from flawmap.bundle import load_bundle, update_threshold
+    """Show or change where good ends and defective begins, and how small a place may be."""
+    from flawmap.bundle import load_bundle, update_smallest, update_threshold
     from flawmap.deploy.evaluation import threshold_at, threshold_from_folder, threshold_given
     from flawmap.deploy.inspector import Inspector
 
     if value is not None and (overkill is not None or labelled is not None):
         raise ConfigError("--value stands alone; leave out --overkill and --from, or leave out --value")
+    if mm_per_pixel is not None and smallest is None:
+        raise ConfigError("--mm-per-pixel is for --smallest; give it too")
     target = None if overkill is None else parse_share(overkill)
     opened = load_bundle(bundle)
+    changed = None
     if value is not None:
         changed = threshold_given(opened, value)
     elif labelled is not None:
         changed = threshold_from_folder(Inspector(opened, device), _listing(labelled, layout, category), target)
     elif target is not None:
         changed = threshold_at(opened, target)
-    else:
+    elif smallest is None:
         if opened.threshold is None:
             raise BundleError(f"{bundle} has no threshold; set one with --overkill, --value or --from")
         _say_threshold(opened.threshold)
-        return
-    update_threshold(bundle, changed)
-    _say_threshold(changed)
+        _say(f"places smaller than {opened.smallest} pixels are left out")
+    if smallest is not None:
+        update_smallest(bundle, smallest, mm_per_pixel)
+        _say(f"places smaller than {load_bundle(bundle).smallest} pixels are left out; verdicts do not change")
+    if changed is not None:
+        update_threshold(bundle, changed)
+        _say_threshold(changed)
 
 
 @_command("white", "the bundle is as it was")

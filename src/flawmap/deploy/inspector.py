@@ -53,7 +53,7 @@ class Inspector:
     ) -> None:
         self.bundle = bundle
         self.source = ""  # the folder it was loaded from, where there is one
-        self.smallest = bundle.recipe.verdict.pixels if smallest is None else smallest
+        self.smallest = bundle.smallest if smallest is None else smallest
         self.scope = Scope(bundle.recipe.image, bundle.ignore)
         self.white = bundle.white
         self.good_scores = [float(score) for score in bundle.provenance.get("held_out_scores") or []]
