@@ -151,7 +151,7 @@ def test_inspect_writes_each_line_as_its_image_is_done(
             raise KeyboardInterrupt
         seen.append(len(rows(out)))
 
-    monkeypatch.setattr(cli, "_say", say)
+    monkeypatch.setattr(cli.console, "say", say)
     result = run("inspect", master, tmp_path, "--out", out)
     assert result.exit_code == 130
     assert "Traceback" not in result.output
