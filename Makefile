@@ -12,7 +12,7 @@ help:
 	@echo "make demo     draw sample parts, train on the good ones, find the defects: demo/index.html"
 	@echo "make bench    the targets of speed and quality against what was measured, some minutes"
 	@echo "make test     all tests"
-	@echo "make fuzz     20 000 damaged image files"
+	@echo "make fuzz     20 000 damaged images, masks, bundles, tables, recipes, label files and requests, some minutes"
 	@echo "make lint     ruff"
 	@echo "make types    mypy --strict"
 	@echo "make layers   the direction of imports"

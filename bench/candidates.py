@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from common import write_result
 from flawmap.bundle import Bundle, load_bundle
 from flawmap.data.dataset import GoodImages
-from flawmap.data.images import read_mask, resize_mask
+from flawmap.data.images import read_shape
 from flawmap.data.layouts import Sample, read_layout
+from flawmap.data.masks import MaskReader, at_cells
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.anomalies import rank_tables
 from flawmap.model.dsr import NEAREST, ScoreRule, image_score
@@ -133,8 +134,8 @@ def pixel_ap(odds: Sequence[Floats], samples: Sequence[Sample]) -> float:
     """Pixel AP on test photos, by masks at the map's size."""
     truth = []
     for one, sample in zip(odds, samples, strict=True):
-        none = np.zeros(one.shape, np.bool_)
-        truth.append(none if sample.mask is None else resize_mask(read_mask(sample.mask), *one.shape))
+        mask = MaskReader().read(sample.masks, read_shape(sample.image)) if sample.masks else np.zeros((1, 1), np.bool_)
+        truth.append(at_cells(mask, *one.shape))
     return image_ap(np.concatenate([mask.ravel() for mask in truth]), np.concatenate([one.ravel() for one in odds]))
 
 

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from common import HERE, METRICS, RESULTS, write_result
-from flawmap.data.images import read_image
+from flawmap.data.images import read_shape
 from flawmap.data.layouts import Sample, read_layout
+from flawmap.data.masks import MaskReader
 from processes import clock, read_metrics, train_and_evaluate
 
 
@@ -99,7 +100,7 @@ def trained_and_tested(
 
 def _marks_some(sample: Sample) -> bool:
     """Not so one photo of Magnetic Tile, which `flawmap train --defects` refuses; it is tested on all the same."""
-    return sample.mask is None or bool(read_image(sample.mask).any())
+    return not sample.masks or bool(MaskReader().read(sample.masks, read_shape(sample.image)).any())
 
 
 def run(chosen: argparse.Namespace, name: str, count: int, seed: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from flawmap.bundle_facts import sealed
 from flawmap.config import load_recipe
 from flawmap.data.images import read_image, write_image
 from flawmap.data.surfaces import SURFACES
+from flawmap.deploy.inspector import Inspector
 from flawmap.measure.evaluate import NAMES
 from flawmap.measure.threshold import choose_threshold
 
@@ -150,7 +151,7 @@ def test_inspect_writes_each_line_as_its_image_is_done(
             raise KeyboardInterrupt
         seen.append(len(rows(out)))
 
-    monkeypatch.setattr(cli, "_say", say)
+    monkeypatch.setattr(cli.console, "say", say)
     result = run("inspect", master, tmp_path, "--out", out)
     assert result.exit_code == 130
     assert "Traceback" not in result.output
@@ -249,6 +250,55 @@ def test_threshold_takes_a_value(bundle: Path) -> None:
     stored = load_bundle(bundle).threshold
     assert stored is not None
     assert (stored.score, stored.method) == (0.42, "given")
+
+
+@pytest.mark.parametrize(
+    ("words", "pixels"),
+    [
+        (["20"], 20), (["20px"], 20), (["20 px"], 20), (["0.5mm", "--mm-per-pixel", "0.05"], 79),
+        (["0,2 mm2", "--mm-per-pixel", "0.1"], 20), (["1"], 1),
+    ],
+)  # fmt: skip
+def test_threshold_takes_a_smallest_place(words: list[str], pixels: int, bundle: Path, parts: Path) -> None:
+    before = load_bundle(bundle)
+    told = succeed("threshold", bundle, "--smallest", *words)
+    assert told.splitlines() == [f"places smaller than {pixels} pixels are left out; verdicts do not change"]
+    after = load_bundle(bundle)
+    assert (after.smallest, after.threshold) == (pixels, before.threshold)
+    assert Inspector(after, "cpu").smallest == pixels
+    assert f"places smaller than {pixels} pixels are left out" in succeed("threshold", bundle)
+
+
+def test_the_scale_of_a_smallest_place_is_kept(bundle: Path) -> None:
+    succeed("threshold", bundle, "--smallest", "0.5mm", "--mm-per-pixel", 0.05)
+    succeed("threshold", bundle, "--smallest", "1mm", "--value", 0.3)
+    found = load_bundle(bundle)
+    assert found.smallest == 315 and found.threshold is not None and found.threshold.score == 0.3
+
+
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        (["--smallest", "wide"], "expected one as 20, 20 px, 0.5 mm or 0.2 mm2"),
+        (["--smallest", "-3"], "expected one as 20"),
+        (["--smallest", "0.5mm"], "needs mm_per_pixel"),
+        (["--smallest", "1e12"], "smallest area"),
+        (["--mm-per-pixel", "0.1"], "give it too"),
+        (["--smallest", "20", "--value", "7"], "7"),
+    ],
+)
+def test_what_is_no_smallest_place_changes_nothing(words: list[str], cure: str, bundle: Path) -> None:
+    before = (bundle / "bundle.json").read_bytes()
+    assert cure in refuse("threshold", bundle, *words)
+    assert (bundle / "bundle.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("place", [{"smallest": True}, {"smallest": "wide"}, {"smallest": "1 mm"}, 5, {}])
+def test_a_bundle_with_a_made_up_smallest_place_is_refused(place: object, bundle: Path) -> None:
+    note = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    note["provenance"]["place"] = place
+    (bundle / "bundle.json").write_text(sealed(note, bundle), encoding="utf-8")
+    assert "bundle.json" in refuse("threshold", bundle)
 
 
 def test_threshold_follows_the_overkill(bundle: Path) -> None:
@@ -365,8 +415,15 @@ def test_drawing_refuses_an_unknown_surface_and_a_folder_in_use(parts: Path, tmp
         ("import", "{empty}", "--object", "part", "--out", "new.bundle"),
         ("import", "nowhere", "--out", "new.safetensors"),
         ("recipes", "quick"),
+        ("recipes", "x" * 5000),
+        ("inspect", "{bundle}", "x" * 5000),
+        ("explain", "{bundle}", "x" * 5000),
+        ("evaluate", "x" * 5000, "{parts}"),
+        ("train", "x" * 5000, "--out", "new.bundle"),
+        ("train", "{parts}", "--out", "x" * 5000),
+        ("masks", "x" * 5000, "{parts}", "--out", "masks"),
     ],
-    ids=lambda arguments: " ".join(arguments),
+    ids=lambda arguments: " ".join(arguments).replace("x" * 5000, "x…"),
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(
     arguments: tuple[str, ...], bundle: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ from flawmap.config import (
     smallest_area,
 )
 from flawmap.errors import ConfigError
+from flawmap.station.settings import load_settings
 
 DOCS = Path(__file__).parents[1] / "docs"
 SETTINGS = [(section, name) for section, field in Recipe.model_fields.items() for name in field.annotation.model_fields]
@@ -122,6 +123,23 @@ def test_broken_toml_gives_one_line_that_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         load_recipe(file)
     assert "broken.toml" in one_line(raised)
+
+
+@pytest.mark.parametrize(("value", "told"), [("9" * 5000, "4300 digits"), ("[" * 5000 + "]" * 5000, "nested too")])
+def test_toml_that_python_cannot_hold_gives_one_line(value: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "part.toml"
+    file.write_text(f"[run]\nseed = {value}\n")
+    for load in (load_recipe, load_settings):
+        with pytest.raises(ConfigError, match=rf"part\.toml is not valid TOML: .*{told}") as caught:
+            load(file)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"run\.seed"):
+        load_recipe("fast", [f"run.seed={value}"])
+
+
+def test_a_recipe_of_a_name_longer_than_files_have_gives_one_line() -> None:
+    with pytest.raises(ConfigError, match="no recipe xxx"):
+        load_recipe("x" * 5000)
 
 
 def test_a_recipe_that_is_no_text_gives_one_line_that_names_the_file(tmp_path: Path) -> None:

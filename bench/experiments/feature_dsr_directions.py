@@ -18,6 +18,8 @@ from feature_dsr import HEADS, Detector, natural_cells, prepared
 from feature_dsr_model import nearest_patch
 from torch import Tensor, nn
 
+from flawmap.data.masks import at_cells
+
 GROUP, GOOD, DEFECTIVE, ROUNDS = 16, 8, 24, 6
 
 
@@ -69,8 +71,7 @@ def main() -> None:
         print(f"{name}, good photos: {good.told(usual)}")
         masked = np.flatnonzero(part.photos.masks.any((1, 2))).tolist()
         for index in masked[:: max(len(masked) // DEFECTIVE, 1)]:
-            mask = torch.from_numpy(part.photos.masks[index])[None].float()
-            cells = nn.functional.adaptive_max_pool2d(mask, (height + 4, width + 4))[0, 2:-2, 2:-2] > 0
+            cells = torch.from_numpy(at_cells(part.photos.masks[index], height + 4, width + 4)[2:-2, 2:-2])
             real.add(difference(photo(part.photos.good + index))[0], cells)
         print(f"{name}, real defects: {real.told(usual)}")
         for kind in HEADS:

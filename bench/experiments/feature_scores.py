@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from flawmap.bundle import load_imagenet
-from flawmap.data.images import read_image, read_mask, resize_image, resize_mask
+from flawmap.data.images import read_image, read_shape, resize_image
 from flawmap.data.layouts import read_layout
+from flawmap.data.masks import MaskReader, at_cells
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.model.familiarity import Density, Moments
 from flawmap.model.imagenet import ImageNetFeatures
@@ -100,7 +101,10 @@ def _extract(folder: Path, cache: Path, name: str, side: int) -> None:
             if row in found:
                 found[row].append(block[0].half().contiguous().numpy())
     blank = np.zeros((height, width), np.bool_)
-    masks = [blank if sample.mask is None else resize_mask(read_mask(sample.mask), height, width) for sample in test]
+    masks = [
+        at_cells(MaskReader().read(sample.masks, read_shape(sample.image)), height, width) if sample.masks else blank
+        for sample in test
+    ]
     cache.mkdir(parents=True, exist_ok=True)
     for row, values in found.items():
         np.save(cache / f"{name}-{side}-row{row}.npy", np.stack(values))
@@ -197,7 +201,7 @@ def pixel_ap(photos: Photos, maps: Tensor) -> float:
     if not photos.masks.any():
         return float("nan")
     size = maps.shape[-2:]
-    truth = nn.functional.adaptive_max_pool2d(torch.from_numpy(photos.masks).float(), size).numpy() > 0
+    truth = np.stack([at_cells(mask, *size) for mask in photos.masks])
     known = photos.masked
     return image_ap(truth[known].reshape(-1), maps.numpy()[known].reshape(-1).astype(np.float64))
 

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from flawmap.bundle import load_imagenet
 from flawmap.data.dataset import rotated
-from flawmap.data.images import Mask, read_image, read_mask, resize_image
+from flawmap.data.images import Mask, read_image, resize_image
 from flawmap.data.layouts import Sample, read_layout
+from flawmap.data.masks import MaskReader, at_cells
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.measure.metrics import image_ap, image_auroc
 from flawmap.measure.orientation import Orientation
@@ -90,8 +91,8 @@ class Part(NamedTuple):
 def turned_part(sample: Sample, angle: float, place: float, pad: bool, side: int, turn: bool) -> Part:
     """A square of a photo, with its mask, turned by `angle` in radians if asked to, at no more than `side` pixels."""
     image = read_image(sample.image)
-    mask = None if sample.mask is None else read_mask(sample.mask)
     height, width = image.shape[:2]
+    mask = MaskReader().read(sample.masks, (height, width)) if sample.masks else None
     short, long = min(height, width), max(height, width)
     if pad:
         before = [(long - size) // 2 for size in (height, width)]
@@ -115,7 +116,7 @@ def turned_part(sample: Sample, angle: float, place: float, pad: bool, side: int
         both = rotated(both, torch.tensor([angle]), "border" if pad else "reflection")
     size = 16 * round(min(side, max(own, 256)) / 16)
     square = resize_image(both[0, :3].permute(1, 2, 0).contiguous().numpy(), size, size, "area")
-    shown = nn.functional.adaptive_max_pool2d(both[:, 3:], size)[0, 0] > 0.5
+    shown = torch.from_numpy(at_cells((both[0, 3] > 0.5).numpy(), size, size))
     return Part(
         torch.from_numpy(square.transpose(2, 0, 1).copy())[None],
         bool(sample.defective),
@@ -249,7 +250,7 @@ def _measured(
     defective = np.array([part.defective for part in tested])
     sizes = [[side // 4 for side in part.picture.shape[-2:]] for part in tested]
     truth = [
-        nn.functional.adaptive_max_pool2d(part.mask[None, None].float(), size)[0, 0] > 0
+        torch.from_numpy(at_cells(part.mask.numpy(), *size))
         if part.mask is not None
         else torch.zeros(*size, dtype=torch.bool)
         for part, size in zip(tested, sizes, strict=True)

@@ -35,9 +35,10 @@ from flawmap.bundle_facts import (
     facts_of,
     read_facts,
     sealed,
+    smallest_place,
     threshold_of,
 )
-from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
+from flawmap.config import ModelSettings, PlaceSettings, Recipe, checked, dump_recipe, recipe_from_text
 from flawmap.data.images import read_mask, write_image
 from flawmap.data.white import FULL, UNKNOWN_REACH, White, level_in, reach_in
 from flawmap.errors import BundleError, ConfigError, ImageError, first_line
@@ -97,6 +98,11 @@ class Bundle:
                 float(self.photos.figures[:, BRIGHTNESS].min()) if known and self.photos is not None else UNKNOWN_REACH
             )
         return White(level, reach, trained=True)
+
+    @property
+    def smallest(self) -> int:
+        """The smallest area of a place, in pixels of the photo."""
+        return smallest_place(self.provenance, self.recipe.verdict)
 
 
 def build(settings: ModelSettings, with_refinement: bool, backbone: OnnxBackbone | None = None) -> DSR:
@@ -255,11 +261,11 @@ def load_bundle(path: str | Path) -> Bundle:
         if not (path / name).is_file():
             raise BundleError(f"{path} has no {name}; the bundle is incomplete, train or copy it again")
     check_texts(note, path)
+    recipe = _recipe_of(path)
     try:
-        recipe = recipe_from_text((path / RECIPE).read_text(encoding="utf-8-sig"), str(path / RECIPE))
         found = sha256(path / WEIGHTS)
-    except (ConfigError, OSError, UnicodeDecodeError) as problem:
-        raise BundleError(f"{path / RECIPE} or {WEIGHTS} cannot be read: {first_line(problem)}") from problem
+    except OSError as problem:
+        raise BundleError(f"{path / WEIGHTS} cannot be read: {first_line(problem)}") from problem
     if found != note["weights_sha256"]:
         raise BundleError(
             f"{path / WEIGHTS} is not the file that {NOTE} describes; copy the bundle again, or train it anew"
@@ -296,6 +302,13 @@ def _backbone(note: Mapping[str, Any], settings: ModelSettings, path: Path) -> O
         ) from problem
 
 
+def _recipe_of(path: Path) -> Recipe:
+    try:
+        return recipe_from_text((path / RECIPE).read_text(encoding="utf-8-sig"), str(path / RECIPE))
+    except (ConfigError, OSError, UnicodeDecodeError) as problem:
+        raise BundleError(f"{path / RECIPE} cannot be read: {first_line(problem)}") from problem
+
+
 def update_threshold(path: Path, threshold: Threshold | None) -> None:
     """Set the threshold of the bundle at `path`; a reader sees the old or the new one. Raises BundleError."""
     note = read_facts(Path(path))
@@ -313,6 +326,20 @@ def update_white(path: Path, level: int) -> None:
         raise BundleError(f"full white is 255 to {FULL}, as 4095 for 12 bits; not {level}")
     noted = read_facts(Path(path))["provenance"].get("white")
     update_provenance(path, {"white": {**(noted if isinstance(noted, dict) else {}), "set": level}})
+
+
+def update_smallest(path: Path, smallest: float | str, mm_per_pixel: float | None = None) -> None:
+    """Set the smallest area of a place in the bundle at `path`, as `verdict.smallest`: `20`, `0.5 mm`, `0.2 mm2`.
+
+    mm_per_pixel: what a pixel of the photo measures; None: as the bundle knows it. A reader sees the old or the new
+    one. Raises BundleError, and ConfigError for what is no area.
+    """
+    place = Path(path)
+    settings, noted = _recipe_of(place).verdict, read_facts(place)["provenance"].get("place")
+    known = settings.mm_per_pixel if noted is None else noted["mm_per_pixel"]
+    asked = {"smallest": smallest, "mm_per_pixel": known if mm_per_pixel is None else mm_per_pixel}
+    made = checked(PlaceSettings, asked, "the smallest place")
+    update_provenance(place, {"place": made.model_dump()})
 
 
 def update_provenance(path: Path, facts: Mapping[str, Any]) -> None:

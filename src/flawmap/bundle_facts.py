@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flawmap.config import PlaceSettings, smallest_area
 from flawmap.errors import BundleError, first_line
 from flawmap.measure.threshold import Threshold
 
@@ -55,6 +56,16 @@ class _Groups(_Strict):
     by: str | None = None
 
 
+class _Place(_Strict):
+    smallest: float | str
+    mm_per_pixel: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _an_area(self) -> _Place:
+        smallest_area(self.smallest, self.mm_per_pixel)
+        return self
+
+
 class _Provenance(_Strict):
     """What is computed with, of what a training tells of itself; all of it may be missing, as in older bundles."""
 
@@ -80,6 +91,7 @@ class _Provenance(_Strict):
     reconstruction_detail: float | None = None
     orientation: dict[str, Any] | None = None
     smallest_found: dict[str, Any] | None = None
+    place: _Place | None = None
     backbone: dict[str, Any] | None = None
     taken_in: list[dict[str, Any]] | None = None
 
@@ -98,6 +110,15 @@ class _Note(_Strict):
     weights_sha256: str
     threshold: _Threshold | None
     provenance: _Provenance
+
+
+def smallest_place(provenance: Mapping[str, Any], settings: PlaceSettings) -> int:
+    """The smallest area of a place in pixels of the photo: as it was set after the training, else by the recipe."""
+    noted = provenance.get("place")
+    try:
+        return settings.pixels if noted is None else smallest_area(noted["smallest"], noted.get("mm_per_pixel", 0.0))
+    except (ValueError, TypeError, LookupError, AttributeError):  # refused where a bundle is read
+        return settings.pixels
 
 
 def read_facts(path: Path) -> dict[str, Any]:

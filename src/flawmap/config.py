@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from flawmap.errors import ConfigError
+from flawmap.errors import ConfigError, first_line
 
 
 class Section(BaseModel):
@@ -808,10 +808,7 @@ def load_recipe(source: str | Path | None = None, overrides: list[str] | None = 
     `overrides` are `section.name=value`, the value in TOML syntax or, failing that, a plain string.
     None means the paper's defaults. Raises ConfigError.
     """
-    try:
-        values: dict[str, Any] = tomllib.loads(_recipe_text(source)) if source is not None else {}
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{source} is not valid TOML: {problem}") from problem
+    values = {} if source is None else toml_values(_recipe_text(source), str(source))
     for override in overrides or []:
         apply_override(values, override)
     return checked(Recipe, values, str(source or "settings"))
@@ -819,10 +816,17 @@ def load_recipe(source: str | Path | None = None, overrides: list[str] | None = 
 
 def recipe_from_text(text: str, name: str = "recipe") -> Recipe:
     """Check a recipe given as TOML text. Raises ConfigError."""
+    return checked(Recipe, toml_values(text, name), name)
+
+
+def toml_values(text: str, name: str) -> dict[str, Any]:
+    """What a TOML text called `name` holds. Raises ConfigError."""
     try:
-        return checked(Recipe, tomllib.loads(text), name)
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{name} is not valid TOML: {problem}") from problem
+        return tomllib.loads(text)
+    except ValueError as problem:  # TOMLDecodeError, and Python's own for a number of thousands of digits
+        raise ConfigError(f"{name} is not valid TOML: {first_line(problem)}") from problem
+    except RecursionError:
+        raise ConfigError(f"{name} is not valid TOML: it is nested too deeply") from None
 
 
 SETTLED = {"image": {"height", "width"}, "model": {"reduction"}}  # by `image.size`, where they are not stated
@@ -845,15 +849,19 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def _recipe_text(source: str | Path) -> str:
     path = Path(source)
-    if path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # longer than a name can be
+        there = False
+    if there:
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as problem:
             raise ConfigError(f"{path} cannot be read as UTF-8 text; expected a TOML recipe") from problem
-    shipped = resources.files("flawmap") / "recipes" / f"{path.name.removesuffix('.toml')}.toml"
-    if path.parent == Path() and shipped.is_file():
-        return shipped.read_text(encoding="utf-8")
-    raise ConfigError(f"no recipe {source}; give a TOML file or one of: {', '.join(shipped_recipes())}")
+    name = path.name.removesuffix(".toml")
+    if path.parent == Path() and name in shipped_recipes():
+        return (resources.files("flawmap") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    raise ConfigError(f"no recipe {str(source)[:200]}; give a TOML file or one of: {', '.join(shipped_recipes())}")
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -864,7 +872,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected section.name=value, for example detect.steps=500")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     section = values.setdefault(keys[0], {})
     if not isinstance(section, dict):

@@ -19,7 +19,10 @@ from __future__ import annotations
 
 
 class FlawmapError(Exception):
-    """A mistake the user can correct; str() is one line."""
+    """A mistake the user can correct; str() is one line, also where a name in it holds line breaks."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ConfigError(FlawmapError):
@@ -75,6 +78,11 @@ class StationError(FlawmapError):
 
 class StationAwayError(StationError):
     """No station was reached, or it did not answer in time; this may pass."""
+
+
+def one_line(text: object) -> str:
+    """A text whose line breaks are shown as \\n: names of files and of classes may hold some."""
+    return "\\n".join(str(text).splitlines())
 
 
 def first_line(problem: BaseException) -> str:

@@ -17,7 +17,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from flawmap.data import decoding, images, limits
-from flawmap.data.formats import jpeg, rare, tiff
+from flawmap.data.formats import Damage, jpeg, rare, tiff, tiff_colour
 from flawmap.data.images import decode_image, decode_pixels, header_of, read_mask, read_shape
 from flawmap.errors import ImageError
 
@@ -295,6 +295,25 @@ def test_rare_compressions_are_read_by_the_extra(compression: str) -> None:
         level = {"jpegxl": {"lossless": True}, "jpeg2000": {"reversible": True, "level": 0}, "webp": {"lossless": True}}
         options["compressionargs"] = level[compression]
     assert np.array_equal(decode_image(as_tiff(COLOUR, photometric="rgb", **options), "x"), bgr(COLOUR))
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lzma", "zlib", "packbits", None])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_single_bits_of_any_compression_are_black_and_white(compression: str | None, white_is_zero: bool) -> None:
+    marked = np.zeros((40, 56), bool)
+    marked[10:20, 8:30] = True
+    kind = "miniswhite" if white_is_zero else "minisblack"
+    data = as_tiff(marked, photometric=kind, compression=compression)
+    assert np.array_equal(decode_image(data, "x")[:, :, 0] > 0.5, ~marked if white_is_zero else marked)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_values_beyond_their_bits_are_damage(palette: bool) -> None:
+    page = tiff.read_page(as_tiff(np.zeros((8, 8), np.uint8), photometric="minisblack"))
+    page = page._replace(bits=4, colours=np.zeros(48, np.uint16))
+    page = page._replace(photometric=tiff_colour.PALETTE) if palette else page
+    with pytest.raises(Damage, match="values up to 16, and its bits end at 15"):
+        tiff_colour.to_picture(np.full((8, 8, 1), 16, np.uint8), page)
 
 
 def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

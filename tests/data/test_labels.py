@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +390,106 @@ def test_a_broken_mask_or_a_photo_in_place_of_one_is_one_line(photos: Path) -> N
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (H, W), dtype=np.uint8)).save(folder / "a.png")
     with pytest.raises(DataError, match="more than classes"):
         write_masks(folder, photos, photos.parent / "masks")
+
+
+def claims(width: int, height: int) -> bytes:
+    """A PNG whose header claims so many pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + head
+        + struct.pack(">I", zlib.crc32(head))
+        + b"\0\0\0\x10IDAT"
+        + bytes(20)
+    )
+
+
+WIDE = base64.b64encode(claims(20_000, 20_000)).decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (labelme([{"label": "x", "shape_type": "mask", "points": [[0, 0], [9, 9]], "mask": WIDE}]), "larger than any"),
+        (labelme([{"label": "x", "shape_type": "mask", "points": [[0, 0], [9, 9]], "mask": "aGVsbG8="}]), "no PNG"),
+        (labelme([{"label": "x", "shape_type": "circle", "points": [[0, 0], [9e6, 9e6]]}]), "wider than any"),
+        (of_coco([{"segmentation": [[0, 0, 9e6, 9e6, 0, 9e6]]}]), "outline is longer"),
+        (of_coco([{"segmentation": {"size": [1 << 31, 1 << 31], "counts": [1 << 62]}}]), "runs are of"),
+        (of_coco([{"segmentation": {"size": [H, W], "counts": [1 << 62] * 4 + [H * W]}}]), "runs come to 18446744"),
+        (cvat('<mask label="x" rle="4294967296" left="0" top="0" width="65536" height="65536"/>'), "larger than the"),
+        (cvat('<mask label="x" rle="4" left="0" top="0" width="-2" height="-2"/>'), "no size"),
+    ],
+)
+def test_what_no_photo_can_hold_is_refused_before_it_takes_memory_or_time(
+    content: Any, told: str, photos: Path
+) -> None:
+    if isinstance(content, dict) and "images" in content:
+        del content["images"][0]["height"]
+    with pytest.raises(DataError, match=told) as raised:
+        drawn(content, photos, "labels.xml" if isinstance(content, str) else "labels.json")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_voc_mask_that_claims_more_pixels_than_photos_have_is_one_line(photos: Path) -> None:
+    folder = photos.parent / "SegmentationClass"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(claims(20_000, 20_000))
+    with pytest.raises(DataError, match=r"a\.png.*larger than any photo"):
+        write_masks(folder, photos, photos.parent / "masks")
+
+
+def test_a_severstal_cell_of_many_runs_is_read(photos: Path) -> None:
+    write_image(photos / "large.png", np.zeros((400, 500, 3), np.uint8))
+    pairs = " ".join(f"{start} 1" for start in range(1, 400 * 500, 4))
+    assert len(pairs) > 131_072, "beyond the limit that csv has by itself"
+    labels = photos.parent / "train.csv"
+    labels.write_text(f"ImageId,ClassId,EncodedPixels\nlarge.png,1,{pairs}\n")
+    assert write_masks(labels, photos, photos.parent / "masks").classes == {"1": 1}
+    assert read_mask(photos.parent / "masks" / "large.png").sum() == 50_000
+
+
+@pytest.mark.parametrize("kind", ["COCO", "Label Studio", "VOC", "rings"])
+def test_of_many_areas_one_is_in_memory_at_a_time(kind: str, photos: Path) -> None:
+    side, areas, labels = 600, 60, photos.parent / "labels"
+    write_image(photos / "a.png", np.zeros((side, side, 3), np.uint8))
+    labels.mkdir()
+    image = Image.frombytes("P", (side, side), bytes(side) + b"\1" * side + bytes(side * (side - 2)))
+    if kind == "VOC":
+        for number in range(areas):
+            image.save(labels / f"{'a' if number == 0 else number}.png")
+    elif kind == "Label Studio":
+        bits = f"{4 * side * side:032b}" + f"{7:05b}" + f"{15:04b}" * 4
+        for start in range(0, 4 * side * side, 1 << 16):  # runs of one value, the alpha's too
+            bits += "1" + "00" + f"{min(1 << 16, 4 * side * side - start) - 1:016b}" + "11111111"
+        rle = [int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8)]
+        area = {"type": "brushlabels", "value": {"rle": rle}, "original_width": side, "original_height": side}
+        (labels / "a.json").write_text(json.dumps([task([area] * areas)]))
+    else:
+        ring = [2, 2, 600, 2, 600, 6, 2, 6]
+        counts = {"size": [side, side], "counts": [0, side, side * side - side]}
+        many = [{"segmentation": [ring] * areas}] if kind == "rings" else [{"segmentation": counts}] * areas
+        document = of_coco(many)
+        document["images"][0] |= {"height": side, "width": side}
+        (labels / "a.json").write_text(json.dumps(document))
+    tracemalloc.start()
+    try:
+        write_masks(labels, photos, photos.parent / "masks")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 30 * side * side, f"{peak / side / side:.0f} bytes a pixel, of {areas} areas"
+
+
+def test_a_name_with_a_line_break_is_told_in_one_line(photos: Path) -> None:
+    with pytest.raises(DataError, match=r"none of the 1 labelled photos.*two\\nlines") as raised:
+        drawn(of_coco([SQUARE], "two\nlines.png"), photos)
+    assert "\n" not in str(raised.value)
+    document = of_coco([SQUARE])
+    document["images"] += [{"id": 9, "file_name": "two\nlines.png"}]
+    (photos.parent / "coco.json").write_text(json.dumps(document))
+    remarks = write_masks(photos.parent / "coco.json", photos, photos.parent / "out").remarks
+    assert "1 labelled photos are not there: two\\nlines.png" in remarks
 
 
 def test_an_unknown_class_lists_those_there_are(photos: Path) -> None:

@@ -504,6 +504,16 @@ def test_a_wrong_csv_names_its_file_and_row(tmp_path: Path, lines: list[str], wo
     assert refused(tmp_path / "split.csv") == message
 
 
+@pytest.mark.parametrize(("name", "told"), [("x" * 300 + ".png", "too long"), ("a\0.png", "null byte")])
+@pytest.mark.parametrize("column", ["image", "mask"])
+def test_what_cannot_be_a_file_in_a_csv_is_one_line(column: str, name: str, told: str, tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    row = f"a.png,test,bad,{name}" if column == "mask" else f"{name},test,bad,"
+    (tmp_path / "split.csv").write_text(f"image,split,label,mask\n{row}\n")
+    message = refused(tmp_path)
+    assert "cannot be a file here" in message and told in message and len(message) < 400
+
+
 def test_a_csv_in_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_bytes("image,split,label\ngröße.png,train,good\n".encode("latin-1"))
     assert "split.csv cannot be read as a UTF-8 csv" in refused(tmp_path)

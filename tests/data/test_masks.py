@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
 from PIL import ImageDraw
 from scipy import ndimage
 
-from flawmap.data.masks import MaskReader, looks_like_mask, read_mask, read_with_facts
+from flawmap.data.masks import MaskReader, at_cells, looks_like_mask, read_mask, read_with_facts
 from flawmap.errors import ImageError
 
 SHAPE = (60, 80)
@@ -193,6 +194,19 @@ def test_several_files_of_one_mask_are_united(tmp_path: Path) -> None:
         part[rows, 20:50] = 255
         Pillow.fromarray(part).save(tmp_path / f"{name}.png")
     assert np.array_equal(MaskReader().read([tmp_path / "a.png", tmp_path / "b.png"], SHAPE), TRUTH)
+
+
+def test_a_cell_is_marked_where_any_pixel_under_it_is() -> None:
+    """As adaptive pooling of PyTorch takes the largest; a scratch of one pixel does not vanish."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        size, cells = rng.integers(1, 40, 2).tolist(), rng.integers(1, 40, 2).tolist()
+        mask = rng.random(size) < 0.05
+        pooled = torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(mask)[None, None].float(), cells)[0, 0] > 0
+        assert np.array_equal(at_cells(mask, *cells), pooled.numpy())
+    scratch = np.zeros((1024, 1024), bool)
+    scratch[500, 100:900] = True
+    assert at_cells(scratch, 256, 256).sum() == 200
 
 
 def test_photos_do_not_look_like_masks_and_masks_do(tmp_path: Path) -> None:

@@ -119,6 +119,35 @@ def test_a_threshold_is_a_new_version_of_the_same_weights_and_is_rolled_back(
         assert answer.status_code in (400, 404) and "\n" not in answer.json()["error"]
 
 
+def test_a_smallest_place_is_a_new_version_like_a_threshold(http: httpx.Client, server: Server) -> None:
+    before = http.get("/api/threshold").json()
+    part = http.post("/api/parts", content=png(1)).json()
+    made = http.post("/api/threshold", json={"smallest": 700, "note": "dust"})
+    assert made.status_code == 201, made.text
+    assert (made.json()["smallest"], made.json()["current"]) == (700, True)
+    assert (
+        made.json()["threshold"]["score"] == before["threshold"]
+        and http.get("/api/threshold").json()["smallest"] == 700
+    )
+    assert made.json()["origin"] == f"smallest place of {before['model']}"
+    assert load_bundle(server.models / f"{made.json()['ref']}.bundle").smallest == 700
+    again = http.post("/api/parts", content=png(1)).json()
+    assert (again["score"], again["verdict"], again["smallest"]) == (part["score"], part["verdict"], 700)
+    assert all(region["area"] >= 700 for region in again["regions"])
+    both = http.post("/api/threshold", json={"score": 0.2, "smallest": "0.5mm", "mm_per_pixel": 0.05, "use": False})
+    assert (both.json()["threshold"]["score"], both.json()["smallest"]) == (0.2, 79)
+    assert http.post("/api/models/rollback").json()["smallest"] == before["smallest"]
+    count = len(http.get("/api/models").json()["models"])
+    for wrong in (
+        {"smallest": "wide"}, {"smallest": True}, {"smallest": []}, {"smallest": "1 mm"}, {"smallest": -1},
+        {"mm_per_pixel": 0.1}, {"score": 0.1, "mm_per_pixel": 0.1}, {"smallest": 1e12}, {"smallest": "x" * 500},
+    ):  # fmt: skip
+        answer = http.post("/api/threshold", json=wrong)
+        assert answer.status_code in (400, 422) and "\n" not in answer.json()["error"], answer.text
+    assert len(http.get("/api/models").json()["models"]) == count, "nothing is left of what was refused"
+    assert not list(server.models.glob(".*saving"))
+
+
 def test_a_report_of_a_lot_has_its_figures(http: httpx.Client, parts: list[dict[str, Any]]) -> None:
     report = http.get("/api/report", params={"lot": "lot 7"}).json()
     verdicts = [part["verdict"] for part in parts]

@@ -60,6 +60,20 @@ def test_a_model_that_is_gone_is_replaced_in_the_record_too(opened: Callable[[],
     assert models.roll_back("anna").ref == "part@3"
 
 
+def test_a_smallest_place_of_the_station_itself_is_not_hidden_by_one_of_a_model(opened: Callable[[], Models]) -> None:
+    models = opened()
+    made = models.with_threshold("part@1", None, None, "anna", "", ("0.5 mm", 0.05))
+    assert (made.smallest, made.origin, made.threshold) == (
+        79,
+        "smallest place of part@1",
+        models.find("part@1").threshold,
+    )
+    models.smallest = 30
+    assert models.facts(made)["smallest"] == 30
+    with pytest.raises(StationError, match=r"verdict\.smallest of this station, 30 pixels.*take it out"):
+        models.with_threshold("part@1", None, None, "anna", "", (20, None))
+
+
 def test_a_roll_back_ends_with_the_first_model(opened: Callable[[], Models]) -> None:
     models = opened()
     models.use(models.with_threshold("part@1", 0.2, None, "anna", "").ref, "anna")

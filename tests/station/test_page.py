@@ -275,6 +275,24 @@ def test_a_question_closes_with_its_view_and_nothing_is_done(page: Any, station:
         assert client.station()["model"] == before
 
 
+def test_a_smallest_place_is_set_beside_the_threshold(page: Any, station: Server) -> None:
+    send(station, *range(4))
+    open_view(page, station, "threshold")
+    area = page.get_by_label("Smallest place")
+    expect(area).to_have_value("4 px")
+    area.fill("wide")
+    page.locator(".set-area").click()
+    page.locator("dialog button[value=yes]").click()
+    expect(page.locator("body")).to_contain_text("Expected an area as 20 px")
+    area.fill("300 px")
+    page.locator(".set-area").click()
+    page.locator("dialog button[value=yes]").click()
+    expect(page.locator(".versions")).to_contain_text("smallest place of part@1")
+    expect(page.get_by_label("Smallest place")).to_have_value("300 px")
+    made = page.request.get(f"{station.url}/api/models").json()
+    assert made["current"] == "part@2" and made["models"][0]["smallest"] == 300
+
+
 def test_a_threshold_is_not_applied_to_a_model_that_was_not_asked_about(page: Any, station: Server) -> None:
     send(station, *range(4))
     open_view(page, station, "threshold")

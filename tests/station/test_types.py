@@ -131,6 +131,19 @@ def test_a_deadline_is_a_number_of_seconds(deadline: str, client: Asker) -> None
         assert answer.status_code == 400, answer.text
 
 
+@pytest.mark.parametrize("token", ["\u2028", "é", "a b", "x\n", "\0"])
+def test_a_token_that_can_be_no_cookie_is_refused(token: str, client: Asker) -> None:
+    answer = client.post("/api/session", json={"token": token})
+    assert answer.status_code == 400 and answer.json()["error"].startswith("body.token: "), answer.text
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "two\nlines"])
+def test_a_made_up_name_is_refused_in_one_short_line(name: str, client: Asker) -> None:
+    answer = client.post("/api/models/rollback", json={name: 1})
+    told = answer.json()["error"]
+    assert answer.status_code == 400 and "\n" not in told and len(told) < 300, told
+
+
 @pytest.mark.parametrize("body", ['{"score": 0}', '{"score": 1, "use": true, "note": "why"}', '{"overkill": 0.05}'])
 def test_what_is_right_comes_through(body: str, client: Asker) -> None:
     answer = client.post("/api/threshold", content=body)

@@ -255,6 +255,31 @@ def test_a_line_that_a_loss_of_power_cut_is_written_again(tmp_path: Path) -> Non
     )
 
 
+def test_a_table_that_an_editor_left_without_its_last_line_break_keeps_its_last_line(tmp_path: Path) -> None:
+    file, keys = tmp_path / "results.csv", ["a" * 64, "b" * 64]
+    table = Table(file)
+    table.close()
+    file.write_text(file.read_text().rstrip("\n"))  # the heading alone
+    for key in keys:
+        table = Table(file)
+        table.give({"file": "c.png", "key": key})
+        table.close()
+        file.write_text(file.read_text().rstrip("\n"))
+    assert [row["key"] for row in rows(file)] == keys
+
+
+def test_a_table_with_bytes_that_are_no_text_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "results.csv"
+    table = Table(file)
+    table.give({"file": "c.png", "key": "k1"})
+    table.close()
+    file.write_bytes(file.read_bytes().replace(b"k1", b"\x89\xff"))
+    table = Table(file)
+    table.give({"file": "c.png", "key": "k2"})
+    table.close()
+    assert b"k2" in file.read_bytes() and b"\x89\xff" in file.read_bytes()
+
+
 def test_two_watches_do_not_share_a_state(tmp_path: Path) -> None:
     first = Seen(tmp_path / "state.sqlite")
     with pytest.raises(StationError, match="another watch"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawmap.analysis.opening import Named, Photos, inspector_of, photos_of
+from flawmap.analysis.opening import Named, Photos, Say, Watch, inspector_of, photos_of, silent, unwatched
 from flawmap.deploy.batch import prepare_folder, refuse_folder
 from flawmap.deploy.inspector import Inspector
 from flawmap.deploy.limits import (
@@ -46,6 +46,8 @@ def detection_limits(
     seed: int = 0,
     overwrite: bool = False,
     device: str = "auto",
+    say: Say = silent,
+    watch: Watch = unwatched,
 ) -> DetectionLimits:
     """Measure how small a defect is found: probability of detection against size and contrast, with a90/95.
 
@@ -53,6 +55,7 @@ def detection_limits(
     shape: `spot`, its size a diameter, or `line`, its size a length; sizes: in pixels of the image files
     contrasts: shares of the range from black to white, in (0, 1)
     out: a folder for index.html, limits.json and trials.csv
+    say: is told what is passed over, a line each; watch: shows how far it is
 
     Raises ConfigError, BundleError without a threshold, DataError, ImageError.
     """
@@ -63,17 +66,17 @@ def detection_limits(
     if photos < 2:
         raise ConfigError(f"photos={photos}: expected 2 or more")
     folder = None if out is None else Path(out)
-    paths = check_photos(photos_of(images), photos, seed)
+    paths = check_photos(photos_of(images, say), photos, seed)
     inspector = inspector_of(bundle, device)
     if folder is not None:
         refuse_folder(folder, overwrite)
     asked = sorted(set(map(float, sizes))), sorted(set(map(float, contrasts)))
-    trials = list(run_trials(inspector, paths, sizes=asked[0], contrasts=asked[1], shape=shape, seed=seed))
+    drawn = run_trials(inspector, paths, sizes=asked[0], contrasts=asked[1], shape=shape, seed=seed, say=say)
+    trials = watch(drawn, len(paths) * len(asked[0]) * len(asked[1]), "defects drawn and inspected")
     found = DetectionLimits(summarise(trials), trials)
     if folder is not None:
         used = len({trial.image for trial in trials})
-        name = "" if isinstance(bundle, Inspector) else str(bundle)
         prepare_folder(folder, ("index.html", "limits.json", "trials.csv"), overwrite)
-        facts = {"bundle": name, "shape": shape, "photos": used, "trials": len(trials), "seed": seed}
+        facts = {"bundle": inspector.source, "shape": shape, "photos": used, "trials": len(trials), "seed": seed}
         write_limits(folder, trials, found.limits, facts)
     return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawmap.analysis.opening import Named, Photos, bundle_of, photos_of, refuse_file
+from flawmap.analysis.opening import Named, Photos, Say, bundle_of, photos_of, refuse_file, silent
 from flawmap.bundle import Bundle
 from flawmap.deploy.check import Checked, check_photos, drift_of, write_table
 from flawmap.deploy.check import photos_of as good_photos_of
@@ -48,18 +49,25 @@ def drift_check(
     *,
     overwrite: bool = False,
     device: str = "auto",
+    say: Say = silent,
+    each: Callable[[Checked], object] = lambda photo: None,
 ) -> DriftCheck:
     """Compare photos with the good ones trained on: light, focus, position, exposure, how often codes occur.
 
     out: a csv with the figures of each photo. A photo that cannot be read has its error, and the others go on.
-    Raises BundleError for a bundle that does not know its photos and for `out` in the way, DataError.
+    say: is told what is passed over, a line each; each: is given every photo as it is checked
+
+    Raises BundleError for a bundle that does not know its photos, ConfigError for `out` in the way, DataError.
     """
     opened, name = bundle_of(bundle)
     good = good_photos_of(opened, name)
     file = None if out is None else Path(out)
     if file is not None:
         refuse_file(file, overwrite)
-    checked = list(check_photos(opened, good, photos_of(images), device))
+    checked = []
+    for photo in check_photos(opened, good, photos_of(images, say), device):
+        checked.append(photo)
+        each(photo)
     if file is not None:
         write_table(file, checked)
     return DriftCheck(checked, drift_of(good, checked))

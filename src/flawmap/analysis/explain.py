@@ -21,16 +21,16 @@ def explain(
 ) -> Explanation:
     """Show what the network saw in one image file, step by step.
 
-    out: a .png or .jpg, one picture, or .html, an evidence sheet of one page. Raises ConfigError for another suffix
-    and an exported runtime, BundleError for `out` in the way, ImageError for a file that cannot be used.
+    out: a .png or .jpg, one picture, or .html, an evidence sheet of one page. Raises ConfigError for another suffix,
+    for `out` in the way and an exported runtime, ImageError for a file that cannot be used.
     """
     file = None if out is None else Path(out)
     if file is not None:
         if file.suffix.lower() not in SUFFIXES:
-            raise ConfigError(f"{file}: expected a name that ends with {', '.join(SUFFIXES)}")
+            raise ConfigError(f"--out {file}: expected a name that ends with {', '.join(SUFFIXES)}")
         refuse_file(file, overwrite)
-    known = None if isinstance(bundle, Inspector) else Path(bundle)
-    found = steps.explain(inspector_of(bundle, device), Path(image), known)
+    inspector = inspector_of(bundle, device)
+    found = steps.explain(inspector, Path(image), Path(inspector.source) if inspector.source else None)
     if file is not None:
         (steps.write_sheet if file.suffix.lower() == ".html" else steps.write_picture)(found, file)
     return found

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from flawmap.analysis.opening import Named, bundle_of
+from flawmap.analysis.opening import Named, Say, bundle_of, silent
 from flawmap.bundle import Bundle
 from flawmap.bundle_facts import NOTE
 from flawmap.config import load_recipe
@@ -23,6 +23,7 @@ from flawmap.errors import DataError
 from flawmap.train.contamination import most, to_look_with
 from flawmap.train.run import look_before, own_backbone
 from flawmap.train.sources import sized
+from flawmap.train.white import settled_white
 
 
 def outliers(
@@ -32,30 +33,39 @@ def outliers(
     config: str | PathLike[str] = "fast",
     settings: Sequence[str] = (),
     device: str = "auto",
+    name: str = "",
+    say: Say = silent,
 ) -> list[Suspect]:
     """List good photos by how much they look like defective ones, the most suspicious first.
 
     source: a bundle, or its folder; or the photos before any training, as a folder, a csv or `read_layout` gives them,
     which are looked at as the recipe `config` with `settings` would
     top: how many at most; None: all, and those set aside in any case
+    name: of a bundle that is open already, in messages
+    say: is told what is passed over, and of the full white of photos before any training, a line each
 
     Raises BundleError for a bundle that does not know its photos' scores, LayoutError, DataError, ImageError.
     """
     if isinstance(source, str | PathLike) and not (Path(source) / NOTE).exists():
         source = read_layout(Path(source))
+        for note in source.notes:
+            say(note)
     if isinstance(source, Listing):
-        return _before(source, top, config, list(settings), device)
-    found = suspects(*bundle_of(source))
+        return _before(source, top, config, list(settings), device, say)
+    bundle, known = bundle_of(source)
+    found = suspects(bundle, name or known)
     return [suspect for rank, suspect in enumerate(found) if top is None or rank < top or suspect.set_aside]
 
 
 def _before(
-    listing: Listing, top: int | None, config: str | PathLike[str], settings: list[str], device: str
+    listing: Listing, top: int | None, config: str | PathLike[str], settings: list[str], device: str, say: Say
 ) -> list[Suspect]:
     good = sorted(sample.image for sample in listing.train_good)
     if len(good) < 2:
         raise DataError(f"{listing.name} holds {len(good)} good photos; two or more can be compared with each other")
-    recipe = sized(load_recipe(Path(config) if isinstance(config, PathLike) else config, settings), good)
+    recipe = load_recipe(Path(config) if isinstance(config, PathLike) else config, settings)
+    image, _ = settled_white(recipe.image, good, say=say)
+    recipe = sized(recipe.model_copy(update={"image": image}), good)
     backbone = own_backbone(to_look_with(recipe))
     scores = look_before(good, recipe, read_scope(recipe.image), None, pick_device(device), backbone).tolist()
     return [Suspect(str(good[index]), float(scores[index])) for index in most(scores, top or len(good))]

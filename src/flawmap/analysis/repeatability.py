@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flawmap.analysis.opening import Named, Photos, inspector_of, photos_of
+from flawmap.analysis.opening import Named, Photos, Say, Watch, inspector_of, photos_of, place_of, silent, unwatched
 from flawmap.deploy.batch import prepare_folder, refuse_folder
 from flawmap.deploy.inspector import Inspector
 from flawmap.deploy.repeat import (
@@ -31,12 +31,15 @@ def repeatability(
     seed: int = 0,
     overwrite: bool = False,
     device: str = "auto",
+    say: Say = silent,
+    watch: Watch = unwatched,
 ) -> Repeatability:
     """Measure whether the same part gets the same verdict again, over several shots of each part.
 
     parts: a folder that holds a folder of shots for each part; with `shots`, photos of which as many shots are made up
     shift: of made-up shots, pixels of the file; exposure, noise: shares of the range
-    out: a folder for index.html, repeat.json and parts.csv
+    out: a folder for index.html, repeat.json and parts.csv; none inside `parts`, whose folders are parts
+    say: is told what is passed over, a line each; watch: shows how far it is
 
     Raises ConfigError, BundleError without a threshold, LayoutError, DataError, ImageError.
     """
@@ -52,21 +55,26 @@ def repeatability(
         raise BundleError("the bundle has no threshold, so there are no verdicts; set one with flawmap threshold")
     if folder is not None:
         refuse_folder(folder, overwrite)
+        if isinstance(parts, str | Path) and folder.resolve().is_relative_to(Path(parts).resolve()):
+            raise ConfigError(f"--out {folder} lies inside {parts}, whose folders are parts; choose another")
     if shots:
-        found = list(repeat_photos(inspector, photos_of(parts), shots, Jitter(shift, exposure, noise), seed))
+        photos = photos_of(parts, say)
+        made = repeat_photos(inspector, photos, shots, Jitter(shift, exposure, noise), seed)
+        found = watch(made, len(photos), "photos repeated")
+        light, grain = (f"{100 * share:.3g}%" for share in (exposure, noise))
         how = (
-            f"{shots} shots of each photo, made up: moved by up to {shift:g} pixels, light within {exposure:.3g}, "
-            f"noise of {noise:.3g}"
+            f"{shots} shots of each photo, made up: moved by up to {shift:g} pixels, light within {light}, "
+            f"noise of {grain}"
         )
     else:
         if not isinstance(parts, str | Path):
             raise ConfigError("give the folder that holds a folder of shots for each part, or shots=5 with photos")
-        found = list(repeat_folders(inspector, shots_of_folders(Path(parts))))
+        by_part = shots_of_folders(Path(parts), say)
+        found = watch(repeat_folders(inspector, by_part), len(by_part), "parts inspected")
         how = "Shots as photographed, a folder a part"
     result = summarise(found, inspector.bundle.threshold.score)
     if folder is not None:
-        name = "" if isinstance(bundle, Inspector) else str(bundle)
         prepare_folder(folder, ("index.html", "repeat.json", "parts.csv"), overwrite)
-        facts = {"bundle": name, "photos": str(parts), "shots_are": how, "seed": seed}
+        facts = {"bundle": inspector.source, "photos": place_of(parts), "shots_are": how, "seed": seed}
         write_repeat(folder, found, result, facts)
     return result

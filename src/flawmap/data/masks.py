@@ -89,6 +89,21 @@ def marked(pixels: MaskPixels, name: str = "mask") -> tuple[Mask, Facts]:
     return np.asarray(mask, np.bool_), Facts(kind, float(mask.mean()) if mask.size else 0.0, alpha, unclear, dim)
 
 
+def at_cells(mask: Mask, height: int, width: int) -> Mask:
+    """A mask (H, W) at fewer pixels: (height, width) bool, where any pixel that a cell covers, if in part, is marked.
+
+    Cells are those of adaptive pooling: from floor(i H / height) to before ceil((i + 1) H / height).
+    """
+    marked = mask
+    for axis, count in enumerate((height, width)):
+        steps, size = np.arange(count), mask.shape[axis]
+        sums = np.cumsum(marked, axis=axis, dtype=np.int32)
+        sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis)
+        ends, starts = -(-(steps + 1) * size // count), steps * size // count
+        marked = sums.take(ends, axis) > sums.take(starts, axis)
+    return marked
+
+
 def kind_of_levels(levels: Levels, lossy: bool = False) -> Kind:
     """Whether levels (H, W) are even, two, class numbers or grey; `lossy`: as JPEG leaves them."""
     present = np.unique(levels)

@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from flawmap.bundle import WEIGHTS, Bundle, load_bundle, sha256
 from flawmap.config import dump_recipe
 from flawmap.data.images import read_image, read_pixels, to_float, to_uint8
-from flawmap.data.layouts import find_images
+from flawmap.data.layouts import gather
 from flawmap.data.surfaces import SURFACES, draw_good
 from flawmap.data.tiles import at_scale, cut
 from flawmap.deploy.agreement import Agreement, Pixels, Ranking, compare, rank
@@ -55,10 +55,12 @@ def export(
     dynamic_batch: bool = False,
     images: str | Path | None = None,
     overwrite: bool = False,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Exported:
     """Export the bundle at `source` to `out`; None is beside the bundle, by its name.
 
-    `images`: a folder of good images of the part; without it the check runs on surfaces that flawmap draws. INT8 is
+    `images`: a folder of good images of the part; without it the check runs on surfaces that flawmap draws. `say` is
+    told what is passed over in it. INT8 is
     fitted to half of them and judged on the other half. `bfloat16`: networks, or what INT8 leaves of them, compute in
     it, by OpenVINO alone and on CPUs that multiply it. Raises ConfigError when a package is missing, `int8` has no
     images or `bfloat16` cannot be had, DisagreementError when the artefact disagrees with PyTorch, BundleError when its
@@ -80,7 +82,7 @@ def export(
     _check_place(place, to, overwrite)
     bundle = load_bundle(source)
     lower = int8 or bfloat16
-    shown, whose = _images(bundle, images, int8, bfloat16)
+    shown, whose = _images(bundle, images, int8, bfloat16, say)
     fitted, judged = (shown[::2][:CALIBRATED], shown[1::2][:RANKED]) if int8 else ([], shown)
     about = describe(bundle, sha256(source / WEIGHTS), precision, dynamic_batch)
     saving = place.absolute().with_name(f".{place.name}.saving")
@@ -251,7 +253,9 @@ def _check_place(place: Path, to: str, overwrite: bool) -> None:
         raise BundleError(f"{place} is not an artefact and is left alone; choose another --out")
 
 
-def _images(bundle: Bundle, folder: Path | None, int8: bool, bfloat16: bool) -> tuple[list[Pixels], str]:
+def _images(
+    bundle: Bundle, folder: Path | None, int8: bool, bfloat16: bool, say: Callable[[str], object]
+) -> tuple[list[Pixels], str]:
     """Images (H, W, 3) uint8 to check on, spread over the folder, and whose they are."""
     wanted = CALIBRATED + RANKED if int8 else RANKED if bfloat16 else COMPARED
     if folder is None:
@@ -260,7 +264,10 @@ def _images(bundle: Bundle, folder: Path | None, int8: bool, bfloat16: bool) -> 
         names = sorted(SURFACES)
         drawn = [to_uint8(draw_good(names[i % len(names)], side + 16 * i, random)) for i in range(wanted)]
         return drawn, "drawn"
-    files = find_images([folder])
+    found = gather([folder])
+    for line in found.sentences():
+        say(line)
+    files = found.images
     if int8 and len(files) < FEWEST:
         raise DataError(f"{folder} holds {len(files)} images; INT8 is fitted to at least {FEWEST} good ones")
     if bfloat16 and len(files) < FEWEST // 2:

@@ -52,7 +52,8 @@ class Inspector:
         smallest: int | None = None,
     ) -> None:
         self.bundle = bundle
-        self.smallest = bundle.recipe.verdict.pixels if smallest is None else smallest
+        self.source = ""  # the folder it was loaded from, where there is one
+        self.smallest = bundle.smallest if smallest is None else smallest
         self.scope = Scope(bundle.recipe.image, bundle.ignore)
         self.white = bundle.white
         self.good_scores = [float(score) for score in bundle.provenance.get("held_out_scores") or []]
@@ -245,11 +246,14 @@ def load(
         raise ConfigError(f"the runtime {runtime} computes no {precision}; use float32, or one of: {known}")
     bundle = load_bundle(Path(path))
     if runtime == "torch":
-        return Inspector(bundle, device, threads, precision=precision, smallest=smallest)
-    from flawmap.deploy.fastest import open_runtime
+        inspector = Inspector(bundle, device, threads, precision=precision, smallest=smallest)
+    else:
+        from flawmap.deploy.fastest import open_runtime
 
-    opened = open_runtime(runtime, Path(path), bundle, device, threads, say, precision)
-    return Inspector(bundle, runtime=opened, smallest=smallest)
+        opened = open_runtime(runtime, Path(path), bundle, device, threads, say, precision)
+        inspector = Inspector(bundle, runtime=opened, smallest=smallest)
+    inspector.source = str(path)
+    return inspector
 
 
 def peak_region(found: Image) -> list[Region]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from flawmap.data.images import Stored, as_stored, to_float
-from flawmap.data.layouts import find_images
+from flawmap.data.layouts import find_images, gather
 from flawmap.deploy.inspector import Inspector
 from flawmap.errors import BundleError, DataError, LayoutError
 from flawmap.measure.report import page_environment, short
@@ -92,11 +92,17 @@ class Repeatability:
     near_flipped: int
 
 
-def shots_of_folders(folder: Path) -> dict[str, list[Path]]:
-    """The photos of each part: each folder in `folder` is a part. Raises LayoutError unless all have two or more."""
+def shots_of_folders(folder: Path, say: Callable[[str], object] = lambda line: None) -> dict[str, list[Path]]:
+    """The photos of each part: each folder in `folder` is a part. `say` is told what is passed over.
+
+    Raises LayoutError unless all have two or more.
+    """
     if not folder.is_dir():
         raise LayoutError(f"{folder}: there is no such folder")
-    parts = {path.name: find_images([path]) for path in sorted(folder.iterdir()) if path.is_dir()}
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    parts = {path.name: find_images([path]) for path in inside}
+    for line in passed_over(folder)[0]:
+        say(line)
     few = [name for name, shots in parts.items() if len(shots) < 2]
     if not parts or few:
         what = f"{few[0]} has one photo" if few else f"{folder} has no folders"
@@ -104,6 +110,17 @@ def shots_of_folders(folder: Path) -> dict[str, list[Path]]:
             f"{what}; put the shots of each part into a folder of its own, or give --shots 5 to make them up"
         )
     return parts
+
+
+def passed_over(folder: Path) -> tuple[list[str], list[Path]]:
+    """What `shots_of_folders` passes over in a folder, a line each; and the images among it, hidden or in no part."""
+    found = gather([folder])
+    loose = [path for path in found.images if path.parent == folder]
+    told = found.sentences()
+    if loose:
+        names = ", ".join(map(str, loose[:3])) + (", …" if loose[3:] else "")
+        told.insert(0, f"passed over {len(loose)} images in no part's folder: {names}")
+    return told, [*loose, *found.hidden]
 
 
 def repeat_folders(inspector: Inspector, parts: Mapping[str, Sequence[Path]]) -> Iterator[Part]:

@@ -7,12 +7,12 @@ not a verdict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from flawmap.bundle import Bundle
-from flawmap.data.layouts import find_images
+from flawmap.data.layouts import gather
 from flawmap.errors import BundleError, DataError
 
 
@@ -40,12 +40,15 @@ def suspects(bundle: Bundle, name: str | Path) -> list[Suspect]:
     return sorted(found, key=lambda suspect: -suspect.score)
 
 
-def find_photos(chosen: Sequence[Suspect], data: Path) -> list[Path]:
+def find_photos(chosen: Sequence[Suspect], data: Path, say: Callable[[str], object] = lambda line: None) -> list[Path]:
     """Where the photos are, below the folder `data` that was trained on or one that holds it.
 
-    Raises DataError when one is not there, or more than one could be it.
+    `say` is told what is passed over there. Raises DataError when one is not there, or more than one could be it.
     """
-    below = find_images([data])
+    gathered = gather([data])
+    for line in gathered.sentences():
+        say(line)
+    below = gathered.images
     found = []
     for suspect in chosen:
         parts = Path(suspect.image).parts

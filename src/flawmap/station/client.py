@@ -162,10 +162,16 @@ class Client:
         return self._ask("POST", "/api/models/rollback", json={"note": note})
 
     def set_threshold(
-        self, score: float | None = None, overkill: float | None = None, note: str = ""
+        self,
+        score: float | None = None,
+        overkill: float | None = None,
+        note: str = "",
+        smallest: float | str | None = None,
+        mm_per_pixel: float | None = None,
     ) -> dict[str, Any]:
-        """Make and use a version with another threshold."""
-        return self._ask("POST", "/api/threshold", json={"score": score, "overkill": overkill, "note": note})
+        """Make and use a version with another threshold, or with another smallest place (`20`, `0.5 mm`), or both."""
+        asked = {"score": score, "overkill": overkill, "smallest": smallest, "mm_per_pixel": mm_per_pixel}
+        return self._ask("POST", "/api/threshold", json={"note": note, **_given(asked)})
 
     def report(self, **query: Any) -> dict[str, Any]:
         """A shift or a lot in figures."""

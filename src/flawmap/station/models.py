@@ -17,14 +17,14 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from flawmap.bundle_facts import NOTE, check_texts, checked_facts, threshold_of
-from flawmap.config import ImageSettings
+from flawmap.bundle_facts import NOTE, check_texts, checked_facts, smallest_place, threshold_of
+from flawmap.config import ImageSettings, PlaceSettings
 from flawmap.data.white import FULL, level_in
-from flawmap.errors import BundleError, StationError
+from flawmap.errors import BundleError, ConfigError, StationError
 from flawmap.measure.threshold import Groups, Tail, Threshold, choose_threshold
 from flawmap.station.files import link, to_disk
 from flawmap.station.record import Entry, Record, Row, now, records
@@ -44,6 +44,9 @@ NAMED = "a model's name is 1 to 100 letters without @ and /, and does not begin 
 FOLDER = re.compile(r"(?P<name>[^@/\x00-\x1f]{1,100}?)(@(?P<version>[1-9]\d{0,8}))?(\.bundle)?")
 NONE_USED = "there is no model in use; train one, or copy a bundle to the models folder and use it (docs/station.md)"
 LOAD_S = 900.0  # an export on first use takes minutes
+
+
+Place: TypeAlias = "tuple[float | str, float | None]"  # its smallest area, and what a pixel measures, as they are given
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Version:
     by: str
     lacks: str
     white: int = FULL  # of photos with 16 bits
+    smallest: int = 1  # pixels of a place
 
     def fault(self) -> StationError | None:
         """Why it cannot be used, None where it can."""
@@ -89,6 +93,7 @@ class Models:
 
     def __init__(self, folder: Path, record: Record, pool: Pool) -> None:
         self.folder, self.record, self.pool = folder, record, pool
+        self.smallest: int | None = None  # of a place in pixels, where the station's settings say it for every model
         self.told: Callable[[Row], object] = lambda row: None  # of every switch and addition
         self._changing = threading.RLock()
         self._opened: dict[str, Version] = {}  # as they were when they were loaded
@@ -197,13 +202,23 @@ class Models:
             self._switch("roll back", version, who, note)
             return version
 
-    def with_threshold(self, base: str, score: float | None, overkill: float | None, who: str, note: str) -> Version:
-        """A new version of `base` with another threshold: a score, or for an overkill. Raises StationError."""
+    def with_threshold(
+        self, base: str, score: float | None, overkill: float | None, who: str, note: str, place: Place | None = None
+    ) -> Version:
+        """A new version of `base` with another threshold: a score, or for an overkill; or another smallest `place`.
+
+        Raises StationError.
+        """
         with self._changing:
             version = self.find(base)
             if version.lacks and (fault := version.fault()) is not None:
                 raise fault
-            old = version.threshold
+            if place is not None and self.smallest is not None:
+                text = f"verdict.smallest of this station, {self.smallest} pixels, holds for every model; take it out"
+                raise StationError(f"{text} of its settings first", 409, code="smallest-of-station")
+            old, threshold = version.threshold, None
+            if score is None and overkill is None:
+                return self._add(version.path, version.name, who, f"smallest place of {version.ref}", note, None, place)
             if score is not None:
                 pixel = old.pixel if old is not None else score
                 share = old.overkill if old is not None else 0.01
@@ -217,7 +232,7 @@ class Models:
                     folders=version.held_out_folders, set_aside=version.set_aside,
                     groups=version.groups, tail=version.tail,
                 )  # fmt: skip
-            return self._add(version.path, version.name, who, f"threshold of {version.ref}", note, threshold)
+            return self._add(version.path, version.name, who, f"threshold of {version.ref}", note, threshold, place)
 
     def add(self, bundle: Path, name: str, who: str, origin: str, note: str = "") -> Version:
         """Copy a bundle in as the newest version of `name`. Raises StationError."""
@@ -236,6 +251,7 @@ class Models:
             "why_code": "" if fault is None else fault.code,
             "threshold": None if version.threshold is None else asdict(version.threshold),
             "weights_sha256": version.weights_sha256,
+            "smallest": version.smallest if self.smallest is None else self.smallest,
             "created": version.created,
             "trained_on": version.trained_on,
             "origin": version.origin,
@@ -243,14 +259,15 @@ class Models:
         }
 
     def _add(
-        self, bundle: Path, name: str, who: str, origin: str, note: str, threshold: Threshold | None
+        self, bundle: Path, name: str, who: str, origin: str, note: str, threshold: Threshold | None,
+        place: Place | None = None,
     ) -> Version:  # fmt: skip
         match = FOLDER.fullmatch(name)
         if match is None or match["version"] is not None or name.startswith("."):
             raise StationError(NAMED, 400, code="name")
         number = 1 + max((one.version for one in self.versions() if one.name == name), default=0)
-        place = self.folder / (f"{name}.bundle" if number == 1 else f"{name}@{number}.bundle")
-        saving = self.folder / f".{place.name}.saving"
+        folder = self.folder / (f"{name}.bundle" if number == 1 else f"{name}@{number}.bundle")
+        saving = self.folder / f".{folder.name}.saving"
         try:
             shutil.rmtree(saving, ignore_errors=True)
             saving.mkdir()
@@ -262,18 +279,25 @@ class Models:
                 from flawmap.bundle import update_threshold
 
                 update_threshold(saving, threshold)
+            if place is not None:
+                from flawmap.bundle import update_smallest
+
+                update_smallest(saving, *place)
             about = {"origin": origin, "by": who, "note": note, "at": now()}
             (saving / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             for file in saving.iterdir():
                 to_disk(file)
             to_disk(saving)
-            saving.rename(place)
+            saving.rename(folder)
             to_disk(self.folder)  # the record will name it
         except (OSError, BundleError) as problem:
             shutil.rmtree(saving, ignore_errors=True)
             why = problem.strerror if isinstance(problem, OSError) else str(problem)
             raise StationError(f"cannot write a model to {self.folder}: {why}", 503) from problem
-        version = _read(place)
+        except ConfigError as problem:
+            shutil.rmtree(saving, ignore_errors=True)
+            raise StationError(str(problem).partition("; see")[0], 400, code="area") from problem
+        version = _read(folder)
         assert version is not None
         self._record("add", version, who, note)
         return version
@@ -375,6 +399,7 @@ def _read(path: Path) -> Version | None:
             by=str(about.get("by", "")),
             lacks=lacks or _lacks(path, note),
             white=_white(path, facts),
+            smallest=_smallest(path, facts),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
@@ -404,11 +429,19 @@ def _white(path: Path, facts: dict[str, Any]) -> int:
     return level_in(facts, ImageSettings(white=level) if level in range(255, FULL + 1) else ImageSettings())
 
 
+def _smallest(path: Path, facts: dict[str, Any]) -> int:
+    """The smallest area of a place, in pixels."""
+    try:
+        return smallest_place(facts, PlaceSettings.model_validate(_settings(path, "verdict")))
+    except ValueError:
+        return PlaceSettings().pixels
+
+
 def _settings(path: Path, section: str) -> dict[str, Any]:
     """A section of the bundle's recipe."""
     try:
         found = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8")).get(section, {})
-    except (OSError, ValueError):  # what is wrong with the recipe is said where the bundle is opened
+    except (OSError, ValueError, RecursionError):  # what is wrong with the recipe is said where the bundle is opened
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -113,7 +113,7 @@ class Login(BaseModel):
     """A token, given once for a cookie."""
 
     model_config = EXACT
-    token: str = Field(max_length=200)
+    token: str = Field(max_length=200, pattern=r"^[\x21-\x7e]*$")  # it becomes a cookie
 
 
 @router.post("/api/session", response_model=Session)

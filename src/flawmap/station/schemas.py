@@ -153,6 +153,7 @@ class Model(_Exact):
     why_code: str
     threshold: dict[str, Any] | None
     weights_sha256: str
+    smallest: int
     created: str
     trained_on: int | None
     origin: str

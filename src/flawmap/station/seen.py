@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ COLUMNS = (
 )
 
 Result = dict[str, Any]
+_KEY = re.compile(rb'"[0-9a-f]{64}"\r?$')  # the last cell of a whole line
 
 
 @dataclass(frozen=True)
@@ -119,15 +121,20 @@ class Table:
         if not known:
             self._append(COLUMNS)
             return
+        whole, _, cut = known.rpartition(b"\n")
         separator = next((each for each in (",", ";") if begins.replace(b'"', b"") == each.join(COLUMNS).encode()), "")
         if not separator:
             os.close(self._stream)
             raise StationError(f"{file} is another table; choose another --csv")
         self._style = Style(separator, separator == ";")  # a table goes on as it began
-        if not known.endswith(b"\n"):  # a line that was cut by a loss of power
-            os.ftruncate(self._stream, known.rfind(b"\n") + 1)
+        if cut and (not whole or _KEY.search(cut)):  # an editor left the last line's end out
+            self._write("\n")
+            whole = known
+        elif cut:  # a line that was cut by a loss of power
+            os.ftruncate(self._stream, len(whole) + 1)
         self._keys = {
-            line.rpartition(separator.encode())[2].strip().strip(b'"').decode() for line in known.splitlines()
+            line.rpartition(separator.encode())[2].strip().strip(b'"').decode(errors="replace")
+            for line in whole.split(b"\n")
         }
 
     def give(self, result: Result) -> None:
@@ -144,6 +151,9 @@ class Table:
     def _append(self, cells: Sequence[Any]) -> None:
         text = (MARK if self._style.mark else "") + line_of(cells, self._style, "\n")
         self._style = self._style._replace(mark=False)
+        self._write(text)
+
+    def _write(self, text: str) -> None:
         try:
             os.write(self._stream, text.encode("utf-8", "backslashreplace"))  # one write: whole or not
             os.fsync(self._stream)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from flawmap.config import Area, PlaceSettings, Section, apply_override, checked, smallest_area
+from flawmap.config import Area, PlaceSettings, Section, apply_override, checked, smallest_area, toml_values
 from flawmap.errors import ConfigError
 
 
@@ -168,13 +167,11 @@ def load_settings(file: Path | None = None, overrides: list[str] | None = None) 
     values: dict[str, Any] = {}
     if file is not None:
         try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
+            values = toml_values(file.read_text(encoding="utf-8"), str(file))
         except FileNotFoundError as problem:
             raise ConfigError(f"there is no file {file}; expected a station's settings in TOML") from problem
         except (OSError, UnicodeDecodeError) as problem:
             raise ConfigError(f"{file} cannot be read as UTF-8 text; expected a station's settings") from problem
-        except tomllib.TOMLDecodeError as problem:
-            raise ConfigError(f"{file} is not valid TOML: {problem}") from problem
     for override in overrides or []:
         if override.partition("=")[0].strip() == "name":
             values["name"] = override.partition("=")[2].strip().strip('"')

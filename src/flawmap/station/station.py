@@ -159,7 +159,7 @@ class Station:
         self.failed = ""  # why the station cannot go on and must be started anew
         self.pool.lost = self._fail
         self.models = Models(models, self.record, self.pool)
-        self.models.told = self._tell_model
+        self.models.told, self.models.smallest = self._tell_model, settings.verdict.pixels
         self.escape: dict[str, Any] = UNCHECKED  # of the running shift
         self.metrics = Metrics(self.pool.load_now, lambda: float(self.drift.last()["figure"]), lambda: self.escape)
         self.started, self.last_part = now(), self.results.last_time()

@@ -132,6 +132,7 @@ def threshold(
             "model": version.ref,
             "threshold": version.threshold.score,
             "doubt": station.settings.verdict.doubt,
+            "smallest": station.models.facts(version)["smallest"],
             "low": low,
             "high": high,
             "edges": edges.tolist(),
@@ -171,17 +172,25 @@ def around(
 
 
 class ThresholdAsked(Note):
-    """A new threshold, as a score or for an overkill; use: switch to it."""
+    """A new threshold, as a score or for an overkill, or a new smallest place, or both; use: switch to it.
+
+    smallest: an area as `verdict.smallest` of a recipe; mm_per_pixel: what a pixel measures, None: as the model knows
+    """
 
     score: float | None = Field(None, ge=0, le=1)
     overkill: float | None = Field(None, gt=0, lt=1)
+    smallest: float | Annotated[str, Field(max_length=100)] | None = None
+    mm_per_pixel: float | None = Field(None, ge=0)
     model: str | None = None
     use: bool = True
 
     @model_validator(mode="after")
     def _one_of_both(self) -> ThresholdAsked:
-        if (self.score is None) == (self.overkill is None):
-            raise ValueError("give score or overkill, one of them")
+        given = (self.score is not None) + (self.overkill is not None)
+        if given > 1 or (given == 0 and self.smallest is None):
+            raise ValueError("give score or overkill, one of them, or smallest")
+        if self.mm_per_pixel is not None and self.smallest is None:
+            raise ValueError("mm_per_pixel is for smallest; give it too")
         return self
 
 
@@ -189,7 +198,8 @@ class ThresholdAsked(Note):
 def apply(station: TheStation, who: Engineer, asked: ThresholdAsked) -> JSONResponse:
     """Make a new version with another threshold, and switch to it unless told not to."""
     base = _version(station, asked.model)
-    version = station.models.with_threshold(base.ref, asked.score, asked.overkill, who.name, asked.note)
+    place = None if asked.smallest is None else (asked.smallest, asked.mm_per_pixel)
+    version = station.models.with_threshold(base.ref, asked.score, asked.overkill, who.name, asked.note, place)
     if asked.use:
         version = station.models.use(version.ref, who.name, asked.note)
     return json(station.models.facts(version), 201)

@@ -12,7 +12,7 @@ import errno
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flawmap import __version__
-from flawmap.errors import FlawmapError, ImageError, StationError
+from flawmap.errors import FlawmapError, ImageError, StationError, one_line
 from flawmap.station.access import LOCAL, Who, is_loopback
 from flawmap.station.connections import CONNECTION
 from flawmap.station.record import reason
@@ -177,7 +177,7 @@ def told(problem: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(problem, RequestValidationError):
         first = problem.errors()[0]
         wrong_type = first["loc"][0] == "body" and len(first["loc"]) > 1 and first["type"].endswith("_type")
-        return 422 if wrong_type else 400, {"error": f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"}
+        return 422 if wrong_type else 400, {"error": f"{_place(first['loc'])}: {one_line(first['msg'])}"}
     if isinstance(problem, ClientDisconnect):  # nobody reads it; the log's line has the status
         return 400, {"error": "the request ended before its body was whole"}
     if isinstance(problem, HTTPException):
@@ -190,6 +190,11 @@ def told(problem: Exception) -> tuple[int, dict[str, Any]]:
         text = f"the station cannot write to its disk: {problem.strerror}; make room or change its permissions"
         return 503, {"error": text, "code": "disk"}
     return 500, {"error": "a defect of flawmap; the station's log says more", "code": "defect"}
+
+
+def _place(location: Sequence[int | str]) -> str:
+    """Where in a request something is wrong; a name that the sender made up is told by its beginning."""
+    return one_line(".".join(str(part) if len(str(part)) <= 100 else f"{str(part)[:100]}…" for part in location))
 
 
 def error_of(problem: Exception) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from flawmap.bundle import round_weights
 from flawmap.config import AnomalySettings, Recipe
 from flawmap.data.images import Mask, taken_at
+from flawmap.data.masks import at_cells
 from flawmap.measure.evidence import NONE, GoodEvidence
 from flawmap.measure.evidence import Floats as Floats64
 from flawmap.measure.metrics import image_ap, image_auroc
@@ -612,5 +613,4 @@ def _cells(inside: Mask | None, features: Tensor) -> Tensor | None:
     """Cells (h, w) bool of `features` (B, C, h, w) that hold a pixel `inside` (H, W); None: all."""
     if inside is None:
         return None
-    pixels = torch.from_numpy(inside)[None, None].float()
-    return (nn.functional.adaptive_max_pool2d(pixels, features.shape[-2:])[0, 0] > 0).to(features.device)
+    return torch.from_numpy(at_cells(inside, *features.shape[-2:])).to(features.device)

@@ -25,6 +25,7 @@ from flawmap.config import ImageSettings, ModelSettings, Recipe
 from flawmap.data.dataset import network_input
 from flawmap.data.images import Image, Mask, read_image
 from flawmap.data.marks import cover_in, direction, window_of
+from flawmap.data.masks import at_cells
 from flawmap.data.scope import Scope
 from flawmap.data.white import White
 from flawmap.measure.metrics import image_auroc
@@ -269,8 +270,8 @@ def _pretrained(model: ModelSettings, candidates: Sequence[ImageSettings]) -> Im
 
 def _counting(inside: Mask, grid: Sequence[int]) -> Tensor:
     """Cells (h, w) bool of a grid that hold a pixel `inside` (H, W)."""
-    pixels = torch.from_numpy(inside)[None, None].float()
-    return nn.functional.adaptive_max_pool2d(pixels, tuple(grid))[0, 0] > 0
+    height, width = grid
+    return torch.from_numpy(at_cells(inside, height, width))
 
 
 def size_line(asked: Recipe, settled: Recipe, photo: tuple[int, int]) -> str:

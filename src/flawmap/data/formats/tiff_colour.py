@@ -130,7 +130,11 @@ def over_black(grey: Array, alpha: Array, white: float = 0) -> Array:
 
 
 def by_table(indices: Array, table: Array) -> Array:
-    """table[indices], some rows at a time: an index takes eight bytes meanwhile."""
+    """table[indices], some rows at a time: an index takes eight bytes meanwhile. Raises Damage beyond the table."""
+    if indices.dtype == np.bool_:  # as tifffile gives single bits; NumPy would take them for a choice
+        indices = indices.view(np.uint8)
+    if indices.size and int(indices.max()) >= len(table):
+        raise Damage(f"it holds values up to {int(indices.max())}, and its bits end at {len(table) - 1}")
     out = np.empty(indices.shape + table.shape[1:], table.dtype)
     for top in range(0, len(indices), 64):
         out[top : top + 64] = table[indices[top : top + 64]]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flawmap.data.images import Mask
-from flawmap.data.labels.shapes import Draw, Labelled, Shape, points_of, polygon, runs
+from flawmap.data.labels.shapes import Draw, Labelled, Shape, points_of, polygon, run_lengths, runs
 
 
 def fits(document: Any) -> bool:
@@ -42,7 +42,7 @@ def _drawn(annotation: dict[str, Any], size: tuple[int, int] | None, name: str) 
         return _runs(marked["counts"], (int(marked["size"][0]), int(marked["size"][1])), size, name)
     if isinstance(marked, list) and marked:
         rings = [points_of(ring, 3, f"{name}: a polygon") for ring in ([marked] if _flat(marked) else marked)]
-        return lambda height, width: np.any([polygon(ring, height, width) for ring in rings], axis=0)
+        return lambda height, width: _joined(rings, height, width)
     if annotation.get("bbox"):
         left, top, across, down = (float(value) for value in annotation["bbox"])
         corners = [(left, top), (left, top + down), (left + across, top + down), (left + across, top)]
@@ -59,14 +59,21 @@ def _runs(counts: Any, size: tuple[int, int], stated: tuple[int, int] | None, na
     if stated is not None and size != stated:
         raise ValueError(f"{name}: its runs are of {size[1]}x{size[0]} pixels, the image of {stated[1]}x{stated[0]}")
     lengths = decoded(counts) if isinstance(counts, str | bytes) else [int(count) for count in counts]
-    whole = np.ascontiguousarray(runs(lengths, size[0] * size[1]).reshape(size[1], size[0]).T)
+    filled = run_lengths(lengths, size[0] * size[1])
 
     def draw(height: int, width: int) -> Mask:
         if (height, width) != size:
             raise ValueError(f"{name}: its runs are of {size[1]}x{size[0]} pixels, the photo of {width}x{height}")
-        return whole
+        return np.ascontiguousarray(runs(filled).reshape(width, height).T)
 
     return draw
+
+
+def _joined(rings: list[list[tuple[float, float]]], height: int, width: int) -> Mask:
+    mask = np.zeros((height, width), np.bool_)
+    for ring in rings:  # one at a time: there may be thousands
+        mask |= polygon(ring, height, width)
+    return mask
 
 
 def decoded(counts: str | bytes) -> list[int]:

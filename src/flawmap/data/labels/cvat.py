@@ -8,12 +8,11 @@ mark no area and are counted. Shapes lie over each other by z_order; one called 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from flawmap.data.images import Mask
 from flawmap.data.labels.labelme import placed
-from flawmap.data.labels.shapes import Draw, Labelled, Shape, box, ellipse, points_of, polygon, runs
+from flawmap.data.labels.shapes import Draw, Labelled, Shape, box, ellipse, points_of, polygon, run_lengths, runs
 
 AREAS = ("polygon", "mask", "ellipse", "box")
 OTHERS = ("polyline", "points", "skeleton", "cuboid")
@@ -61,9 +60,13 @@ def _drawn(element: ElementTree.Element) -> Draw:
         cx, cy, rx, ry = numbers("cx", "cy", "rx", "ry")
         return lambda height, width: ellipse(cx, cy, rx, ry, height, width, angle)
     left, top, across, down = (int(value) for value in numbers("left", "top", "width", "height"))
-    part: Any = runs([int(count) for count in given["rle"].split(",")], across * down).reshape(down, across)
+    lengths = run_lengths([int(count) for count in given["rle"].split(",")], across * down)
+    if across < 1 or down < 1:
+        raise ValueError("a mask has no size")
 
     def draw(height: int, width: int) -> Mask:
-        return placed(part, top, left, height, width)
+        if across > width or down > height:
+            raise ValueError(f"a mask of {across}x{down} pixels is larger than the photo of {width}x{height}")
+        return placed(runs(lengths).reshape(down, across), top, left, height, width)
 
     return draw

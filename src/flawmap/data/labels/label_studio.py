@@ -8,7 +8,7 @@ whose middle is inside. Annotations that were cancelled count for nothing; sever
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -90,8 +90,8 @@ def _kind(value: dict[str, Any]) -> str:
 def _drawn(key: str, value: dict[str, Any], size: tuple[int, int]) -> Draw:
     height, width = size
     if key == "rle":
-        marked = decoded(value["rle"], size)
-        return lambda rows, columns: marked
+        stream = np.asarray(value["rle"], dtype=np.uint8)
+        return lambda rows, columns: decoded(stream, size)
     turn = float(value.get("rotation") or 0)
     if key == "points":
         points = points_of(np.asarray(value["points"], np.float64) * (width / 100, height / 100), 3, "a polygon")
@@ -105,7 +105,7 @@ def _drawn(key: str, value: dict[str, Any], size: tuple[int, int]) -> Draw:
     return lambda rows, columns: ellipse(left, top, rx, ry, rows, columns, turn)
 
 
-def decoded(rle: list[int], size: tuple[int, int]) -> Mask:
+def decoded(rle: Sequence[int] | np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> Mask:
     """The area of a brush: bytes of a stream of bits -> (H, W) bool. Raises ValueError when it is cut or does not fit.
 
     32 bits: how many values; 5: bits of a value, less one; 4 times 4: bits of a run's length, less one. Then, until all
@@ -126,7 +126,7 @@ def decoded(rle: list[int], size: tuple[int, int]) -> Mask:
     lengths = [number(4) + 1 for _ in range(4)]
     if total != 4 * size[0] * size[1]:
         raise ValueError(f"the brush holds {total} values, not 4 for each of {size[1]}x{size[0]} pixels")
-    values = np.zeros(total, np.int64)
+    values: np.ndarray[Any, Any] = np.zeros(total, np.uint8 if word <= 8 else np.uint32)
     done = 0
     while done < total:
         run, end = number(1), done + 1 + number(lengths[number(2)])
@@ -141,4 +141,4 @@ def decoded(rle: list[int], size: tuple[int, int]) -> Mask:
             values[done:end] = single @ (1 << np.arange(word)[::-1])
             at += (end - done) * word
         done = end
-    return values.reshape(*size, 4)[:, :, 3] > (1 << word) // 2 - 1
+    return np.asarray(values.reshape(*size, 4)[:, :, 3] > (1 << word) // 2 - 1, np.bool_)

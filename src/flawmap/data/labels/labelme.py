@@ -7,7 +7,6 @@ labelme's export. Outlines belong to the area.
 from __future__ import annotations
 
 import base64
-import io
 import math
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -16,10 +15,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from flawmap.data.images import Mask
-from flawmap.data.labels.shapes import Draw, Labelled, Shape, points_of
+from flawmap.data.labels.shapes import Draw, Labelled, Shape, opened_png, points_of
 
 BACKGROUND, IGNORED = "_background_", "__ignore__"
 LINE, POINT = 10, 5  # labelme's width of a line and radius of a point, in pixels
+WIDEST = 200_000  # radius of a circle, in pixels
 NEEDED = {"circle": 2, "rectangle": 2, "line": 2, "linestrip": 2, "point": 1, "oriented_rectangle": 4, "polygon": 3,
           "mask": 2}  # fmt: skip
 
@@ -54,6 +54,8 @@ def _drawn(kind: str, points: list[tuple[float, float]]) -> Draw:
         (x0, y0), (x1, y1) = points[0], points[-1]
         if kind in ("circle", "point"):
             radius = POINT if kind == "point" else math.hypot(x1 - x0, y1 - y0)
+            if radius > WIDEST:  # Pillow takes time by the radius
+                raise ValueError("a circle is wider than any on a photo")
             pen.ellipse(((x0 - radius, y0 - radius), (x0 + radius, y0 + radius)), outline=1, fill=1)
         elif kind == "rectangle":
             pen.rectangle(((min(x0, x1), min(y0, y1)), (max(x0, x1), max(y0, y1))), outline=1, fill=1)
@@ -67,7 +69,7 @@ def _drawn(kind: str, points: list[tuple[float, float]]) -> Draw:
 
 
 def _bitmap(encoded: str, points: list[tuple[float, float]]) -> Draw:
-    with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=["PNG"]) as image:
+    with opened_png(base64.b64decode(encoded)) as image:
         part = np.asarray(image) > 0
     left, top = (int(value) for value in points[0])
     return lambda height, width: placed(part, top, left, height, width)

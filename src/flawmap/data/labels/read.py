@@ -5,6 +5,7 @@ All is read, matched and drawn before the folder of masks appears: it is whole, 
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -21,8 +22,8 @@ import numpy as np
 from flawmap.data.images import Mask, read_shape, write_image
 from flawmap.data.labels import coco, cvat, label_studio, labelme, severstal, voc, yolo
 from flawmap.data.labels.shapes import Labelled
-from flawmap.data.layouts import find_images
-from flawmap.errors import ConfigError, DataError
+from flawmap.data.layouts import gather
+from flawmap.errors import ConfigError, DataError, one_line
 
 FORMATS = ("labelme", "COCO", "YOLO segmentation", "CVAT", "PASCAL VOC", "Label Studio", "Severstal")
 READ = (".json", ".xml", ".txt", ".csv")
@@ -60,9 +61,12 @@ def write_masks(
         raise ConfigError(f"{out} exists and is not empty; choose another --out, or --overwrite it")
     found, remarks = read_labels([Path(each) for each in _each(labels)])
     masks = {label.source.absolute() for label in found}  # of PASCAL VOC, in a folder beside the photos'
+    gathered = gather(roots)
+    if gathered.hidden:
+        remarks.append(f"passed over {len(gathered.hidden)} hidden images: {_some(gathered.hidden)}")
     below = {
         path: _below(path, roots)
-        for path in find_images(roots)
+        for path in gathered.images
         if not path.is_relative_to(out) and path.absolute() not in masks
     }
     matched, lost = _matched(found, below)
@@ -168,6 +172,7 @@ def _sound(path: Path, read: Callable[[], Read]) -> Read:
         OverflowError,
         OSError,
         SyntaxError,
+        csv.Error,
     ) as problem:
         reason = f"lacks {problem}" if isinstance(problem, KeyError) else (str(problem).splitlines() or ["damaged"])[0]
         raise DataError(f"{path}: not a usable label file ({reason}); correct or export it again") from problem
@@ -324,12 +329,14 @@ def _remarks(
     if bare:
         remarks.append(f"{len(bare)} photos are not labelled and have no mask: {_some(bare)}")
     said = Counter(label.remark for label in found if label.remark)
-    remarks += [f"{next(one for one in found if one.remark == text).image}: {text}" for text in list(said)[:3]]
+    remarks += [
+        one_line(f"{next(one for one in found if one.remark == text).image}: {text}") for text in list(said)[:3]
+    ]
     if len(said) > 3:
         remarks.append(f"and {sum(said.values()) - 3} more photos of that kind")
     return remarks
 
 
 def _some(names: Iterable[object]) -> str:
-    first, *rest = [str(name) for name in names]
+    first, *rest = [one_line(name) for name in names]
     return first + (f" and {len(rest)} more" if rest else "")

@@ -15,6 +15,7 @@ from flawmap.data.images import Mask
 from flawmap.data.labels.shapes import Draw, Labelled, Shape
 
 PIXELS = "EncodedPixels"
+LONGEST = 1 << 30  # letters of a cell; csv's own limit of 131 072 is passed by a large mask of many runs
 
 
 def fits(text: str) -> bool:
@@ -26,6 +27,7 @@ def fits(text: str) -> bool:
 def read(text: str, file: Path) -> list[Labelled]:
     """The photos of a file. Raises ValueError for a row that is none."""
     photos: dict[str, Labelled] = {}
+    csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
     for number, row in enumerate(csv.DictReader(text.lstrip("\ufeff").splitlines()), 2):
         if "ImageId_ClassId" in row:
             name, _, kind = (row["ImageId_ClassId"] or "").rpartition("_")

@@ -6,14 +6,15 @@ In colour, without a palette, classes are told by labelmap.txt (as CVAT writes i
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from flawmap.data.labels.shapes import Labelled, Shape
+from flawmap.data.images import Mask
+from flawmap.data.labels.shapes import Labelled, Shape, opened_png
 
 VOID = 255
 VOID_COLOUR = (224, 224, 192)
@@ -24,12 +25,12 @@ Colour = tuple[int, int, int]
 
 
 def read(file: Path, labels: Mapping[Colour, str]) -> list[Labelled]:
-    """The photo of a mask; `labels`: names by colour, of labelmap.txt. Raises OSError, ValueError."""
-    with Image.open(file) as image:
-        image.load()
+    """The photo of a mask; `labels`: names by colour, of labelmap.txt. Raises ValueError."""
+    with opened_png(file) as image:
         palette = image.getpalette() if image.mode == "P" else None
         if image.mode in ("1", "L", "P", "I;16", "I"):
-            values, named = np.asarray(image).astype(np.int64), _by_index(palette, labels)
+            values, named = np.asarray(image), _by_index(palette, labels)
+            values = values.astype(np.uint8) if values.dtype == np.bool_ else values
         elif image.mode in ("RGB", "RGBA"):
             values, named = _by_colour(np.asarray(image.convert("RGB")), labels)
         else:
@@ -38,8 +39,11 @@ def read(file: Path, labels: Mapping[Colour, str]) -> list[Labelled]:
     void = present and VOID in present and (palette is not None or len(present) > 1)
     if len(present) > 64:
         raise ValueError(f"it holds {len(present)} values, more than classes; it is a photo, or was saved as a JPEG")
+    kept = zlib.compress(np.searchsorted([0, *present], values).astype(np.uint8).tobytes(), 1)  # of all files at once
     shapes = [
-        _shape(named.get(value, str(value)), values == value) for value in present if not (void and value == VOID)
+        _shape(named.get(value, str(value)), kept, number)
+        for number, value in enumerate(present, 1)
+        if not (void and value == VOID)
     ]
     remark = f"void edges (255) mark nothing: {int((values == VOID).sum())} pixels" if void else ""
     return [Labelled(file.stem, file, shapes, values.shape, stem=True, remark=remark)]
@@ -66,8 +70,11 @@ def colour_of(index: int) -> Colour:
     return red, green, blue
 
 
-def _shape(name: str, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Shape:
-    return Shape(name, lambda height, width: mask)
+def _shape(name: str, kept: bytes, number: int) -> Shape:
+    def draw(height: int, width: int) -> Mask:
+        return np.asarray(np.frombuffer(zlib.decompress(kept), np.uint8).reshape(height, width) == number, np.bool_)
+
+    return Shape(name, draw)
 
 
 def _by_index(palette: list[int] | None, labels: Mapping[Colour, str]) -> dict[int, str]:
@@ -79,13 +86,15 @@ def _by_index(palette: list[int] | None, labels: Mapping[Colour, str]) -> dict[i
 
 def _by_colour(
     pixels: np.ndarray[Any, Any], labels: Mapping[Colour, str]
-) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[int, str]]:
-    packed = (pixels.astype(np.int64) << (16, 8, 0)).sum(axis=2)
+) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
+    packed = pixels[:, :, 0].astype(np.int32)
+    for channel in (1, 2):
+        packed = packed << 8 | pixels[:, :, channel]
     classes = {colour: index for index, colour in enumerate(labels)} if labels else {}
     classes = classes or {colour_of(index): index for index in range(VOID)}
     classes |= {(0, 0, 0): 0} if (0, 0, 0) not in classes else {}
     classes.setdefault(VOID_COLOUR, VOID)
-    values = np.zeros(packed.shape, np.int64)
+    values = np.zeros(packed.shape, np.int32)
     for value in np.unique(packed):
         colour = (int(value) >> 16, int(value) >> 8 & 255, int(value) & 255)
         if colour not in classes:

@@ -73,8 +73,15 @@ def read_table(table: Path) -> list[Sample]:
 def _file(table: Path, name: str) -> Path:
     """A file that a row names, from the folder of the csv; with the backslashes of Windows too."""
     path = table.parent / name.strip()
-    if "\\" in name and not path.exists():
-        path = table.parent / name.strip().replace("\\", "/")
+    try:
+        if "\\" in name and not path.exists():
+            path = table.parent / name.strip().replace("\\", "/")
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # which is said with the row's number
+    except (OSError, ValueError) as problem:  # too long, a loop of links, no permission; a NUL
+        reason = first_line(problem)
+        raise LayoutError(f"{table}: {name.strip()[:100]!r} cannot be a file here ({reason}); correct it") from problem
     return path
 
 

@@ -231,6 +231,13 @@ const STRINGS = {
   ],
   fromTo: ["Threshold {from} → {to}", "Schwelle {from} → {to}"],
   applied: ["{ref} is in use.", "{ref} ist in Gebrauch."],
+  smallestPlace: ["Smallest place", "Kleinste Stelle"],
+  set: ["Set", "Einstellen"],
+  areaAsk: ["Leave out places smaller than {area} from now on?", "Ab jetzt Stellen unter {area} weglassen?"],
+  areaDetail: [
+    "Verdicts do not change: they are by the score alone.",
+    "Urteile ändern sich nicht: sie richten sich allein nach dem Wert.",
+  ],
   switchedMeanwhile: [
     "Nothing was changed: {ref} has come into use meanwhile.",
     "Nichts wurde geändert: inzwischen ist {ref} in Gebrauch.",
@@ -240,6 +247,7 @@ const STRINGS = {
   versions: ["Versions", "Versionen"],
   noVersions: ["There is none yet.", "Noch gibt es keine."],
   thresholdOf: ["threshold of {ref}", "Schwelle von {ref}"],
+  placeOf: ["smallest place of {ref}", "kleinste Stelle von {ref}"],
   fromTraining: ["training", "Anlernen"],
   fromFolder: ["models folder", "Modellordner"],
   someoneHere: ["someone here", "jemand hier"],

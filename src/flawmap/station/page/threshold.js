@@ -115,7 +115,28 @@ export function threshold(root) {
       button(t("useCurrent", { score: written(data.threshold) }), () => go(data.threshold)),
       field(t("note"), note),
       button("", (event) => apply(note.value, event.currentTarget), { class: "primary apply" }),
+      smallest(note),
     );
+  }
+
+  /** Specks below this area are no places; like a threshold it is a new version. */
+  function smallest(note) {
+    const area = el("input", { class: "area", maxlength: 20, value: `${data.smallest} px` });
+    const set = button(t("set"), (event) => place(area.value.trim(), note.value, event.currentTarget), {
+      class: "set-area",
+    });
+    return el("div", { class: "row" }, field(t("smallestPlace"), area), set);
+  }
+
+  async function place(area, note, control) {
+    const { model } = data;
+    const name = model.split("@")[0];
+    if (!(await ask(t("areaAsk", { area }), [t("areaDetail"), t("applyDetail", { name })], t("set")))) return;
+    if (data.model !== model) return tell(t("switchedMeanwhile", { ref: data.model }), true);
+    const made = await busy(control, () => post("/api/threshold", { smallest: area, note, use: true, model }));
+    if (!made) return;
+    tell(t("applied", { ref: made.ref }));
+    refresh();
   }
 
   function go(to) {

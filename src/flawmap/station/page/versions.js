@@ -9,6 +9,7 @@ import { whoOf, words } from "./words.js";
 // How the station writes down where a version comes from (docs/station-api.md, Models).
 const ORIGINS = [
   [/^threshold of (?<ref>.+)$/, "thresholdOf"],
+  [/^smallest place of (?<ref>.+)$/, "placeOf"],
   [/^training [0-9a-f]+$/, "fromTraining"],
   [/^copied to the models folder$/, "fromFolder"],
 ];

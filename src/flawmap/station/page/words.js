@@ -79,6 +79,14 @@ const CODES = {
   "no-previous": ["No other model was used before this one.", "Vor diesem war kein anderes Modell in Gebrauch."],
   incomplete: ["This model is not whole; copy it again.", "Dieses Modell ist unvollständig; noch einmal kopieren."],
   "no-threshold": ["This model has no threshold.", "Dieses Modell hat keine Schwelle."],
+  area: [
+    "Expected an area as 20 px, or where the model knows the scale 0.5 mm (wide) or 0.2 mm2.",
+    "Erwartet: eine Fläche wie 20 px oder, wo das Modell den Maßstab kennt, 0.5 mm (breit) oder 0.2 mm2.",
+  ],
+  "smallest-of-station": [
+    "The smallest place is in the station's own settings and holds for every model.",
+    "Die kleinste Stelle steht in den Einstellungen der Station und gilt für alle Modelle.",
+  ],
 
   // Why a threshold is suggested
   halfway: [
