@@ -232,9 +232,8 @@ class ModelSettings(Section):
         description="How much each score source counts, by its AUROC on painted defects. `selected`: in proportion to "
         "how far that is above chance, and sources that hardly find these defects or vary much among good photos are "
         "left out. `cubed`: by its third power, pretrained features are never left out, others also where no Gaussian "
-        "describes them. Detection's own map, which was trained on such defects, counts by twice the sixth power in "
-        "the score, and by half of that in the map that is shown; there low resolution counts by a third where high "
-        "resolution is there.",
+        "describes them. In the map that is shown detection's own, which was trained on such defects, counts by the "
+        "square of its weight, at most by half, and low resolution by a third where high resolution is there.",
     )
     reduction: Literal[1, 2, 3, 4] = Field(
         1,

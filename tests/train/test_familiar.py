@@ -274,12 +274,12 @@ def test_a_source_that_finds_painted_defects_much_worse_is_left_out(
 @pytest.mark.parametrize(
     ("found", "wanted"),
     [
-        ([0.9, 0.7, 0.9], [2.0, 0.125, 1.0]),  # the map finds as many as the best source
-        ([0.7, 0.9, 0.8], [2 * 0.5**6, 1.0, 0.75**3]),
-        ([0.5, 0.9, 0.8], [0.01, 1.0, 0.75**3]),  # none
+        ([0.9, 0.7, 0.9], [1.0, 0.125, 1.0]),
+        ([0.7, 0.9, 0.8], [0.5**3, 1.0, 0.75**3]),
+        ([0.5, 0.9, 0.8], [0.01, 1.0, 0.75**3]),
     ],
 )
-def test_cubed_weights_and_detections_own_map_that_was_trained_on_what_weighs_it(
+def test_cubed_weights_are_third_powers_of_what_is_found_above_chance(
     found: list[float], wanted: list[float], photos: list[Path]
 ) -> None:
     fit = prepared(recipe_of("model.source_weights=cubed"), photos)
@@ -332,8 +332,11 @@ def test_with_cubed_weights_a_source_that_varies_much_from_place_to_place_is_lef
     assert fit.model.familiarity is not None
     kept = ("local", "imagenet") if left_out else ("encoder", "local", "imagenet")
     assert fit.model.familiarity.sources == kept
-    shares = [0.2, 0.4, 0.4] if left_out else [0.25] * 4  # cubed: in the map detection's own counts by half
-    assert fit.model.familiarity.shares.tolist() == pytest.approx(shares, rel=1e-3)
+    own, *others = fit.model.familiarity.shares.tolist()
+    weight = fit.told.trust[0]
+    assert others == pytest.approx([others[0]] * len(kept))
+    in_map = min(weight**2, 0.5) if left_out else weight  # cubed: detection's own was trained on what weighs it
+    assert weight * own / others[0] == pytest.approx(in_map, rel=2e-3)
 
 
 @pytest.mark.parametrize("blind", [True, False])

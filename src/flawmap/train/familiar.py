@@ -53,8 +53,7 @@ Chosen = TypeVar("Chosen")
 FOLDS = 8
 PHOTOS = 256  # good photos that the Gaussians are fitted to, at most
 REMEMBERED_PHOTOS = 1024  # good photos of which places are remembered, at most about
-OWN = 2.0  # times the square of its weight: what detection's map counts by in the score, being trained on such defects
-OWN_IN_MAP = 0.5  # of that it counts by in the map that is shown
+IN_MAP = 0.5  # at most, of the weight of detection's map in the map that is shown: it was trained on what weighs it
 LEAST = 0.01  # that a kind counts as, next to the best
 CELLS = 400_000  # among which those of a group are chosen, at most about
 DIRECTIONS = 64  # in which it is told how unlike such places are
@@ -345,8 +344,9 @@ class CrossFit:
         self.model.keep(kept)
         if kept:
             chosen = [self.kinds.index(name) for name in (MAP, *kept)]
-            own = OWN_IN_MAP if recipe.model.source_weights == "cubed" else 1.0
-            in_map = np.append(own, np.ones(len(kept))) * self._weights(found_by, (MAP, *kept))
+            counts = self._weights(found_by, (MAP, *kept))
+            own = min(float(counts[0]), IN_MAP / float(counts[0])) if recipe.model.source_weights == "cubed" else 1.0
+            in_map = np.append(own, np.ones(len(kept))) * counts
             together = bool({*PRETRAINED} & {*kept}) or _together_outlines_better(outlines, chosen, in_map)
             familiarity.share(together, own)
         else:
@@ -371,9 +371,7 @@ class CrossFit:
         counts = trust([found_by[name] for name in kinds])
         if self.recipe.model.source_weights == "selected":
             return counts
-        counts, own = (counts / counts.max()) ** 3, list(kinds).index(MAP)
-        counts[own] = OWN * counts[own] ** 2
-        weights: Floats64 = np.maximum(counts, LEAST)
+        weights: Floats64 = np.maximum((counts / counts.max()) ** 3, LEAST)
         return weights
 
     def _largest_of(self, number: int, picture: Tensor, inside: Mask | None) -> list[float]:
