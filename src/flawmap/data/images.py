@@ -31,6 +31,7 @@ from PIL import Image as Pillow
 from PIL import ImageCms, ImageFile, UnidentifiedImageError
 
 from flawmap.data.formats import Damage, Unsupported, bmp, jpeg, png, rare, tiff, tiff_colour, tiff_pixels
+from flawmap.data.remarks import collect
 from flawmap.data.white import (
     FULL_SCALE,
     White,
@@ -466,6 +467,7 @@ def _heard(name: str) -> Iterator[None]:
 
 
 def _remark(name: str, remark: str) -> None:
+    collect(remark)
     with _REMARKS_LOCK:
         names = _REMARKS.setdefault(remark, (name, set()))[1] if len(_REMARKS) < 1000 else {name}
         if len(names) < 100_000:
