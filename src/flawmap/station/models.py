@@ -21,7 +21,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flawmap.bundle_facts import NOTE, check_texts, checked_facts, threshold_of
+from flawmap.bundle_facts import ABOUT, NOTE, check_texts, checked_facts, threshold_of
 from flawmap.config import ImageSettings
 from flawmap.data.white import FULL, level_in
 from flawmap.errors import BundleError, StationError
@@ -31,7 +31,6 @@ from flawmap.station.record import Entry, Record, Row, now, records
 from flawmap.station.workers import Pool
 
 log = logging.getLogger("flawmap.station")
-ABOUT = "station.json"
 FILES = {  # of a bundle, and what of its notes tells that there is one; "": always
     "weights.safetensors": "",
     "recipe.toml": "",
@@ -41,6 +40,7 @@ FILES = {  # of a bundle, and what of its notes tells that there is one; "": alw
     "backbone.json": "backbone_json_sha256",
 }
 NAMED = "a model's name is 1 to 100 letters without @ and /, and does not begin with a dot"
+WHITE = re.compile(r"flawmap white BUNDLE (\d+)")  # as data/white.py advises
 FOLDER = re.compile(r"(?P<name>[^@/\x00-\x1f]{1,100}?)(@(?P<version>[1-9]\d{0,8}))?(\.bundle)?")
 NONE_USED = "there is no model in use; train one, or copy a bundle to the models folder and use it (docs/station.md)"
 LOAD_S = 900.0  # an export on first use takes minutes
@@ -137,6 +137,15 @@ class Models:
         """Full white of photos with 16 bits, by a version that is loaded; None for another."""
         version = self._opened.get(ref)
         return None if version is None else version.white
+
+    def advised(self, version: Version, text: str) -> str:
+        """What is said of a photo that a version refused, with advice that helps here: a version never changes."""
+        number = 1 + max((one.version for one in self.versions() if one.name == version.name), default=version.version)
+        while (place := self.folder / f"{version.name}@{number}.bundle").exists():  # one that cannot be read
+            number += 1
+        ref = f"{version.name}@{number}"
+        after = f"--out {place}, and use {ref} then (POST /api/models/{ref}/use)"
+        return WHITE.sub(lambda found: f"flawmap white {version.path} {found[1]} {after}", text)
 
     def white_in(self, bundle: Path) -> int | None:
         """Full white of photos with 16 bits, by the notes of a bundle; None where they cannot be read."""
@@ -236,6 +245,7 @@ class Models:
             "why_code": "" if fault is None else fault.code,
             "threshold": None if version.threshold is None else asdict(version.threshold),
             "weights_sha256": version.weights_sha256,
+            "white": version.white,
             "created": version.created,
             "trained_on": version.trained_on,
             "origin": version.origin,

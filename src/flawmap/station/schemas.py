@@ -141,7 +141,7 @@ class Parts(_Exact):
 
 
 class Model(_Exact):
-    """A version of a model."""
+    """A version of a model. white: the pixel value that is full white in photos with 16 bits."""
 
     ref: str
     name: str
@@ -154,6 +154,7 @@ class Model(_Exact):
     why_code: str
     threshold: dict[str, Any] | None
     weights_sha256: str
+    white: int
     created: str
     trained_on: int | None
     origin: str

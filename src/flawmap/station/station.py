@@ -41,7 +41,7 @@ from flawmap.station.files import Pictures, new_id, thin
 from flawmap.station.inspecting import Outcome, Unlike
 from flawmap.station.live import Hub
 from flawmap.station.metrics import Metrics
-from flawmap.station.models import NONE_USED, Models, Version, change_of
+from flawmap.station.models import NONE_USED, WHITE, Models, Version, change_of
 from flawmap.station.promise import UNKNOWN, promise_now
 from flawmap.station.record import Entry, Record, Row, now, reason, stamp, url_of
 from flawmap.station.repeats import BATCHES, once_of, refusal, refused_body
@@ -276,7 +276,7 @@ class Station:
         run.step = "inspection"
         writing = asyncio.ensure_future(self._in_line(self.pictures.write_original, ident, data, kind))
         try:
-            found = await self._found(job, run)
+            found = await self._found(job, run, version)
             if found.threshold is None or found.defective is None:
                 raise StationError(f"the model {version.ref} has no threshold", 409)
             verdict = verdict_of(found.score, found.threshold, self.settings.verdict.doubt)
@@ -443,9 +443,14 @@ class Station:
                     raise
             await asyncio.sleep(0.02)
 
-    async def _found(self, job: Job, run: _Run) -> Outcome:
+    async def _found(self, job: Job, run: _Run, version: Version) -> Outcome:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(job.done), run.ends - time.monotonic() + GRACE_S)
+        except StationError as problem:
+            if not WHITE.search(str(problem)):
+                raise
+            text = await self._by(run, self._ask(self.models.advised, version, str(problem)))
+            raise StationError(text, problem.status, code=problem.code) from problem
         except TimeoutError:
             raise late(run.allowed_s, run.step) from None
 
@@ -528,6 +533,7 @@ class Station:
                 "name": current.name,
                 "version": current.version,
                 "threshold": current.threshold.score,
+                "white": current.white,
             },
             "queue": {
                 "waiting": load.waiting,
