@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+import shlex
 import shutil
 import threading
 import tomllib
@@ -43,6 +44,7 @@ NAMED = "a model's name is 1 to 100 letters without @ and /, and does not begin 
 WHITE = re.compile(r"flawmap white BUNDLE (\d+)")  # as data/white.py advises
 FOLDER = re.compile(r"(?P<name>[^@/\x00-\x1f]{1,100}?)(@(?P<version>[1-9]\d{0,8}))?(\.bundle)?")
 NONE_USED = "there is no model in use; train one, or copy a bundle to the models folder and use it (docs/station.md)"
+CHANGED = "was changed after it was loaded, and goes on as it was loaded; make a new version, and use that"
 LOAD_S = 900.0  # an export on first use takes minutes
 
 
@@ -144,8 +146,9 @@ class Models:
         while (place := self.folder / f"{version.name}@{number}.bundle").exists():  # one that cannot be read
             number += 1
         ref = f"{version.name}@{number}"
-        after = f"--out {place}, and use {ref} then (POST /api/models/{ref}/use)"
-        return WHITE.sub(lambda found: f"flawmap white {version.path} {found[1]} {after}", text)
+        bundle, out = shlex.quote(str(version.path)), shlex.quote(str(place))
+        after = f"--out {out}, and use {ref} then (POST /api/models/{ref}/use)"
+        return WHITE.sub(lambda found: f"flawmap white {bundle} {found[1]} {after}", text)
 
     def white_in(self, bundle: Path) -> int | None:
         """Full white of photos with 16 bits, by the notes of a bundle; None where they cannot be read."""
@@ -234,13 +237,18 @@ class Models:
             return self._add(bundle, name, who, origin, note, None)
 
     def facts(self, version: Version) -> dict[str, Any]:
-        """A version as the API tells it."""
-        fault = version.fault()
+        """A version as the API tells it: as it was loaded, where it is."""
+        fault, opened = version.fault(), self._opened.get(version.ref)
+        usable = fault is None
+        if fault is None and opened is not None:
+            if opened.sha256 != version.sha256:
+                fault = StationError(f"{version.ref} {CHANGED}", code="changed")
+            version = opened
         return {
             **version.short(),
             "current": bool(self._used) and self._used[-1] == version.ref,
             "loaded": version.ref in self._opened,
-            "usable": fault is None,
+            "usable": usable,
             "why": "" if fault is None else str(fault),
             "why_code": "" if fault is None else fault.code,
             "threshold": None if version.threshold is None else asdict(version.threshold),

@@ -78,6 +78,10 @@ const CODES = {
   ],
   "no-previous": ["No other model was used before this one.", "Vor diesem war kein anderes Modell in Gebrauch."],
   incomplete: ["This model is not whole; copy it again.", "Dieses Modell ist unvollständig; noch einmal kopieren."],
+  changed: [
+    "Changed on the disk after it was loaded; it goes on as it was loaded. Make a new version.",
+    "Nach dem Laden auf der Platte geändert; es gilt weiter, was geladen ist. Eine neue Version anlegen.",
+  ],
   "no-threshold": ["This model has no threshold.", "Dieses Modell hat keine Schwelle."],
 
   // Why a threshold is suggested
