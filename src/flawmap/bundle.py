@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flawmap.bundle_facts import (
+    ABOUT,
     FORMAT,
     NOTE,
     check_format,
@@ -83,6 +84,13 @@ class Bundle:
     ignore: np.ndarray[Any, np.dtype[np.bool_]] | None = None
     photos: GoodPhotos | None = None
     evidence: GoodEvidence | None = None
+
+    def __repr__(self) -> str:
+        sizes = self.recipe.image
+        limit = "no threshold" if self.threshold is None else f"threshold {self.threshold.score:.4g}"
+        photos = self.provenance.get("trained_on")
+        learnt = f", trained on {photos} photos" if isinstance(photos, int) else ""
+        return f"<Bundle at {sizes.width}x{sizes.height} pixels, {limit}{learnt}>"
 
     @property
     def white(self) -> White:
@@ -340,6 +348,38 @@ def update_smallest(path: Path, smallest: float | str, mm_per_pixel: float | Non
     asked = {"smallest": smallest, "mm_per_pixel": known if mm_per_pixel is None else mm_per_pixel}
     made = checked(PlaceSettings, asked, "the smallest place")
     update_provenance(place, {"place": made.model_dump()})
+
+
+def copy_with_white(path: Path, level: int, out: Path, overwrite: bool = False) -> None:
+    """Write a copy of the bundle at `path` to `out` that reads new photos with `level` as full white.
+
+    A reader sees nothing or the whole copy; `path` stays as it is. What a station noted of where the bundle comes from
+    is not copied. Raises BundleError.
+    """
+    path, out = Path(path), Path(out)
+    if path.resolve() == out.resolve():
+        raise BundleError(f"{out} is the bundle itself; leave out --out to change it, or choose another --out")
+    if out.exists() and not (overwrite and (out / NOTE).is_file()):
+        kept = "choose another --out" + (", or --overwrite it" if (out / NOTE).is_file() else "")
+        raise BundleError(f"{out} exists; {kept}")
+    read_facts(path)
+    saving, before = (out.with_name(f".{out.name}.{word}") for word in ("saving", "before"))
+    try:
+        for left in (saving, before):
+            shutil.rmtree(left, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(path, saving, ignore=shutil.ignore_patterns(ABOUT, ".*"))
+        update_white(saving, level)
+        if out.exists():
+            out.rename(before)
+        saving.rename(out)
+    except OSError as problem:
+        raise BundleError(f"{out}: cannot be written ({problem.strerror or problem})") from problem
+    finally:
+        if before.exists() and not out.exists():
+            before.rename(out)
+        for left in (saving, before):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def update_provenance(path: Path, facts: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from flawmap.measure.threshold import Threshold
 
 FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
 NOTE = "bundle.json"
+ABOUT = "station.json"  # where a version comes from, as a station notes it
 SEAL = "facts_sha256"
 TEXTS = {"recipe.toml": "recipe_sha256", "metrics.jsonl": "metrics_sha256"}  # hashed as text; the second may be missing
 NUMBERS = 1e300  # in bundle.json: none is larger, and each can be computed with as a float

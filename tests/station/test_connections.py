@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from station_helpers import Server, certify, png, run_async
+from station_helpers import Server, certify, png, run_async, wait_until
 from uvicorn.server import ServerState
 
 from flawmap.station import connections
@@ -217,3 +217,36 @@ def test_a_camera_gets_through_while_hundreds_hold_connections_and_say_nothing(m
     assert server.stop() == 0
     log = server.log.read_text()
     assert "connections at most" in log and "Traceback" not in log and "no connection can be taken" not in log
+
+
+def test_a_body_that_ends_early_leaves_one_line_in_the_log(models: Path, tmp_path: Path) -> None:
+    """Closed by the station, as it was too slow, or by its sender; whatever the body was to be."""
+    server = Server(models, tmp_path / "data", "--set", "limits.body_s=1", wait=False)
+    port = int(server.url.rpartition(":")[2])
+    form = b"multipart/form-data; boundary=b"
+    part = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n\x89PNG'
+    requests = [
+        (path, kind, body)
+        for path, kind, body in (
+            (b"/api/parts", b"image/png", b"\x89PNG"), (b"/api/parts", form, part), (b"/api/parts/batch", form, part),
+            (b"/api/session", b"application/json", b'{"tok'), (b"/api/test", b"application/json", b'{"on":'),
+        )
+    ]  # fmt: skip
+    opened = []
+    for path, kind, body in requests:
+        for closes in (False, True):
+            one = socket.create_connection(("127.0.0.1", port))
+            head = b"POST " + path + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: " + kind
+            one.sendall(head + b"\r\nContent-Length: 100000\r\n\r\n" + body)
+            if closes:
+                one.close()
+            else:
+                opened.append(one)
+    for one in opened:
+        one.settimeout(60)
+        assert one.recv(100).startswith(b"HTTP/1.1 408")
+        one.close()
+    wait_until(lambda: server.log.read_text().count("POST /api/") == 2 * len(requests))
+    assert server.stop() == 0
+    log = server.log.read_text()
+    assert "Traceback" not in log and "ERROR" not in log

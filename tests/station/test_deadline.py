@@ -70,6 +70,9 @@ def test_a_part_whose_record_is_locked_is_answered_in_time_and_recorded_as_late(
         took = time.monotonic() - began
     assert [answer.status_code for answer in answers] == [504] * 3
     assert {answer.json()["code"] for answer in answers} == {"deadline"}
+    for answer in answers:
+        assert "the record did not answer in time, as it is locked or slow" in answer.json()["error"]
+        assert answer.json()["values"] == {"step": "record"} and "send fewer" not in answer.json()["error"]
     assert took < 2 + 4, "a busy machine has its share; without bounds it was 30 s"
     wait_until(lambda: len(rows(server.data, "late")) == 3)
     found = {row["label"]: row for row in rows(server.data, "late")}
@@ -230,3 +233,54 @@ def test_what_must_be_recorded_is_tried_again_until_the_database_is_back(
     away.clear()
     assert must.result(60)["kind"] == "late"
     record.close()
+
+
+def batch(http: httpx.Client, numbers: list[int], key: str | None, **query: str) -> httpx.Response:
+    files = [("image", (f"{number}.png", png(number), "image/png")) for number in numbers]
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return http.post("/api/parts/batch", files=files, headers=headers, params=query)
+
+
+def test_a_batch_sent_again_under_its_key_is_recorded_once(server: Server, http: httpx.Client) -> None:
+    before = len(rows(server.data, "verdict"))
+    first = batch(http, [50, 51, 50], "lot 1").json()["parts"]
+    assert len({part["id"] for part in first}) == 3, "equal images are parts of their own"
+    again = batch(http, [50, 51, 50], "lot 1").json()["parts"]
+    assert [part | {"unlike": []} for part in again] == first
+    assert len(rows(server.data, "verdict")) == before + 3
+    for numbers, query, other in (
+        ([50, 52, 50], {}, ["images"]), ([50, 51], {}, ["images"]), ([50, 50, 51], {}, ["images"]),
+        ([50, 51, 50, 51], {}, ["images"]), ([50, 51, 50], {"model": "part@1"}, ["model"]),
+    ):  # fmt: skip
+        answer = batch(http, numbers, "lot 1", **query)
+        assert (answer.status_code, answer.json()["code"]) == (422, "key-reused"), numbers
+        refused = rows(server.data, "refused")[-len(numbers) :]
+        assert [row["image_sha256"] for row in refused] == [hashlib.sha256(png(n)).hexdigest() for n in numbers]
+        assert all(
+            row["body"] == {"why": "key-reused", "key": "lot 1", "other": other, "first": None} for row in refused
+        )
+    assert len(rows(server.data, "verdict")) == before + 3
+    assert {batch(http, [50], None).json()["parts"][0]["id"] for _ in range(2)}.isdisjoint({first[0]["id"]})
+    assert http.get("/api/report").status_code == 200
+
+
+def test_a_key_is_of_a_part_or_of_a_batch(http: httpx.Client) -> None:
+    part = http.post("/api/parts", content=png(60), headers={"Idempotency-Key": "60"}).json()
+    answer = batch(http, [60], "60")
+    assert answer.status_code == 422 and part["id"] in answer.json()["error"]
+    assert batch(http, [61], "61").status_code == 200
+    answer = http.post("/api/parts", content=png(61), headers={"Idempotency-Key": "61"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "key-reused")
+    assert "batch of 1 image" in answer.json()["error"]
+
+
+def test_what_of_a_batch_had_no_verdict_is_inspected_when_it_is_sent_again(server: Server, http: httpx.Client) -> None:
+    files = [("image", ("a.png", png(63), "image/png")), ("image", ("b.png", b"no image", "image/png"))]
+    send = lambda: http.post("/api/parts/batch", files=files, headers={"Idempotency-Key": "mixed"})  # noqa: E731
+    first, again = send().json()["parts"], send().json()["parts"]
+    assert again[0]["id"] == first[0]["id"] and again[1] == first[1] and first[1]["status"] == 415
+    with locked(server.data):
+        answer = batch(http, [64, 65], "slow", deadline="1")
+    assert answer.status_code == 504 and "the record did not answer in time" in answer.json()["error"]
+    wait_until(lambda: len([row for row in rows(server.data, "late") if row["body"]["key"] == "slow"]) == 2)
+    assert all("error" not in part for part in batch(http, [64, 65], "slow").json()["parts"])

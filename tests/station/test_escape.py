@@ -94,7 +94,9 @@ def test_parts_are_found_by_number_beginning_time_lot_and_verdict_a_page_at_a_ti
     assert found(label="SN-10") == set()
     assert found(label="SN-100") == {"SN-100"}
     assert found(label_begins="SN-10") == {f"SN-{number}" for number in range(100, 106)}
-    assert found(label_begins="sn-") == set()
+    assert found(label_begins="sn-10") == found(label_contains="n-10") == found(label_begins="SN-10")
+    assert found(label_contains="105") == {"SN-105"} and found(label_contains="%") == found(label_contains="_") == set()
+    assert found(label="sn-105") == set() and found(label="SN-105") == {"SN-105"}, "all of it, to the letter"
     assert found(label_begins="%") == found(label_begins="SN_") == set()
     assert found(label_begins="SN-", verdict="pass", lot="A") == {part["label"] for part in parts["pass"]}
     assert found(label_begins="SN-", lot="B") == set()

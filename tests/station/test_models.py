@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flawmap.bundle import BACKBONE, EVIDENCE, IGNORE, PHOTOS, RECIPE, WEIGHTS, update_threshold
+from flawmap.bundle import BACKBONE, EVIDENCE, IGNORE, PHOTOS, RECIPE, WEIGHTS, update_threshold, update_white
 from flawmap.bundle_facts import sealed
 from flawmap.errors import StationError
 from flawmap.station.audit import audit
@@ -72,6 +72,32 @@ def test_a_smallest_place_of_the_station_itself_is_not_hidden_by_one_of_a_model(
     assert models.facts(made)["smallest"] == 30
     with pytest.raises(StationError, match=r"verdict\.smallest of this station, 30 pixels.*take it out"):
         models.with_threshold("part@1", None, None, "anna", "", (20, None))
+
+
+def test_a_bundle_that_is_changed_after_it_was_loaded_is_told_as_it_was_loaded(
+    opened: Callable[[], Models], tmp_path: Path
+) -> None:
+    models = opened()
+    (before,) = (models.facts(version) for version in models.versions())
+    assert (before["white"], before["loaded"], before["why"]) == (65535, True, "")
+    update_white(tmp_path / "models" / "part.bundle", 4095)
+    (now,) = (models.facts(version) for version in models.versions())
+    assert now | {"why": "", "why_code": ""} == before, "it inspects as before"
+    assert now["why_code"] == "changed" and now["why"].startswith("part@1 was changed after it was loaded")
+    (again,) = (other.facts(version) for other in [opened()] for version in other.versions())
+    assert (again["white"], again["why"]) == (4095, "")
+
+
+def test_advice_on_the_level_is_for_the_next_free_version(opened: Callable[[], Models], tmp_path: Path) -> None:
+    models = opened()
+    assert models.current is not None
+    (tmp_path / "models" / "part@2.bundle").mkdir()  # nothing that can be read
+    text = "say so once: flawmap white BUNDLE 4095; else check light"
+    folder = tmp_path / "models"
+    assert models.advised(models.current, text) == (
+        f"say so once: flawmap white {folder / 'part.bundle'} 4095 --out {folder / 'part@3.bundle'}, "
+        "and use part@3 then (POST /api/models/part@3/use); else check light"
+    )
 
 
 def test_a_roll_back_ends_with_the_first_model(opened: Callable[[], Models]) -> None:

@@ -82,6 +82,7 @@ def test_tests_that_are_late_or_refused_count_nowhere_either(client: Client, ser
     client.inspect(png(100), label="before", key="first")
     before = counted(client)
     client.test_mode(True)
+    client.inspect(png(100), label="before", key="first")
     with pytest.raises(StationError, match="no verdict within"):
         client.inspect(png(7), deadline=1e-6)
     with pytest.raises(StationError, match="was used for another image"):
@@ -90,6 +91,27 @@ def test_tests_that_are_late_or_refused_count_nowhere_either(client: Client, ser
         kinds = "SELECT DISTINCT kind FROM records WHERE kind LIKE '%late' OR kind LIKE '%refused'"
         wait_until(lambda: {kind for (kind,) in record.execute(kinds)} == {"test-late", "test-refused"})
     assert counted(client) == before
+    assert client._ask("GET", "/api/audit")["whole"]
+
+
+def test_a_key_used_in_a_test_is_free_for_the_part_that_counts(client: Client) -> None:
+    """Serial numbers serve as keys: a trial with one must not take it from its part."""
+    client.test_mode(True)
+    trials = [client.inspect(png(7), label="SN-77", key="SN-77"), *client.inspect_batch([png(7), png(8)], key="tray 1")]
+    client.test_mode(False)
+    asked = client.inspect(png(9), label="SN-78", key="SN-78", test=True)
+    before = counted(client)
+    part = client.inspect(png(7), label="SN-77", key="SN-77")
+    other = client.inspect(png(100), label="SN-78", key="SN-78")
+    tray = client.inspect_batch([png(7), png(9)], key="tray 1")
+    assert not any(each["test"] for each in (part, other, *tray))
+    assert (part["verdict"], other["verdict"], len(tray)) == ("reject", "pass", 2)
+    known = {each["id"] for each in (*trials, asked)}
+    assert known.isdisjoint(each["id"] for each in (part, other, *tray))
+    assert counted(client)[0]["inspected"] == before[0]["inspected"] + 4
+    client.test_mode(True)
+    again = client.inspect(png(7), label="SN-77", key="SN-77")
+    assert again["id"] == trials[0]["id"], "sent again as a test it is the test"
     assert client._ask("GET", "/api/audit")["whole"]
 
 

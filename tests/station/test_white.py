@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,9 @@ import numpy as np
 import pytest
 from station_helpers import Server, dataset, picture, png
 
-from flawmap.bundle import update_white
+from flawmap.bundle import copy_with_white, load_bundle
 from flawmap.data.images import decode_image, decode_pixels, encode_jpeg, encode_png, write_image
-from flawmap.errors import StationError
+from flawmap.errors import BundleError, StationError
 from flawmap.station.client import Client
 from flawmap.station.seen import Arrived
 from flawmap.station.watch import by_server
@@ -58,20 +61,31 @@ def test_12_bits_are_told_and_scored_by_a_version_that_reads_them(
     seen = client.inspect(png(3))
     assert client.inspect(deep(3, 65535))["score"] == pytest.approx(seen["score"], abs=ALIKE)
     before = len(list(client.parts()))
-    with pytest.raises(StationError, match="if they hold 12 bits, say so once: flawmap white BUNDLE 4095") as told:
+    advice = r"if they hold 12 bits, say so once: (flawmap white \S+ 4095 --out (\S+)), and use (part@\d+) then"
+    with pytest.raises(StationError, match=advice) as told:
         client.inspect(deep(3, 4095))
     assert told.value.status == 422
+    said = re.search(advice, str(told.value))
+    assert said is not None
     assert len(list(client.parts())) == before, "nothing is recorded as inspected"
     (one,) = client.inspect_batch([deep(3, 4095)])
     assert one["status"] == 422
-    with pytest.raises(StationError, match="flawmap white BUNDLE 4095"):
+    with pytest.raises(StationError, match=advice):
         by_server(client, None)(Arrived(Path("a.png"), "a.png", 1, 1), deep(3, 4095))
 
-    free = next(f"part@{number}" for number in range(2, 100) if not (server.models / f"part@{number}.bundle").exists())
-    second = server.models / f"{free}.bundle"
-    shutil.copytree(server.models / "part.bundle", second)
-    update_white(second, 4095)
+    _, place, free = said.groups()
+    before_it = (server.models / "part.bundle" / "bundle.json").read_bytes()
+    done = subprocess.run([sys.executable, "-m", *said[1].split()], capture_output=True, text=True)
+    assert done.returncode == 0 and "read with 4095 as full white" in done.stdout, done.stderr
+    assert Path(place) == server.models / f"{free}.bundle" and Path(place).is_dir()
+    assert (server.models / "part.bundle" / "bundle.json").read_bytes() == before_it, "a version never changes"
+    assert not [path for path in server.models.iterdir() if path.name.startswith(".")]
+    with pytest.raises(StationError, match=advice):
+        client.inspect(deep(3, 4095))  # not before it is used
+    assert {one["ref"]: one["white"] for one in client.models()["models"]} == {free: 4095, "part@1": 65535}
+    assert client.station()["model"]["white"] == 65535
     client.use(free)
+    assert client.station()["model"]["white"] == 4095
     found = client.inspect(deep(3, 4095))
     assert found["model"]["ref"] == free
     assert found["score"] == pytest.approx(seen["score"], abs=ALIKE)
@@ -97,6 +111,27 @@ def test_12_bits_are_told_and_scored_by_a_version_that_reads_them(
     assert brightness(client, found["id"], "thumbnail") == pytest.approx(
         brightness(client, seen["id"], "thumbnail"), abs=0.01
     )
+
+
+def test_a_copy_at_another_level_is_whole_or_not_there(models: Path, tmp_path: Path) -> None:
+    bundle, out = tmp_path / "part.bundle", tmp_path / "new" / "part@2.bundle"
+    shutil.copytree(models / "part.bundle", bundle)
+    (bundle / "station.json").write_text("{}")
+    copy_with_white(bundle, 4095, out)
+    assert load_bundle(out).white.level == 4095 and load_bundle(bundle).white.level == 65535
+    assert not (out / "station.json").exists()
+    for wrong, match in ((out, "exists; choose another --out, or --overwrite it"), (bundle, "is the bundle itself")):
+        with pytest.raises(BundleError, match=match):
+            copy_with_white(bundle, 1023, wrong)
+    copy_with_white(bundle, 1023, out, overwrite=True)
+    assert load_bundle(out).white.level == 1023
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(BundleError, match=r"exists; choose another --out$"):
+        copy_with_white(bundle, 1023, tmp_path / "photos", overwrite=True)
+    with pytest.raises(BundleError, match="full white is 255 to 65535"):
+        copy_with_white(bundle, 7, tmp_path / "third.bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "part.bundle", "photos"]
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
 def test_photos_to_train_on_are_shown_bright(server: Server, http: httpx.Client) -> None:

@@ -30,6 +30,10 @@ class DetectionLimits:
     limits: list[Limit]
     trials: list[Trial]
 
+    def __repr__(self) -> str:
+        contrasts = ", ".join(f"{limit.contrast:g}" for limit in self.limits)
+        return f"<DetectionLimits of {len(self.trials)} drawn defects, contrasts {contrasts}>"
+
     def __str__(self) -> str:
         return "\n".join(lines(self.limits))
 

@@ -36,6 +36,9 @@ class DriftCheck:
         """Whether verdicts on such photos are not to be trusted."""
         return self.drift is not None and self.drift.verdict == "drifted"
 
+    def __repr__(self) -> str:
+        return f"<DriftCheck: {self}>"
+
     def __str__(self) -> str:
         read = len(self.photos) - len(self.failed)
         told = f"fewer than {MANY} photos tell no drift" if self.drift is None else self.drift.sentence(read)

@@ -178,12 +178,25 @@ def white_command(
         int | None,
         typer.Argument(metavar="LEVEL", min=255, max=65535, help="As 1023, 4095, 16383 or 65535; none: show it."),
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write a copy, as models/part@2.bundle, and leave BUNDLE as it is.")
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Show or change the pixel value that is full white in new photos with 16 bits."""
-    from flawmap.bundle import load_bundle, update_white
+    """Show or change the pixel value that is full white in new photos with 16 bits.
 
-    if level is not None:
+    A station that runs goes on with the bundles it has loaded: write a new version with --out, and use that.
+    """
+    from flawmap.bundle import copy_with_white, load_bundle, update_white
+
+    if out is not None and level is None:
+        raise ConfigError("--out needs a LEVEL; say which, as 4095 for 12 bits")
+    if out is not None and level is not None:
+        copy_with_white(bundle, level, out, overwrite)
+        bundle = out
+    elif level is not None:
         update_white(bundle, level)
+        console.remark("a station that has loaded this bundle goes on as before; for it write a new version with --out")
     white = load_bundle(bundle).white
     console.say(f"photos with 16 bits are read with {white.level} as full white; photos with 8 bits are not affected")
 

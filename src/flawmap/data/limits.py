@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flawmap.data.formats import Damage
+from flawmap.data.remarks import collect
 from flawmap.errors import ImageError
 
 MAX_PIXELS = 200_000_000
@@ -39,6 +40,7 @@ def remarks() -> list[str]:
 
 def remark(name: str, words: str) -> None:
     """Note what is to be said of a file that is read all the same."""
+    collect(words)
     with _REMARKS_LOCK:
         names = _REMARKS.setdefault(words, (name, set()))[1] if len(_REMARKS) < 1000 else {name}
         if len(names) < 100_000:

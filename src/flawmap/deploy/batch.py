@@ -19,6 +19,7 @@ import numpy as np
 
 from flawmap.bundle import Bundle
 from flawmap.data.images import Stored, colour_map, encode_jpeg, overlay, to_uint8, write_image
+from flawmap.data.remarks import collected
 from flawmap.data.white import FULL
 from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.errors import DataError, ImageError
@@ -32,7 +33,7 @@ from flawmap.measure.threshold import Groups
 from flawmap.measure.tiled import preview_factor, reduced_map
 from flawmap.tables import Figure, TableWriter
 
-COLUMNS = ("image", "score", "threshold", "defective", "regions", "map", "overlay", "error", "p_value")
+COLUMNS = ("image", "score", "threshold", "defective", "regions", "map", "overlay", "error", "p_value", "remarks")
 FILES = ("results.csv", "results.jsonl", "report.html", "lot.csv")
 FOLDERS = ("maps", "overlays")
 SHOWN = 60  # images in the report, highest scores first
@@ -43,7 +44,7 @@ STEM = 40  # letters of a file's name kept in the name of its map; file systems 
 class Result:
     """One image's line. score: in [0, 1], None with an `error`; map, overlay: paths relative to the results' folder.
 
-    p_value: the chance that a good part scores as high (`Inspection.p_value`).
+    p_value: the chance that a good part scores as high (`Inspection.p_value`); remarks: as `Inspection.remarks`
     """
 
     image: Path
@@ -55,6 +56,7 @@ class Result:
     overlay: str = ""
     error: str = ""
     p_value: float | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def inspect_files(inspector: Inspector, paths: Sequence[Path], batch: int = 0) -> Iterator[Result]:
@@ -210,10 +212,16 @@ def _inspected(
     waiting = iter(paths)
     size = batch or inspector.usual_batch
     while group := list(islice(waiting, 1 if inspector.tiled else size)):
-        read = [inspector.read_or_error(path) for path in group]
-        usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
-        names = [str(path) for path, pixels in zip(group, read, strict=True) if not isinstance(pixels, ImageError)]
-        found = iter(inspector.inspect_read_or_error(usable, size, names))
+        read, usable, names, remarks = [], [], [], []
+        for path in group:
+            with collected() as said:
+                pixels = inspector.read_or_error(path)
+            read.append(pixels)
+            if not isinstance(pixels, ImageError):
+                usable.append(pixels)
+                names.append(str(path))
+                remarks.append(said)
+        found = iter(inspector.inspect_read_or_error(usable, size, names, remarks))
         for path, pixels in zip(group, read, strict=True):
             one = pixels if isinstance(pixels, ImageError) else next(found)
             if isinstance(one, ImageError):
@@ -225,7 +233,10 @@ def _inspected(
 def _result(path: Path, found: Inspection | ImageError) -> Result:
     if isinstance(found, ImageError):
         return Result(path, error=str(found))
-    return Result(path, found.score, found.threshold, found.defective, tuple(found.regions), p_value=found.p_value)
+    return Result(
+        path, found.score, found.threshold, found.defective, tuple(found.regions), p_value=found.p_value,
+        remarks=found.remarks,
+    )  # fmt: skip
 
 
 def _draw(result: Result, pixels: Stored, found: Inspection, out: Path, number: int) -> Result:
@@ -251,6 +262,7 @@ def _cells(result: Result) -> list[Any]:
         result.overlay,
         result.error,
         chance,
+        "; ".join(result.remarks),
     ]
 
 

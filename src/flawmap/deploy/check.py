@@ -26,6 +26,10 @@ class Checked:
     odd: list[Oddity]
     error: str = ""
 
+    def __repr__(self) -> str:
+        told = self.error or ", ".join(str(odd) for odd in self.odd) or "like the good photos"
+        return f"<Checked {self.image}: {told}>"
+
 
 def photos_of(bundle: Bundle, name: str | Path) -> GoodPhotos:
     """What the bundle knows of its good photos. Raises BundleError when that is nothing."""

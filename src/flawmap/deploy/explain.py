@@ -75,6 +75,13 @@ class Explanation:
     regions: Sequence[Region]
     provenance: dict[str, Any]
 
+    def __repr__(self) -> str:
+        limit = "" if self.threshold is None else f", threshold {short(self.threshold)}"
+        regions = f"{len(self.regions)} region{'s' * (len(self.regions) != 1)}"
+        shown = ", ".join(panel.caption for panel in self.panels)
+        about = f"{self.verdict}, score {short(self.score)}{limit}, {regions}"
+        return f"<Explanation of {Path(self.image).name}: {about}; panels: {shown}>"
+
 
 def explain(inspector: Inspector, path: Path, bundle: Path | None = None) -> Explanation:
     """Explain one image file; `bundle`, the folder the inspector was loaded from, is named with it.

@@ -59,6 +59,7 @@ class Inspection:
         that the bundle keeps; None when it knows none
     photo: (H, W, 3) uint8, uint16 or float32 in [0, 1], BGR: the image as inspected; None where it was not kept
     name: of its file, or what it is
+    remarks: what decoding remarked on its file, as what was missing of a damaged one that was read all the same
     """
 
     map: Image
@@ -74,6 +75,7 @@ class Inspection:
     p_value: float | None = None
     photo: Stored | None = None
     name: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def object_reconstruction(self) -> Image:
@@ -99,7 +101,8 @@ class Inspection:
         height, width = self.map.shape
         limit = "" if self.threshold is None else f", threshold {short(self.threshold)}"
         regions = f"{len(self.regions)} region{'s' * (len(self.regions) != 1)}"
-        return f"<Inspection {self.verdict}: score {short(self.score)}{limit}, {regions}, {width}x{height} pixels>"
+        size = f"{width}x{height} pixels" + "".join(f", {remark}" for remark in self.remarks)
+        return f"<Inspection {self.verdict}: score {short(self.score)}{limit}, {regions}, {size}>"
 
     def overlay(self, *, heat: bool = True, order: str = "bgr") -> Pixels:
         """Draw the regions' outlines on the image, with the map laid over as heat: (H, W, 3) uint8.
@@ -124,6 +127,7 @@ class Inspection:
             "defective": None if self.defective is None else bool(self.defective),
             "p_value": None if self.p_value is None else float(self.p_value),
             "regions": [asdict(region) | {"box": list(region.box)} for region in self.regions],
+            "remarks": list(self.remarks),
         }
 
     def save(self, path: str | os.PathLike[str], *, heat: bool = True) -> Path:
@@ -170,12 +174,13 @@ class Inspection:
             "</figcaption></figure>"
             for pixels, caption in ((outlined, "regions on the photo"), (colour_map(map_), "map: dark 0, bright 1"))
         ]
+        said = f"<div>remarks: {html.escape('; '.join(self.remarks))}</div>" if self.remarks else ""
         named = f"{html.escape(Path(self.name).name)}: " if self.name else ""
         return (
             '<div style="font-family:sans-serif;line-height:1.4">'
             f'<div>{named}<b style="color:{colour}">{self.verdict}</b>, {", ".join(facts)}</div>'
             f'<div style="display:flex;flex-wrap:wrap;gap:12px;margin:6px 0">{"".join(figures)}</div>'
-            f"{_table(self.regions)}</div>"
+            f"{_table(self.regions)}{said}</div>"
         )
 
     def _shown(self) -> Stored:

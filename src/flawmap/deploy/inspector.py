@@ -21,6 +21,7 @@ from flawmap.bundle import Bundle, load_bundle
 from flawmap.data.arrays import ImageLike, name_of, pixels_of, several
 from flawmap.data.dataset import network_input
 from flawmap.data.images import MAX_BYTES, Mask, Stored, decode_pixels, held_bytes, resize_map, to_float
+from flawmap.data.remarks import collected
 from flawmap.data.scope import Scope
 from flawmap.data.tiles import at_scale
 from flawmap.deploy.inspection import Image
@@ -72,7 +73,9 @@ class Inspector:
         (data/white.py), of an array as of a file. Raises ImageError for what is no such image, and for 16 bits at
         another level.
         """
-        return self.inspect_read([self._kept(image, order)], names=[name_of(image)])[0]
+        with collected() as remarks:
+            pixels = self._kept(image, order)
+        return self.inspect_read([pixels], names=[name_of(image)], remarks=[remarks])[0]
 
     def inspect_many(
         self, images: Iterable[ImageLike], batch: int = 0, *, order: str | None = None
@@ -88,11 +91,16 @@ class Inspector:
 
     def _many(self, waiting: Iterator[ImageLike], size: int, order: str | None) -> Iterator[Inspection | ImageError]:
         while group := list(islice(waiting, 1 if self.tiled else size)):
-            read = [self.read_or_error(image, order, keep=True) for image in group]
-            usable = [pixels for pixels in read if not isinstance(pixels, ImageError)]
-            pairs = zip(group, read, strict=True)
-            names = [name_of(image) for image, pixels in pairs if not isinstance(pixels, ImageError)]
-            found = iter(self.inspect_read_or_error(usable, size, names))
+            read, usable, names, remarks = [], [], [], []
+            for image in group:
+                with collected() as said:
+                    pixels = self.read_or_error(image, order, keep=True)
+                read.append(pixels)
+                if not isinstance(pixels, ImageError):
+                    usable.append(pixels)
+                    names.append(name_of(image))
+                    remarks.append(said)
+            found = iter(self.inspect_read_or_error(usable, size, names, remarks))
             for pixels in read:
                 yield pixels if isinstance(pixels, ImageError) else next(found)
 
@@ -136,28 +144,46 @@ class Inspector:
             return problem
 
     def inspect_read_or_error(
-        self, images: Sequence[Stored], batch: int = 0, names: Sequence[str] = ()
+        self,
+        images: Sequence[Stored],
+        batch: int = 0,
+        names: Sequence[str] = (),
+        remarks: Sequence[Sequence[str]] = (),
     ) -> Sequence[Inspection | ImageError]:
         """`inspect_read`, but an image that memory does not hold is an ImageError in its place."""
         try:
-            return self.inspect_read(images, batch, names)
+            return self.inspect_read(images, batch, names, remarks)
         except MemoryError:
             if len(images) > 1:
-                pairs = zip(images, names or [""] * len(images), strict=True)
-                return [found for image, name in pairs for found in self.inspect_read_or_error([image], batch, [name])]
+                each = zip(images, names or [""] * len(images), remarks or [()] * len(images), strict=True)
+                return [
+                    found
+                    for image, name, said in each
+                    for found in self.inspect_read_or_error([image], batch, [name], [said])
+                ]
             return [ImageError("it does not fit into this machine's memory; cut it into smaller images")]
 
-    def inspect_read(self, images: Sequence[Stored], batch: int = 0, names: Sequence[str] = ()) -> list[Inspection]:
+    def inspect_read(
+        self,
+        images: Sequence[Stored],
+        batch: int = 0,
+        names: Sequence[str] = (),
+        remarks: Sequence[Sequence[str]] = (),
+    ) -> list[Inspection]:
         """Inspect what `read` gave, all at once, or each `batch` tiles at a time (0: `usual_batch`).
 
-        `names` of the images are kept with what is found.
+        `names` of the images are kept with what is found, and what was remarked as they were read (data/remarks.py).
         """
         names = names or [name_of(image) for image in images]
+        remarks = remarks or [()] * len(images)
         if self.tiled:
             found = [self._inspect_tiles(image, batch or self.usual_batch) for image in images]
         else:
             found = self._inspect_whole(images) if images else []
-        return [replace(each, photo=photo, name=name) for each, photo, name in zip(found, images, names, strict=True)]
+        return [
+            replace(each, photo=photo, name=name, remarks=tuple(said))
+            for each, photo, name, said in zip(found, images, names, remarks, strict=True)
+        ]
 
     def _inspect_whole(self, images: Sequence[Stored]) -> list[Inspection]:
         settings = self.bundle.recipe.image

@@ -62,6 +62,9 @@ class GoodEvidence:
         default_factory=dict, init=False, repr=False
     )
 
+    def __repr__(self) -> str:
+        return f"<GoodEvidence of {len(self.groups)} photos: {', '.join(self.kinds)}>"
+
     def __post_init__(self) -> None:
         if not len(self.trust):
             self.trust = np.ones(len(self.kinds))

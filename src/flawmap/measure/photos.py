@@ -82,6 +82,9 @@ class GoodPhotos:
     coarse: Floats
     fine: Floats
 
+    def __repr__(self) -> str:
+        return f"<GoodPhotos: {self.figures.shape[1]} figures of {len(self.figures)} photos>"
+
     def centre_and_deviation(self) -> tuple[Floats, Floats]:
         """Median and deviation (S,), from the quartiles, of the good photos' figures."""
         low, centre, high = np.quantile(self.figures, (0.25, 0.5, 0.75), axis=0)

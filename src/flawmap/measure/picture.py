@@ -26,6 +26,9 @@ class Panel:
     caption: str
     pixels: Pixels
 
+    def __repr__(self) -> str:
+        return f"<Panel {self.caption}: {self.pixels.shape[1]}x{self.pixels.shape[0]} pixels>"
+
 
 def compose(title: str, lines: Sequence[str], panels: Sequence[Panel], plot: Pixels) -> Pixels:
     """A title, lines of text, `panels` side by side in rows, and a plot below: (H, W, 3) uint8 BGR."""

@@ -90,26 +90,24 @@ class Client:
         data = _encoded(image, order)
         query = {"model": model, "label": label, "lot": lot, "camera": camera, "deadline": deadline}
         query["test"] = test or None
-        headers = {"Content-Type": "application/octet-stream"}
-        if key is None and self.retries != 0:
-            import uuid
-
-            key = uuid.uuid4().hex
-        if key is not None:
-            headers["Idempotency-Key"] = key
+        headers = {"Content-Type": "application/octet-stream", **self._keyed(key)}
         return self._patiently("POST", "/api/parts", content=data, params=_given(query), headers=headers)
 
     def inspect_batch(
-        self, images: Sequence[ImageLike], *, order: str | None = None, **query: Any
+        self, images: Sequence[ImageLike], *, order: str | None = None, key: str | None = None, **query: Any
     ) -> list[dict[str, Any]]:
-        """Inspect several images in one request, in order: parts, or {"error", "status"}."""
+        """Inspect several images in one request, in order: parts, or {"error", "status"}.
+
+        `key`: by which the station knows the batch when it comes again.
+        """
         if isinstance(images, str | bytes | PathLike):
             raise StationError("inspect_batch takes several images; give a list of them")
         files = [
             ("image", (Path(one).name if isinstance(one, str | PathLike) else "image", _encoded(one, order)))
             for one in images
         ]
-        found: list[dict[str, Any]] = self._ask("POST", "/api/parts/batch", files=files, params=_given(query))["parts"]
+        asked = {"files": files, "params": _given(query), "headers": self._keyed(key)}
+        found: list[dict[str, Any]] = self._patiently("POST", "/api/parts/batch", **asked)["parts"]
         return found
 
     def part(self, ident: str) -> dict[str, Any]:
@@ -192,6 +190,14 @@ class Client:
                     name = line.removeprefix("event: ")
                 elif line.startswith("data: "):
                     yield name, json.loads(line.removeprefix("data: "))
+
+    def _keyed(self, key: str | None) -> dict[str, str]:
+        """The header that tells a request sent again; where it may be, one without a key gets one."""
+        if key is None and self.retries != 0:
+            import uuid
+
+            key = uuid.uuid4().hex
+        return {} if key is None else {"Idempotency-Key": key}
 
     def _patiently(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         ends, wait, tried = time.monotonic() + self.timeout, FIRST_WAIT_S, 0

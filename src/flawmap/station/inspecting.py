@@ -20,8 +20,9 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flawmap.data.remarks import collected
 from flawmap.errors import FlawmapError, ImageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Outcome:
     """What was found in one image; all plain.
 
     good_parts: good photos whose scores `p_value` is from; smallest: the smallest area of a region; map_png: the map at
-    the network's size; seconds: of its batch
+    the network's size; seconds: of its batch; remarks: what decoding remarked on the file
     """
 
     score: float
@@ -68,6 +69,7 @@ class Outcome:
     height: int
     width: int
     seconds: float
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,19 @@ def work(pipe: Connection, orders: Orders) -> None:
     _Worker(pipe, orders).run()
 
 
+class _Read(NamedTuple):
+    """An image that was decoded, and what was remarked on it."""
+
+    task: Task
+    pixels: Stored
+    remarks: list[str]
+
+
 class _Worker:
     def __init__(self, pipe: Connection, orders: Orders) -> None:
         self.pipe, self.orders = pipe, orders
         self.models: dict[str, Inspector] = {}
-        self.ready: deque[tuple[Task, Stored]] = deque()
+        self.ready: deque[_Read] = deque()
         self.loads: deque[tuple[str, str]] = deque()
         self.changed = threading.Condition()
         self.sending = threading.Lock()
@@ -121,12 +131,12 @@ class _Worker:
                 batch = self._batch()
             self._inspect(batch)
 
-    def _batch(self) -> list[tuple[Task, Stored]]:
+    def _batch(self) -> list[_Read]:
         """The next images that go together: of one model, as many as suit it."""
-        ref = self.ready[0][0].ref
+        ref = self.ready[0].task.ref
         most = self._most(ref)
-        batch: list[tuple[Task, Stored]] = []
-        while self.ready and len(batch) < most and self.ready[0][0].ref == ref:
+        batch: list[_Read] = []
+        while self.ready and len(batch) < most and self.ready[0].task.ref == ref:
             batch.append(self.ready.popleft())
         return batch
 
@@ -152,12 +162,13 @@ class _Worker:
                         self._send("failed", message.number, f"the model {message.ref} is not loaded", 409)
                         continue
                     try:
-                        pixels = inspector.decode(message.data, "image")
+                        with collected() as remarks:
+                            pixels = inspector.decode(message.data, "image")
                     except ImageError as problem:
                         self._send("failed", message.number, str(problem).removeprefix("image: "), 422)
                         continue
                     with self.changed:
-                        self.ready.append((message, pixels))
+                        self.ready.append(_Read(message, pixels, remarks))
                         self.changed.notify_all()
                 elif message[0] == "load":
                     with self.changed:
@@ -208,26 +219,27 @@ class _Worker:
             inspector.inspect(grey)
         return inspector
 
-    def _inspect(self, batch: list[tuple[Task, Stored]]) -> None:
-        late = [task for task, _ in batch if time.monotonic() > task.deadline]
+    def _inspect(self, batch: list[_Read]) -> None:
+        late = [read.task for read in batch if time.monotonic() > read.task.deadline]
         for task in late:
             self._send("failed", task.number, "the deadline passed before it was inspected", 504)
-        batch = [(task, pixels) for task, pixels in batch if task not in late]
+        batch = [read for read in batch if read.task not in late]
         if not batch:
             return
-        inspector = self.models.get(batch[0][0].ref)
+        inspector = self.models.get(batch[0].task.ref)
         if inspector is None:
-            for task, _ in batch:
+            for task, _, _ in batch:
                 self._send("failed", task.number, f"the model {task.ref} is not loaded", 409)
             return
         started = time.monotonic()
-        found = inspector.inspect_read_or_error([pixels for _, pixels in batch], len(batch))
-        for (task, pixels), one in zip(batch, found, strict=True):
+        remarks = [read.remarks for read in batch]
+        found = inspector.inspect_read_or_error([read.pixels for read in batch], len(batch), remarks=remarks)
+        for (task, pixels, _), one in zip(batch, found, strict=True):
             if isinstance(one, ImageError):
                 self._send("failed", task.number, str(one), 422)
             else:
                 self._send("done", task.number, _outcome(one, pixels, inspector, time.monotonic() - started))
-        for task, pixels in batch:
+        for task, pixels, _ in batch:
             if task.measure or (task.single and not self.ready):
                 try:
                     figures, unlike = _figures(inspector, pixels)
@@ -252,6 +264,7 @@ def _outcome(found: Inspection, pixels: Stored, inspector: Inspector, seconds: f
         height=pixels.shape[0],
         width=pixels.shape[1],
         seconds=seconds,
+        remarks=found.remarks,
     )
 
 

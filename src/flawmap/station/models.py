@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+import shlex
 import shutil
 import threading
 import tomllib
@@ -21,7 +22,7 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from flawmap.bundle_facts import NOTE, check_texts, checked_facts, smallest_place, threshold_of
+from flawmap.bundle_facts import ABOUT, NOTE, check_texts, checked_facts, smallest_place, threshold_of
 from flawmap.config import ImageSettings, PlaceSettings
 from flawmap.data.white import FULL, level_in
 from flawmap.errors import BundleError, ConfigError, StationError
@@ -31,7 +32,6 @@ from flawmap.station.record import Entry, Record, Row, now, records
 from flawmap.station.workers import Pool
 
 log = logging.getLogger("flawmap.station")
-ABOUT = "station.json"
 FILES = {  # of a bundle, and what of its notes tells that there is one; "": always
     "weights.safetensors": "",
     "recipe.toml": "",
@@ -41,8 +41,10 @@ FILES = {  # of a bundle, and what of its notes tells that there is one; "": alw
     "backbone.json": "backbone_json_sha256",
 }
 NAMED = "a model's name is 1 to 100 letters without @ and /, and does not begin with a dot"
+WHITE = re.compile(r"flawmap white BUNDLE (\d+)")  # as data/white.py advises
 FOLDER = re.compile(r"(?P<name>[^@/\x00-\x1f]{1,100}?)(@(?P<version>[1-9]\d{0,8}))?(\.bundle)?")
 NONE_USED = "there is no model in use; train one, or copy a bundle to the models folder and use it (docs/station.md)"
+CHANGED = "was changed after it was loaded, and goes on as it was loaded; make a new version, and use that"
 LOAD_S = 900.0  # an export on first use takes minutes
 
 
@@ -143,6 +145,16 @@ class Models:
         version = self._opened.get(ref)
         return None if version is None else version.white
 
+    def advised(self, version: Version, text: str) -> str:
+        """What is said of a photo that a version refused, with advice that helps here: a version never changes."""
+        number = 1 + max((one.version for one in self.versions() if one.name == version.name), default=version.version)
+        while (place := self.folder / f"{version.name}@{number}.bundle").exists():  # one that cannot be read
+            number += 1
+        ref = f"{version.name}@{number}"
+        bundle, out = shlex.quote(str(version.path)), shlex.quote(str(place))
+        after = f"--out {out}, and use {ref} then (POST /api/models/{ref}/use)"
+        return WHITE.sub(lambda found: f"flawmap white {bundle} {found[1]} {after}", text)
+
     def white_in(self, bundle: Path) -> int | None:
         """Full white of photos with 16 bits, by the notes of a bundle; None where they cannot be read."""
         try:
@@ -240,18 +252,24 @@ class Models:
             return self._add(bundle, name, who, origin, note, None)
 
     def facts(self, version: Version) -> dict[str, Any]:
-        """A version as the API tells it."""
-        fault = version.fault()
+        """A version as the API tells it: as it was loaded, where it is."""
+        fault, opened = version.fault(), self._opened.get(version.ref)
+        usable = fault is None
+        if fault is None and opened is not None:
+            if opened.sha256 != version.sha256:
+                fault = StationError(f"{version.ref} {CHANGED}", code="changed")
+            version = opened
         return {
             **version.short(),
             "current": bool(self._used) and self._used[-1] == version.ref,
             "loaded": version.ref in self._opened,
-            "usable": fault is None,
+            "usable": usable,
             "why": "" if fault is None else str(fault),
             "why_code": "" if fault is None else fault.code,
             "threshold": None if version.threshold is None else asdict(version.threshold),
             "weights_sha256": version.weights_sha256,
             "smallest": version.smallest if self.smallest is None else self.smallest,
+            "white": version.white,
             "created": version.created,
             "trained_on": version.trained_on,
             "origin": version.origin,

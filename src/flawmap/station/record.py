@@ -69,10 +69,12 @@ records = sa.Table(
     sa.Index("records_by_time", "kind", "time", "seq", "verdict"),
     sa.Index("records_by_verdict", "kind", "verdict", "seq", "part"),
     sa.Index("records_by_lot", "kind", "lot", "seq"),
-    sa.Index("records_by_label", "kind", "label", "seq"),
     sa.Index("records_by_score", "kind", "model", "score", "seq"),
 )
-FORMER = ("records_time", "records_verdict", "records_lot", "records_label", "records_score")  # indexes of before
+sa.Index("records_by_serial", records.c.kind, sa.func.lower(records.c.label), records.c.seq)
+FORMER = (  # indexes of before
+    "records_time", "records_verdict", "records_lot", "records_label", "records_score", "records_by_label",
+)  # fmt: skip
 head = sa.Table(
     "head",
     metadata,
@@ -304,12 +306,10 @@ def _holds_record(engine: Engine) -> bool:
 
 def _index(connection: Connection) -> None:
     """Give a record of an older flawmap the indexes of this one."""
-    known = {index["name"] for index in sa.inspect(connection).get_indexes(records.name)}
-    for name in known.intersection(FORMER):
-        connection.execute(sa.text(f"DROP INDEX {name}"))
+    for name in FORMER:
+        connection.execute(sa.text(f"DROP INDEX IF EXISTS {name}"))
     for index in records.indexes:
-        if index.name not in known:
-            index.create(connection)
+        connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def append_to(connection: Connection, entries: Sequence[Entry]) -> list[Row]:
@@ -405,7 +405,13 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     assert isinstance(connection, sqlite3.Connection)
     connection.isolation_level = None  # we begin transactions ourselves
     connection.execute("PRAGMA journal_mode=WAL")
+    connection.create_function("lower_all", 1, _lower, deterministic=True)
     connection.execute("PRAGMA synchronous=FULL")  # a commit is on the disk, also when the power fails
+
+
+def _lower(text: str | None) -> str | None:
+    """A text in small letters; SQLite's own `lower` knows those of English alone."""
+    return None if text is None else text.lower()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -39,10 +39,13 @@ DECIDED = LAST_DECISION.is_not(None)  # one that was taken back has a last decis
 LAST_LETTER = "\U0010ffff"  # a text that begins alike comes before what ends with it
 
 
-class _Begins(FunctionElement[bool]):
-    """Whether a text begins with another, letter by letter; (text, beginning, beginning + LAST_LETTER)."""
+class _Begins(FunctionElement[int]):
+    """Whether a text begins with another, whatever the case; (text, beginning, beginning + LAST_LETTER).
 
-    type = sa.Boolean()
+    The beginning is in small letters of ASCII. No Boolean to SQLAlchemy: `(…) = 1` would cost SQLite the index.
+    """
+
+    type = sa.Integer()
     inherit_cache = True
 
 
@@ -50,14 +53,57 @@ class _Begins(FunctionElement[bool]):
 def _begins_between(element: _Begins, compiler: Any, **options: Any) -> str:
     """As a range, which an index has: SQLite compares texts byte by byte."""
     text, first, last = (compiler.process(each, **options) for each in element.clauses)
-    return f"({text} >= {first} AND {text} < {last})"
+    return f"(lower({text}) >= {first} AND lower({text}) < {last})"
 
 
 @compiles(_Begins, "postgresql")
 def _begins(element: _Begins, compiler: Any, **options: Any) -> str:
     """As a function: a range depends on the language by which a database of PostgreSQL sorts."""
     text, first, _ = element.clauses
-    return f"starts_with({compiler.process(text, **options)}, {compiler.process(first, **options)})"
+    return f"starts_with(lower({compiler.process(text, **options)}), {compiler.process(first, **options)})"
+
+
+class _Place(FunctionElement[int]):
+    """Where a text holds another, whatever the case: from 1 on, 0 for nowhere; (text, the other in small letters)."""
+
+    type = sa.Integer()
+    inherit_cache = True
+
+
+class _PlaceOfAscii(_Place):
+    """The same for what is ASCII, which SQLite looks for by itself."""
+
+    inherit_cache = True
+
+
+@compiles(_Place, "sqlite")
+def _place(element: _Place, compiler: Any, **options: Any) -> str:
+    """By a function of ours (record.py), where letters are not those of English alone."""
+    text, other = (compiler.process(each, **options) for each in element.clauses)
+    lowered = f"lower({text})"  # the index holds it
+    return f"instr({lowered if isinstance(element, _PlaceOfAscii) else f'lower_all({lowered})'}, {other})"
+
+
+@compiles(_Place, "postgresql")
+def _place_of(element: _Place, compiler: Any, **options: Any) -> str:
+    text, other = (compiler.process(each, **options) for each in element.clauses)
+    return f"strpos(lower({text}), lower({other}))"
+
+
+def _begins_with(text: sa.ColumnElement[str], beginning: str) -> list[Any]:
+    """The conditions that a text begins so, whatever the case."""
+    wanted = beginning.lower()
+    plain = re.match(r"[\x00-\x7f]*", wanted)
+    first = plain[0] if plain else ""
+    found: list[Any] = [_Begins(text, sa.literal(first), sa.literal(first + LAST_LETTER))]
+    return found if first == wanted else [*found, _Place(text, sa.literal(wanted)) == 1]
+
+
+def _holds(text: sa.ColumnElement[str], other: str) -> list[Any]:
+    """The conditions that a text holds another, whatever the case."""
+    wanted = other.lower()
+    place = (_PlaceOfAscii if wanted.isascii() else _Place)(text, sa.literal(wanted))
+    return [*_begins_with(text, ""), place > 0]  # the first holds for all: an index is walked, not the table
 
 
 @dataclass(frozen=True)
@@ -73,7 +119,8 @@ class Query:
     lot: str | None = None
     camera: str | None = None
     label: str | None = None
-    begins: str | None = None  # the first letters of a label
+    begins: str | None = None  # the first letters of a label, in either case
+    contains: str | None = None  # letters that a label holds, in either case
     min_score: float | None = None
     max_score: float | None = None
     between: tuple[int, int] | None = None
@@ -111,11 +158,16 @@ class Query:
             found += [sa.or_(column.verdict == self.final, column.part.in_(said)), self.final == FINAL]
         if self.decided is not None:
             found.append(DECIDED if self.decided else ~DECIDED)
-        for name, value in (("lot", self.lot), ("camera", self.camera), ("label", self.label)):
+        for name, value in (("lot", self.lot), ("camera", self.camera)):
             if value is not None:
                 found.append(column[name] == value)
+        if self.label is not None:  # the first condition says no more than the second, but has an index
+            lowered = sa.func.lower(column.label) == sa.func.lower(self.label)
+            found += [lowered, _passed_by(column.label) == self.label]
         if self.begins:
-            found.append(_Begins(column.label, sa.literal(self.begins), sa.literal(self.begins + LAST_LETTER)))
+            found += _begins_with(column.label, self.begins)
+        if self.contains:
+            found += _holds(column.label, self.contains)
         if self.min_score is not None:
             found.append(column.score >= self.min_score)
         if self.max_score is not None:
@@ -283,11 +335,11 @@ class Results:
             found = connection.execute(chosen.order_by(records.c.seq.desc()).limit(1)).scalar()
             return None if found is None else str(found)
 
-    def by_key(self, once: str) -> dict[str, Any] | None:
-        """The part that was recorded under a sender's key."""
+    def by_key(self, once: str) -> Row | None:
+        """The row that was recorded under a sender's key: of a part, or of a batch's claim (repeats.py)."""
         with self.record.reading() as connection:
             row = connection.execute(sa.select(records).where(records.c.once == once)).mappings().one_or_none()
-        return None if row is None else self.parts([dict(row)])[0]
+        return None if row is None else dict(row)
 
     def ranks(self, idents: Sequence[str]) -> dict[str, int]:
         """For the thinning of pictures (files.py): 0 for a part that passed or is a test, 1 for the others."""
@@ -349,6 +401,7 @@ class Results:
             "regions": body["regions"],
             "smallest": body.get("smallest"),
             "unlike": unlike or [],
+            "remarks": body.get("remarks", []),
             "image": body["image"] | {"sha256": row["image_sha256"]},
             "label": row["label"],
             "lot": row["lot"],

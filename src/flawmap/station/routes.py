@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from flawmap.station.files import MEDIA, is_id
 from flawmap.station.live import event
 from flawmap.station.models import change_of
 from flawmap.station.record import records
+from flawmap.station.repeats import claim
 from flawmap.station.results import TEST, VERDICTS, decision_of, recorded_time, unlike_of
 from flawmap.station.schemas import (
     EXACT,
@@ -182,7 +184,9 @@ async def inspect(
     return json(answered(await station.inspect(data, asked, who)), 201)
 
 
-@router.post("/api/parts/batch", openapi_extra=IMAGES_BODY, responses={429: {"model": Problem}})
+@router.post(
+    "/api/parts/batch", openapi_extra=IMAGES_BODY, responses={code: {"model": Problem} for code in (422, 429, 504)}
+)
 async def inspect_batch(
     station: TheStation,
     who: Camera,
@@ -192,8 +196,12 @@ async def inspect_batch(
     camera: Words = None,
     deadline: Annotated[float | None, Query(gt=0, allow_inf_nan=False)] = None,
     test: bool = False,
+    key: Key = None,
 ) -> JSONResponse:
-    """Inspect the images of a form, its fields `image`, in order; one that cannot be inspected has its error."""
+    """Inspect the images of a form, its fields `image`, in order; one that cannot be inspected has its error.
+
+    With a key, the same batch sent again gets the parts that were recorded, and inspects what was not.
+    """
     most = station.settings.limits.batch
     async with request.form(max_files=most + 1, max_fields=10) as form:
         files = [file for file in form.getlist("image") if isinstance(file, UploadFile)]
@@ -201,17 +209,20 @@ async def inspect_batch(
             raise StationError(f"a batch has 1 to {most} files in the field image; this one has {len(files)}", 400)
         _within_rate(station, who, request, len(files))
         room = asyncio.Semaphore(AT_ONCE * station.pool.count)
+        whole = Asked(model=model, lot=lot, camera=camera, deadline_s=deadline, key=key, test=test)
+        if key is not None:
+            await claim(station, whole, who, [await station.digest_of(file.file) for file in files])
 
-        async def one(file: UploadFile) -> dict[str, Any]:
+        async def one(place: int, file: UploadFile) -> dict[str, Any]:
             async with room:
                 try:
-                    asked = Asked(model=model, lot=lot, camera=camera, deadline_s=deadline, test=test)
+                    asked = replace(whole, place=place)
                     return answered(await station.inspect(await file.read(), asked, who, patient=True))
                 except (FlawmapError, SQLAlchemyError) as problem:  # the others are recorded all the same
                     status, error = told(problem)
                     return {**error, "status": status, "name": file.filename or ""}
 
-        return json({"parts": await asyncio.gather(*(one(file) for file in files))})
+        return json({"parts": await asyncio.gather(*(one(place, file) for place, file in enumerate(files)))})
 
 
 def _within_rate(station: Station, who: Who, request: Request, count: int) -> None:
@@ -234,6 +245,7 @@ def parts(
     camera: Words = None,
     label: Words = None,
     label_begins: Words = None,
+    label_contains: Words = None,
     seq: Annotated[int | None, Query(ge=1, le=LAST)] = None,
     min_score: Annotated[float | None, Query(allow_inf_nan=False)] = None,
     max_score: Annotated[float | None, Query(allow_inf_nan=False)] = None,
@@ -243,14 +255,14 @@ def parts(
     count: bool = False,
     test: bool = False,
 ) -> JSONResponse:
-    """Parts by verdict, time, model, lot, serial number or its beginning, …, a page at a time."""
+    """Parts by verdict, time, model, lot, serial number, its beginning or a piece of it, …, a page at a time."""
     verdicts = tuple(word for word in (verdict or "").split(",") if word)
     if unknown := set(verdicts) - set(VERDICTS):
         raise StationError(f"no verdict {unknown.pop()!r}; there are: {', '.join(VERDICTS)}", 400)
     query = results.Query(
         verdicts=verdicts, final=final, decided=decided, since=recorded_time(since), until=recorded_time(to),
-        model=model, lot=lot, camera=camera, label=label, begins=label_begins, min_score=min_score,
-        max_score=max_score, between=None if seq is None else (seq, seq), test=test,
+        model=model, lot=lot, camera=camera, label=label, begins=label_begins, contains=label_contains,
+        min_score=min_score, max_score=max_score, between=None if seq is None else (seq, seq), test=test,
     )  # fmt: skip
     found, following = station.results.page(query, order == "newest", limit, after)
     counted = {"count": station.results.count(query)} if count else {}

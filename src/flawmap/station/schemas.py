@@ -98,7 +98,7 @@ class ImageFacts(_Exact):
 class Part(_Exact):
     """A part and everything that is known of it.
 
-    test: it does not count; withheld: its sender was told no verdict, no `defective` and no `final`
+    remarks: on its file; test: it does not count; withheld: its sender was told no verdict, no `defective`, no `final`
     """
 
     id: str
@@ -115,6 +115,7 @@ class Part(_Exact):
     regions: list[Region]
     smallest: int | None = None
     unlike: list[dict[str, str]] = Field(default_factory=list)
+    remarks: list[str] = Field(default_factory=list)
     image: ImageFacts
     label: str | None
     lot: str | None
@@ -140,7 +141,7 @@ class Parts(_Exact):
 
 
 class Model(_Exact):
-    """A version of a model."""
+    """A version of a model. white: the pixel value that is full white in photos with 16 bits."""
 
     ref: str
     name: str
@@ -154,6 +155,7 @@ class Model(_Exact):
     threshold: dict[str, Any] | None
     weights_sha256: str
     smallest: int
+    white: int
     created: str
     trained_on: int | None
     origin: str

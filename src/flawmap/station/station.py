@@ -41,15 +41,16 @@ from flawmap.station.files import Pictures, new_id, thin
 from flawmap.station.inspecting import Outcome, Unlike
 from flawmap.station.live import Hub
 from flawmap.station.metrics import Metrics
-from flawmap.station.models import NONE_USED, Models, Version, change_of
+from flawmap.station.models import NONE_USED, WHITE, Models, Version, change_of
 from flawmap.station.promise import UNKNOWN, promise_now
 from flawmap.station.record import Entry, Record, Row, now, reason, stamp, url_of
+from flawmap.station.repeats import BATCHES, once_of, refusal, refused_body
 from flawmap.station.results import Query, Results, decision_of
 from flawmap.station.retention import Clock
 from flawmap.station.settings import ShiftSettings, StationSettings
 from flawmap.station.testing import KINDS, last_mode, record_mode
 from flawmap.station.training import Trainings
-from flawmap.station.workers import Job, Pool
+from flawmap.station.workers import Job, Pool, late
 
 log = logging.getLogger("flawmap.station")
 TELL_S = 5.0  # between two events `station`
@@ -72,8 +73,8 @@ LOADING = ("the model is being loaded", "loading")
 class Request:
     """What a sender says of an image.
 
-    key: by which a request sent again is known; began: when it came, of the monotonic clock, 0: now; test: the part
-    does not count
+    key: by which a request sent again is known; place: the image's in a batch with a key, else None; began: when it
+    came, of the monotonic clock, 0: now; test: the part does not count
     """
 
     model: str | None = None
@@ -84,6 +85,7 @@ class Request:
     key: str | None = None
     began: float = 0.0
     test: bool = False
+    place: int | None = None
 
 
 @dataclass
@@ -239,11 +241,11 @@ class Station:
 
     async def _inspect(self, data: bytes, asked: Request, who: Who, patient: bool) -> dict[str, Any]:
         kind = self._checked(data)
-        deadline = min(asked.deadline_s or self.settings.queue.deadline_s, self.settings.queue.max_deadline_s)
-        once = None if asked.key is None else f"{who.name}:{asked.key}"
+        deadline = self.deadline_of(asked)
         hashing = asyncio.ensure_future(self._in_line(_sha256, data))
         mode = self.test
         test = mode.on or asked.test
+        once = None if asked.key is None else once_of(who.name, asked.key, test, asked.place)
         withheld = test and not (asked.test or mode.verdicts)  # who says it is a test wants to know what comes of it
         began = asked.began or time.monotonic()
         run = _Run(asked, who, new_id(), once, began, deadline, hashing, test, withheld)
@@ -257,9 +259,11 @@ class Station:
     async def _run(self, run: _Run, data: bytes, kind: str, patient: bool) -> dict[str, Any]:
         asked, ident = run.asked, run.ident
         if run.once is not None:
+            run.step = "record"
             known = await self._by(run, self._ask(self.results.by_key, run.once))
             if known is not None:
                 return await self._same(run, known)
+            run.step = "queue"
         if asked.model is None and self.models.current is None:  # it may be on its way: then nobody is to train one
             why, code = self.why
             raise StationError(why, 503, LOADING_S, code)
@@ -272,7 +276,7 @@ class Station:
         run.step = "inspection"
         writing = asyncio.ensure_future(self._in_line(self.pictures.write_original, ident, data, kind))
         try:
-            found = await self._found(job, run.ends, run.allowed_s)
+            found = await self._found(job, run, version)
             if found.threshold is None or found.defective is None:
                 raise StationError(f"the model {version.ref} has no threshold", 409)
             verdict = verdict_of(found.score, found.threshold, self.settings.verdict.doubt)
@@ -282,7 +286,7 @@ class Station:
             await self._by(run, writing)
             await self._by(run, self._in_line(self.pictures.write_map, ident, found.map_png))
             run.step = "record"
-            body = {
+            body: dict[str, Any] = {
                 "defective": found.defective,
                 "p_value": found.p_value,
                 "good_parts": found.good_parts,
@@ -295,20 +299,25 @@ class Station:
             }
             if run.test:
                 body["withheld"] = run.withheld
+            if found.remarks:
+                body["remarks"] = list(found.remarks)
             entry = run.entry(
                 "verdict", body, digest, verdict=verdict, score=found.score, threshold=found.threshold, once=run.once
             )
             run.pending = self.record.submit(entry, run.ends, partial(run.late, digest))
             row = await self._by(run, asyncio.wrap_future(run.pending), COMMIT_S)
             if row["kind"] == run.kind("late"):
-                raise late(run.allowed_s)
+                raise late(run.allowed_s, run.step)
         except Exception:  # what was not recorded leaves no pictures; a request cut off may be recorded still
             self._parts.pop(job.task.number, None)
             await self._forgotten(run, writing)
             raise
         if row["part"] != ident:  # the same request, sent twice at a time
             await self._forgotten(run, writing)
-            return await self._same(run, await self._by(run, self._ask(self.results.part, str(row["part"])), COMMIT_S))
+            return await self._same(run, row)
+        if found.remarks:
+            about = f"part {ident} of {run.asked.camera or run.who.name}, label {run.asked.label!r}"
+            log.warning("remarks on %s: %s", about, "; ".join(found.remarks))
         part = self.results.fresh(row)
         self.last_part = row["time"]
         if run.test:
@@ -335,34 +344,28 @@ class Station:
         try:
             return await asyncio.wait_for(asyncio.shield(awaited), left)
         except TimeoutError:
-            raise late(run.allowed_s) from None
+            raise late(run.allowed_s, run.step) from None
 
-    async def _same(self, run: _Run, known: dict[str, Any]) -> dict[str, Any]:
+    async def _same(self, run: _Run, first: Row) -> dict[str, Any]:
         """The part recorded under a key, where this is the same request. Raises StationError (422), recorded too."""
         asked, digest = run.asked, await self._by(run, run.digest, COMMIT_S)
-        model = known["model"]
-        other = [
-            name
-            for name, differs in (
-                ("image", known["image"]["sha256"] != digest),
-                (
-                    "model",
-                    asked.model is not None and asked.model not in (model["ref"], model["name"]),
-                ),
-                ("label", asked.label != known["label"]),
-            )
-            if differs
-        ]
-        if not other:
-            return known
-        body = {"why": "key-reused", "key": asked.key, "other": other, "first": known["id"]}
-        recorded = self._record_surely(run.entry("refused", body, digest))
+        if first["kind"] in BATCHES:
+            other = ["request"]
+        else:
+            (known,) = await self._by(run, self._ask(self.results.parts, [first]), COMMIT_S)
+            model = (known["model"]["ref"], known["model"]["name"])
+            differs = {
+                "image": known["image"]["sha256"] != digest,
+                "model": asked.model is not None and asked.model not in model,
+                "label": asked.label != known["label"],
+            }
+            other = [name for name, differs_ in differs.items() if differs_]
+            if not other:
+                return known
+        recorded = self.record_surely(run.entry("refused", refused_body(asked.key, first, other), digest))
         with contextlib.suppress(StationError):  # it is recorded in any case, later then
             await self._by(run, asyncio.wrap_future(recorded))
-        raise StationError(
-            f"the Idempotency-Key {asked.key} was used for another {' and '.join(other)}, part {known['id']}; "
-            "give each part a key of its own", 422, code="key-reused", part=known["id"],
-        )  # fmt: skip
+        raise refusal(asked.key, first, other)
 
     async def _forget(self, run: _Run, writing: asyncio.Future[None]) -> None:
         """Remove the pictures of what was not recorded, once they are written."""
@@ -388,9 +391,9 @@ class Station:
                 if row["kind"] == run.kind("late"):
                     return
                 recorded = row["seq"]  # the verdict was being written when the answer had to be given
-        self._record_surely(replace(entry, body=entry.body | {"recorded": recorded}))
+        self.record_surely(replace(entry, body=entry.body | {"recorded": recorded}))
 
-    def _record_surely(self, entry: Entry) -> Future[Row]:
+    def record_surely(self, entry: Entry) -> Future[Row]:
         """Record something, also where the database is away for a while."""
         done = self.record.submit(entry, must=True)
         done.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -440,11 +443,30 @@ class Station:
                     raise
             await asyncio.sleep(0.02)
 
-    async def _found(self, job: Job, ends: float, deadline_s: float) -> Outcome:
+    async def _found(self, job: Job, run: _Run, version: Version) -> Outcome:
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(job.done), ends - time.monotonic() + GRACE_S)
+            return await asyncio.wait_for(asyncio.wrap_future(job.done), run.ends - time.monotonic() + GRACE_S)
+        except StationError as problem:
+            if not WHITE.search(str(problem)):
+                raise
+            text = await self._by(run, self._ask(self.models.advised, version, str(problem)))
+            raise StationError(text, problem.status, code=problem.code) from problem
         except TimeoutError:
-            raise late(deadline_s) from None
+            raise late(run.allowed_s, run.step) from None
+
+    def deadline_of(self, asked: Request) -> float:
+        """Seconds that a verdict may take."""
+        return min(asked.deadline_s or self.settings.queue.deadline_s, self.settings.queue.max_deadline_s)
+
+    async def digest_of(self, file: Any) -> str:
+        """The SHA-256 of a file that was sent; it is at its beginning again afterwards."""
+
+        def look() -> str:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            return digest
+
+        return await self._in_line(look)
 
     def state_soon(self) -> dict[str, Any]:
         """The state, at most STATE_S old: when many readers come at a time it is found once."""
@@ -511,6 +533,7 @@ class Station:
                 "name": current.name,
                 "version": current.version,
                 "threshold": current.threshold.score,
+                "white": current.white,
             },
             "queue": {
                 "waiting": load.waiting,
@@ -643,12 +666,6 @@ def verdict_of(score: float, threshold: float, doubt: float) -> str:
     if doubt > 0 and abs(score - threshold) <= doubt:
         return "doubt"
     return "reject" if score > threshold else "pass"
-
-
-def late(deadline_s: float) -> StationError:
-    """What is answered where there is no verdict within the deadline."""
-    text = f"no verdict within {deadline_s:g} seconds; send fewer at a time, or allow more"
-    return StationError(text, 504, code="deadline")
 
 
 def _sha256(data: bytes) -> str:

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from flawmap.station.record import Entry, Record, Row, records
 
 MODE, PART = "mode", "test"  # kinds of records
-KINDS = {"verdict": PART, "late": "test-late", "refused": "test-refused"}  # of test parts, by those of parts that count
+# Kinds of rows about tests, by those about parts that count.
+KINDS = {"verdict": PART, "late": "test-late", "refused": "test-refused", "batch": "test-batch"}
 WITHHELD = ("verdict", "defective", "final")  # what is not answered of a test part
 
 

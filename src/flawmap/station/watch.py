@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flawmap.data.filekinds import FileKind, kind_of
+from flawmap.data.remarks import collected
 from flawmap.errors import ImageError, StationError
 from flawmap.station.record import now
 from flawmap.station.seen import Arrived, Result, Seen
@@ -239,7 +240,8 @@ class Watch:
         self.failed += result["verdict"] is None
         self._looks.pop(arrived.name, None)
         score = "" if result["score"] is None else f"{result['score']:.4f}"
-        self.say(f"{result['verdict'] or 'failed':<8} {score:<7} {arrived.name} {result['error']}".rstrip())
+        remarks = "; ".join(result.get("remarks", []))
+        self.say(f"{result['verdict'] or 'failed':<8} {score:<7} {arrived.name} {result['error'] or remarks}".rstrip())
         return True
 
     def _result(self, arrived: Arrived, data: bytes) -> Result:
@@ -286,7 +288,9 @@ def by_bundle(bundle: Path, runtime: str, device: str, doubt: float, say: Callab
         raise StationError(f"{bundle} has no threshold; set one with: flawmap threshold {bundle}")
 
     def inspect(arrived: Arrived, data: bytes) -> Result:
-        found = inspector.inspect_read([inspector.decode(data, arrived.name)])[0]
+        with collected() as remarks:
+            pixels = inspector.decode(data, arrived.name)
+        found = inspector.inspect_read([pixels])[0]
         assert found.threshold is not None
         return {
             "verdict": verdict_of(found.score, found.threshold, doubt),
@@ -295,6 +299,7 @@ def by_bundle(bundle: Path, runtime: str, device: str, doubt: float, say: Callab
             "p_value": found.p_value,
             "model": bundle.name,
             "regions": [region.box for region in found.regions],
+            "remarks": remarks,
         }
 
     return inspect
@@ -309,6 +314,7 @@ def by_server(client: Client, lot: str | None) -> Inspect:
         part = client.inspect(data, label=label, lot=lot, key=arrived.key)
         chosen = {name: part[name] for name in ("verdict", "score", "threshold", "p_value", "id")}
         chosen["verdict"] = part["verdict"] or "test"  # a station in its test mode tells no verdict
+        chosen["remarks"] = part.get("remarks", [])  # one of an older flawmap tells none
         return {**chosen, "model": part["model"]["ref"], "regions": [region["box"] for region in part["regions"]]}
 
     return inspect

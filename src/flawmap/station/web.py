@@ -73,7 +73,9 @@ def create_app(station: Station) -> FastAPI:
     app.state.station = station
     for router in (routes.router, thresholds.router, report.router, training_routes.router):
         app.include_router(router)
-    for problem in (FlawmapError, RequestValidationError, HTTPException, SQLAlchemyError, OSError, Exception):
+    for problem in (
+        FlawmapError, RequestValidationError, HTTPException, SQLAlchemyError, OSError, ClientDisconnect, Exception
+    ):  # fmt: skip
         app.add_exception_handler(problem, _answer)
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")

@@ -33,11 +33,23 @@ AHEAD = 2  # batches that a worker holds: one inspected, one decoded
 LOOK_S = 0.5  # between two looks whether a worker is stuck
 MOST = 4  # workers that are started unasked: each takes some 500 MB
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a worker that died while it started is started again, doubling
+LATE = {  # why there was none, and what to do
+    "queue": "the image waited for a worker; send fewer at a time, or allow more",
+    "inspection": "it was not inspected in time; send fewer at a time, or allow more",
+    "pictures": "the disk did not take its pictures in time; see to the disk, and send it again",
+    "record": "the record did not answer in time, as it is locked or slow; see to the database, and send it again",
+}
 CODES = {422: "unreadable", 504: "deadline"}  # of what a worker refuses, by its status (errors.py, StationError)
 
 Figures = Callable[[str, list[float] | None], object]
 Told = Callable[[int, list[Unlike]], object]
 log = logging.getLogger("flawmap.station")
+
+
+def late(deadline_s: float, step: str) -> StationError:
+    """What is answered where there is no verdict within the deadline. step: what was waited for (`_Run.step`)."""
+    text = f"no verdict within {deadline_s:g} seconds: {LATE.get(step, LATE['queue'])}"
+    return StationError(text, 504, code="deadline", step=step)
 
 
 class Load(NamedTuple):

@@ -52,6 +52,11 @@ class Listing:
     notes: tuple[str, ...] = field(default=())
     passed_over: tuple[Path, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        said = "".join(f"; {note}" for note in self.notes)
+        count = f"{len(self.train_good)} good photos to learn from, {len(self.test)} to test on"
+        return f"<Listing of {self.root} ({self.layout}): {count}{said}>"
+
     @property
     def name(self) -> str:
         """Last part of the folder's path."""

@@ -3,7 +3,7 @@
 import { pictureOf } from "./api.js";
 import { button, el, symbol } from "./dom.js";
 import { clock, nameOf, number, percent, score, t } from "./strings.js";
-import { whoOf, words } from "./words.js";
+import { remarkOf, whoOf, words } from "./words.js";
 
 /** The huge word, its sign and colour. */
 export const verdictPanel = (part) =>
@@ -49,6 +49,7 @@ export function facts(part, action) {
     el("p", {}, t("scoreOf", { score: score(part.score), threshold: score(part.threshold) })),
     scale(part),
     part.unlike?.length > 0 && el("p", { class: "unlike" }, el("b", {}, t("unlike")), " ", unlikeIn(part)),
+    part.remarks?.length > 0 && el("p", { class: "unlike remarks" }, el("b", {}, t("remarks")), " ", part.remarks.map(remarkOf).join("; ")),
     found.length > 0 && el("p", { class: "soft" }, found.join(" · ")),
     el("div", { class: "with-action" }, el("p", { class: "soft names" }, names.filter(Boolean).join(" · ")), action),
     part.decision &&

@@ -1,4 +1,4 @@
-// Any recorded part: found by its number or the beginning of it, by time, lot and verdict, a page at a time.
+// Any recorded part: found by its number or a piece of it, by time, lot and verdict, a page at a time.
 
 import { get, pictureOf } from "./api.js";
 import { busy, button, el, field, refill, select, symbol } from "./dom.js";
@@ -11,8 +11,10 @@ import { whoOf } from "./words.js";
 const PAGE = 24;
 const MATCHES = [
   ["begins", "matchBegins"],
+  ["contains", "matchContains"],
   ["exactly", "matchExactly"],
 ];
+const ASKED = { begins: "label_begins", contains: "label_contains", exactly: "label" }; // as the station knows them
 // What is asked of a part's verdict, and of what it is after decisions.
 const KINDS = {
   all: {},
@@ -70,7 +72,7 @@ export function search(root, given) {
   /** As the station is asked. */
   function query({ label, match, from, to, lot, kind }) {
     const bySeq = label.match(BY_SEQ)?.[1];
-    const named = bySeq ? { seq: bySeq } : { [match === "exactly" ? "label" : "label_begins"]: label };
+    const named = bySeq ? { seq: bySeq } : { [ASKED[match]]: label };
     return { ...named, from, to, lot, ...KINDS[kind], limit: PAGE, after, count: true };
   }
 

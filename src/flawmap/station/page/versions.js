@@ -67,7 +67,7 @@ export function versions() {
               el("td", { class: "n" }, score(model.threshold?.score)),
               el("td", {}, day(model.created)),
               el("td", {}, whoOf(model.by)),
-              el("td", {}, model.usable ? originOf(model.origin) : words(model.why_code, {}, model.why)),
+              el("td", {}, model.usable && !model.why ? originOf(model.origin) : words(model.why_code, {}, model.why)),
               el("td", {}, action(model)),
             ),
           ),

@@ -31,8 +31,8 @@ const CODES = {
     "Dieser Schlüssel gehört schon zu einem anderen Teil. Jedes Teil braucht einen eigenen.",
   ],
   deadline: [
-    "No verdict in time: the station has too much to do. Try again.",
-    "Kein Urteil in der Zeit: die Station hat zu viel zu tun. Noch einmal versuchen.",
+    "No verdict in time: too much to do, or its record or disk is slow. Try again.",
+    "Kein Urteil in der Zeit: zu viel zu tun, oder Protokoll oder Platte sind langsam. Noch einmal versuchen.",
   ],
   token: [
     "This token is not valid. Ask an engineer for another; flawmap token add makes one.",
@@ -78,6 +78,10 @@ const CODES = {
   ],
   "no-previous": ["No other model was used before this one.", "Vor diesem war kein anderes Modell in Gebrauch."],
   incomplete: ["This model is not whole; copy it again.", "Dieses Modell ist unvollständig; noch einmal kopieren."],
+  changed: [
+    "Changed on the disk after it was loaded; it goes on as it was loaded. Make a new version.",
+    "Nach dem Laden auf der Platte geändert; es gilt weiter, was geladen ist. Eine neue Version anlegen.",
+  ],
   "no-threshold": ["This model has no threshold.", "Dieses Modell hat keine Schwelle."],
   area: [
     "Expected an area as 20 px, or where the model knows the scale 0.5 mm (wide) or 0.2 mm2.",
@@ -165,6 +169,24 @@ export function words(code, values, text) {
   if (!Object.hasOwn(CODES, code ?? "")) return text;
   const figures = UNITS[code]?.(values) ?? values ?? {};
   return fill(CODES[code], { text, ...Object.fromEntries(Object.entries(figures).map(written)) });
+}
+
+// What decoding remarks on a file (data/images.py), by how it begins.
+const REMARKS = {
+  "damaged and read all the same": [
+    "damaged, and read all the same: parts may be missing or wrong",
+    "beschädigt und trotzdem gelesen: Teile können fehlen oder falsch sein",
+  ],
+  "channels that are neither colour nor alpha were left out": [
+    "further channels (near infrared, say) were left out",
+    "weitere Kanäle (etwa Nahinfrarot) wurden weggelassen",
+  ],
+};
+
+/** A remark in the chosen language; one that this page does not know as the station wrote it. */
+export function remarkOf(text) {
+  const known = Object.keys(REMARKS).find((begins) => text.startsWith(begins));
+  return known ? fill(REMARKS[known], {}) : text;
 }
 
 const written = ([name, value]) => [name, typeof value === "number" ? short(value) : value];
