@@ -25,6 +25,7 @@ from flawmap.data.formats import (
     tiff,
     tiff_colour,
     tiff_pixels,
+    tiff_streams,
 )
 from flawmap.data.limits import fits, heard, remark
 from flawmap.data.opencv import cv2
@@ -122,10 +123,16 @@ def _tiff(data: bytes, name: str, result: int) -> tuple[np.ndarray[Any, Any], in
     """The pixels, and the turn left to apply: OpenCV and Pillow turn a TIFF themselves."""
     page = tiff.read_page(data)
     fits(name, page.width, page.height, tiff_pixels.working_bytes(page) + result, data)
+    if page.tiled:  # a tile may be much larger than the picture
+        fits(name, page.block[1], page.block[0], tiff_pixels.working_bytes(page), data)
     if page.others:
         raise Unsupported("the file holds several images; save each as a file of its own")
     with heard(name):
         tiff.check(data, page)
+    if not tiff_pixels.readable(page):
+        working = tiff_streams.check(data, page)
+        each = working * min(1.0, page.block[0] * page.block[1] / (page.width * page.height))
+        fits(name, page.width, page.height, tiff_pixels.working_bytes(page) + max(each, result), data)
     if tiff_pixels.readable(page):
         tiff_colour.refuse(page)
         samples: np.ndarray[Any, Any] | None = None
