@@ -347,6 +347,41 @@ def test_a_mask_page_and_smaller_versions_are_no_other_images() -> None:
     assert "holds several images" in reason(pages(2))
 
 
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("compression", [None, "zstd", "jpeg", "png"])
+def test_a_mask_or_smaller_version_may_come_before_the_image(big: bool, compression: str | None) -> None:
+    plain = as_tiff(COLOUR, photometric="rgb", compression=compression)
+    for kind, first in ((1, GREY[::4, ::4].copy()), (4, GREY[::4, ::4] > 99)):
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer, bigtiff=big) as file:
+            file.write(first, metadata=None, subfiletype=kind)
+            file.write(COLOUR, metadata=None, photometric="rgb", compression=compression)
+            file.write(GREY[::2, ::2].copy(), metadata=None, subfiletype=1)
+        data = buffer.getvalue()
+        assert np.array_equal(decode_image(data, "x"), decode_image(plain, "x"))
+        assert header_of(data, "x")[1:] == (131, 96)
+
+
+def test_the_image_below_a_preview_is_the_one_that_is_read() -> None:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        file.write(GREY[::4, ::4].copy(), metadata=None, subfiletype=1, subifds=1)
+        file.write(COLOUR, metadata=None, photometric="rgb")
+    assert np.array_equal(decode_image(buffer.getvalue(), "x"), bgr(COLOUR))
+    raw = buffer.getvalue().replace(struct.pack("<HHII", 262, 3, 1, 2), struct.pack("<HHII", 262, 3, 1, 32803))
+    assert "a raw photo" in reason(raw)  # as DNG has it
+    alone = as_tiff(GREY, subfiletype=1)
+    assert np.array_equal(decode_image(alone, "x"), bgr(GREY))
+
+
+def test_a_mask_file_with_a_preview_first_is_read_by_its_own_page(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "mask.tif") as file:
+        file.write(GREY[::4, ::4].copy(), metadata=None, subfiletype=1)
+        file.write((GREY < 99).astype(np.uint8) * 255, metadata=None, photometric="miniswhite")
+    assert images.read_mask_pixels(tmp_path / "mask.tif").white_is_0
+    assert np.array_equal(read_mask(tmp_path / "mask.tif"), GREY < 99)
+
+
 def test_pages_are_counted_with_a_bound() -> None:
     assert f"more than {tiff.MAX_PAGES} pages" in reason(pages(500, subfiletype=1))
 

@@ -122,6 +122,7 @@ def _png(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
 def _tiff(data: bytes, name: str, result: int) -> tuple[np.ndarray[Any, Any], int]:
     """The pixels, and the turn left to apply: OpenCV and Pillow turn a TIFF themselves."""
     page = tiff.read_page(data)
+    data = tiff.with_picture_first(data, page)
     fits(name, page.width, page.height, tiff_pixels.working_bytes(page) + result, data)
     if page.tiled:  # a tile may be much larger than the picture
         fits(name, page.block[1], page.block[0], tiff_pixels.working_bytes(page), data)
@@ -215,7 +216,7 @@ def _of_pam(pixels: np.ndarray[Any, Any], said: pnm.Facts, name: str) -> np.ndar
         remark(name, tiff_colour.LEFT_OUT)
         pixels = pixels[:, :, 0] if said.channels == 2 else pixels[:, :, :3]
     if said.channels == 2 and said.alpha:
-        return tiff_colour.over_black(pixels[:, :, 0], pixels[:, :, 1], max(said.maxval, 255))
+        return tiff_colour.with_alpha(pixels[:, :, 0], pixels[:, :, 1])
     return _swapped(pixels)
 
 
