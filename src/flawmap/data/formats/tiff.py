@@ -43,9 +43,9 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Page(NamedTuple):
-    """The page that is the picture. `block` is (rows, columns) of a strip or tile; `bits` and `kind` (1 unsigned, 2 signed, 3 float)
-    hold for all samples; `extra`: ExtraSamples; `order`: "<" or ">"; `start`: where its directory lies; `first`: whether
-    that is the first; `others`: further pages that are pictures of their own."""
+    """The page that is the picture. `block` is (rows, columns) of a strip or tile; `bits` and `kind` (1 unsigned,
+    2 signed, 3 float) hold for all samples; `extra`: ExtraSamples; `order`: "<" or ">"; `start`: where its directory
+    lies; `first`: whether that is the first; `others`: further pages that are pictures of their own."""
 
     order: str
     width: int
