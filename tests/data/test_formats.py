@@ -18,6 +18,7 @@ from PIL import Image as Pillow
 
 from flawmap.data import decoding, images, limits
 from flawmap.data.formats import Damage, jpeg, rare, tiff, tiff_colour
+from flawmap.data.formats import png as png_format
 from flawmap.data.images import decode_image, decode_pixels, header_of, read_mask, read_shape
 from flawmap.errors import ImageError
 
@@ -366,6 +367,41 @@ def test_a_mask_page_and_smaller_versions_are_no_other_images() -> None:
     assert "holds several images" in reason(pages(2))
 
 
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("compression", [None, "zstd", "jpeg", "png"])
+def test_a_mask_or_smaller_version_may_come_before_the_image(big: bool, compression: str | None) -> None:
+    plain = as_tiff(COLOUR, photometric="rgb", compression=compression)
+    for kind, first in ((1, GREY[::4, ::4].copy()), (4, GREY[::4, ::4] > 99)):
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer, bigtiff=big) as file:
+            file.write(first, metadata=None, subfiletype=kind)
+            file.write(COLOUR, metadata=None, photometric="rgb", compression=compression)
+            file.write(GREY[::2, ::2].copy(), metadata=None, subfiletype=1)
+        data = buffer.getvalue()
+        assert np.array_equal(decode_image(data, "x"), decode_image(plain, "x"))
+        assert header_of(data, "x")[1:] == (131, 96)
+
+
+def test_the_image_below_a_preview_is_the_one_that_is_read() -> None:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        file.write(GREY[::4, ::4].copy(), metadata=None, subfiletype=1, subifds=1)
+        file.write(COLOUR, metadata=None, photometric="rgb")
+    assert np.array_equal(decode_image(buffer.getvalue(), "x"), bgr(COLOUR))
+    raw = buffer.getvalue().replace(struct.pack("<HHII", 262, 3, 1, 2), struct.pack("<HHII", 262, 3, 1, 32803))
+    assert "a raw photo" in reason(raw)  # as DNG has it
+    alone = as_tiff(GREY, subfiletype=1)
+    assert np.array_equal(decode_image(alone, "x"), bgr(GREY))
+
+
+def test_a_mask_file_with_a_preview_first_is_read_by_its_own_page(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "mask.tif") as file:
+        file.write(GREY[::4, ::4].copy(), metadata=None, subfiletype=1)
+        file.write((GREY < 99).astype(np.uint8) * 255, metadata=None, photometric="miniswhite")
+    assert images.read_mask_pixels(tmp_path / "mask.tif").white_is_0
+    assert np.array_equal(read_mask(tmp_path / "mask.tif"), GREY < 99)
+
+
 def test_pages_are_counted_with_a_bound() -> None:
     assert f"more than {tiff.MAX_PAGES} pages" in reason(pages(500, subfiletype=1))
 
@@ -427,6 +463,38 @@ def test_a_file_of_another_kind_is_called_by_its_name(data: bytes, words: str) -
     assert words in reason(data)
 
 
+@pytest.mark.parametrize(
+    ("form", "options", "words"),
+    [
+        ("TGA", {}, "a TGA image; save it as PNG"),
+        ("TGA", {"compression": "tga_rle"}, "a TGA image; save it as PNG"),
+        ("PCX", {}, "a PCX image; save it as PNG"),
+        ("ICO", {}, "an icon (ICO); save it as PNG"),
+        ("DDS", {}, "a DDS texture; save it as PNG"),
+        ("SGI", {}, "an SGI image; save it as PNG"),
+        ("XPM", None, "an XPM image; save it as PNG"),
+        ("FITS", None, "a FITS image; save it as TIFF"),
+        ("XCF", None, "a GIMP document (XCF); export it as PNG or TIFF"),
+    ],
+)
+@pytest.mark.parametrize("picture", [COLOUR, GREY], ids=["colour", "grey"])
+def test_a_picture_of_a_format_that_is_not_read_is_called_by_its_name(
+    form: str, options: dict[str, Any] | None, words: str, picture: Array
+) -> None:
+    heads = {"XPM": b"/* XPM */\nstatic char", "FITS": b"SIMPLE  =                    T", "XCF": b"gimp xcf v011\0"}
+    data = heads[form] + bytes(99) if options is None else saved(Pillow.fromarray(picture), form, **options)
+    assert reason(data).startswith(f"x: it is {words}")
+    bare = data.removesuffix(b"TRUEVISION-XFILE.\0")  # as writers of old have it
+    assert reason(bare).startswith(f"x: it is {words}")
+
+
+def test_what_only_looks_like_a_tga_is_not_called_one() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        assert "TGA" not in reason(b"\0" + rng.integers(0, 256, 400, np.uint8).tobytes()[1:])
+    assert "not an image, or damaged at its start" in reason(bytes(500))
+
+
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
@@ -461,14 +529,20 @@ def test_a_jpeg_with_a_piece_missing_is_damaged(kind: str, damage: str) -> None:
 def test_trailing_bytes_padding_and_odd_headers_of_a_jpeg_are_no_damage(kind: str) -> None:
     data = saved(Pillow.fromarray(COLOUR), "JPEG", quality=90, **JPEGS[kind])
     want = decode_pixels(data, "x")
-    for other in (
-        data + bytes(5000),
-        data + b"trailer of a phone",
-        data[:-2] + bytes(300) + data[-2:],
-        data[:-2] + b"\xff" * 300 + data[-2:],
-        data.replace(b"JFIF\0\x01", b"JFIF\0\x02"),
+    assert images.remarks() == []
+    more = data[:2] + b"\xff\xe2\0\x06MPF\0" + data[2:]
+    for other, remarks in (
+        (data + bytes(5000), [f"x: {limits.TRAILING}"]),
+        (data + b"trailer of a camera", [f"x: {limits.TRAILING}"]),
+        (data + data, [f"x: {limits.TRAILING}"]),
+        (data[:-2] + bytes(300) + data[-2:], [f"x: {limits.PADDING}"]),
+        (data[:-2] + b"\xff" * 300 + data[-2:], []),  # fill bytes, which belong to the mark
+        (data.replace(b"JFIF\0\x01", b"JFIF\0\x02"), []),
+        (more + data, []),  # other views, which the file says it holds
+        (data + b"a phone's own data SEFT", []),
     ):
         assert np.array_equal(decode_pixels(other, "x"), want)
+        assert images.remarks() == remarks
 
 
 def test_a_sequential_jpeg_need_not_state_its_spectral_selection() -> None:
@@ -549,12 +623,59 @@ def test_a_png_with_a_wrong_checksum_or_missing_rows_is_damaged() -> None:
         png(stream[:-4] + bytes(4)),
     ):
         assert "the image is damaged" in reason(hurt)
+    assert "(a checksum is wrong)" in reason(wrong)
 
 
 def test_a_png_with_a_long_text_or_trailing_bytes_is_whole() -> None:
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3_000_000)))
-    for data in (png(zlib.compress(ROWS), before=text), png(zlib.compress(ROWS)) + bytes(999)):
-        assert np.array_equal(decode_image(data, "x"), bgr(COLOUR))
+    assert np.array_equal(decode_image(png(zlib.compress(ROWS), before=text), "x"), bgr(COLOUR))
+    assert images.remarks() == []
+    for trailing in (bytes(4096), b"more"):
+        assert np.array_equal(decode_image(png(zlib.compress(ROWS)) + trailing, "x"), bgr(COLOUR))
+        assert images.remarks() == [f"x: {limits.TRAILING}"]
+
+
+def test_trailing_bytes_of_a_webp_are_told() -> None:
+    data = saved(Pillow.fromarray(COLOUR), "WEBP", lossless=True)
+    for trailing, remarks in ((b"", []), (bytes(512), [f"x: {limits.TRAILING}"])):
+        assert np.array_equal(decode_image(data + trailing, "x"), bgr(COLOUR))
+        assert images.remarks() == remarks
+
+
+def test_a_damaged_png_writes_no_line_of_a_library(capfd: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for form in ("RGB", "P", "LA", "I;16"):
+        picture = Pillow.fromarray(DEEP_GREY) if form == "I;16" else Pillow.fromarray(COLOUR).convert(form)
+        data = saved(picture, "PNG")
+        for _ in range(60):
+            at, count = int(rng.integers(8, len(data))), int(rng.integers(1, 60))
+            for hurt in (data[:at] + data[at + count :], data[:at] + rng.bytes(count) + data[at + count :], data[:at]):
+                if hurt != data:
+                    reason(hurt)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_chunks_that_say_nothing_of_the_pixels_are_kept_from_the_decoder(capfd: pytest.CaptureFixture[str]) -> None:
+    kinds = (b"iCCP", b"tRNS", b"pHYs", b"sBIT", b"tEXt", b"zTXt", b"eXIf", b"bKGD", b"PLTE", b"gAMA", b"cHRM")
+    for kind in kinds:
+        assert np.array_equal(decode_image(png(zlib.compress(ROWS), before=chunk(kind, b"x")), "x"), bgr(COLOUR))
+    text = chunk(b"tEXt", b"a\0b")[:-1] + b"q"
+    assert np.array_equal(decode_image(png(zlib.compress(ROWS), before=text), "x"), bgr(COLOUR))
+    assert "of an unknown kind" in reason(png(zlib.compress(ROWS), before=chunk(b"ABCD", b"x")))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
+def test_a_png_with_its_own_chunks_alone_gives_the_same_pixels(mode: str) -> None:
+    picture = Pillow.fromarray(DEEP_GREY) if mode == "I;16" else Pillow.fromarray(COLOUR).convert(mode)
+    options: dict[str, Any] = (
+        {} if mode in ("LA", "RGBA", "I;16") else {"transparency": (1, 2, 3) if mode == "RGB" else 1}
+    )
+    data = saved(picture, "PNG", dpi=(300, 300), **options)
+    want = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    found = cv2.imdecode(np.frombuffer(png_format.bare(data, png_format.facts(data)), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert len(png_format.bare(data, png_format.facts(data))) < len(data)
+    assert np.array_equal(found, want)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF", "PNG"])

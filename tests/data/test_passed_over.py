@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,15 @@ HEADS = {
     "a.dcm": (bytes(128) + b"DICM", "DICOM image", "image"),
     "a.gif": (b"GIF89a", "GIF image", "image"),
     "a.nef": (b"MM\0*\0\0\0\x08", "raw photo of a camera", "image"),
+    "a.ico": (b"\0\0\x01\0\x01\0", "icon", "image"),
+    "a.dds": (b"DDS |\0\0\0", "DDS image", "image"),
+    "a.fits": (b"SIMPLE  =                    T", "FITS image", "image"),
+    "a.sgi": (b"\x01\xda\x01\x01\0\x03", "SGI image", "image"),
+    "a.xcf": (b"gimp xcf v011", "GIMP image", "image"),
+    "a.wdp": (b"II\xbc\x01", "JPEG XR image", "image"),
+    "a.tga": (b"\0\0\x02" + bytes(9) + b"\x09\0\x08\0\x18\0", "TGA image", "image"),
+    "a.pcx": (b"\x0a\x05\x01\x08" + struct.pack("<4H", 0, 0, 8, 7) + bytes(116), "PCX image", "image"),
+    "a line": (b"\n\x05\x01\x08 is no picture", "file", "other"),
     "a.mp4": (b"\0\0\0\x18ftypisom\0\0\0\0", "video (MP4)", "video"),
     "a.avi": (b"RIFF\0\0\0\0AVI LIST", "video (AVI)", "video"),
     "a.pdf": (b"%PDF-1.7", "PDF", "document"),

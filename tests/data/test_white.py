@@ -6,8 +6,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image as Pillow
 from PIL import TiffImagePlugin
 
@@ -76,6 +78,33 @@ def test_alpha_of_either_level_is_laid_over_black(tmp_path: Path, opaque: int) -
     found = read_image(photo, TWELVE)
     assert not found[:20].any()
     assert np.abs(found[20:] - SCENE[20:]).max() < 2e-4
+
+
+@pytest.mark.parametrize("opaque", [4095, 65535])
+@pytest.mark.parametrize("kind", ["TIFF", "TIFF from white", "PAM", "PNG"])
+def test_the_level_of_grey_with_alpha_is_applied_in_every_format(kind: str, opaque: int, tmp_path: Path) -> None:
+    grey = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    both = np.dstack([4095 - grey if kind == "TIFF from white" else grey, np.full_like(grey, opaque // 2)])
+    path = tmp_path / "part"
+    if kind == "PAM":
+        head = b"P7\nWIDTH 64\nHEIGHT 64\nDEPTH 2\nMAXVAL 65535\nTUPLTYPE GRAYSCALE_ALPHA\nENDHDR\n"
+        path.write_bytes(head + both.astype(">u2").tobytes())
+    elif kind == "PNG":
+        path.write_bytes(imagecodecs.png_encode(both))
+    else:
+        photometric = "miniswhite" if kind == "TIFF from white" else "minisblack"
+        tifffile.imwrite(path, both, photometric=photometric, planarconfig="contig", extrasamples=["unassalpha"])
+    shown = grey / np.float32(4095) * (opaque // 2) / opaque
+    assert np.abs(read_image(path, White(4095)) - shown[:, :, None]).max() < 1e-4
+
+
+def test_the_level_is_that_of_the_image_behind_a_preview(tmp_path: Path) -> None:
+    grey = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    path = tmp_path / "part.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write((grey[::4, ::4] >> 4).astype(np.uint8), subfiletype=1, metadata=None)
+        file.write(4095 - grey, photometric="miniswhite", metadata=None, extratags=[(281, 3, 1, 4095, True)])
+    assert np.abs(read_image(path) - (grey / np.float32(4095))[:, :, None]).max() < 1e-4
 
 
 def tiff(pixels: Array, bits: int, order: str = "<", largest: int | None = None, large: bool = False) -> bytes:

@@ -25,8 +25,9 @@ from flawmap.data.formats import (
     tiff,
     tiff_colour,
     tiff_pixels,
+    tiff_streams,
 )
-from flawmap.data.limits import fits, heard, remark
+from flawmap.data.limits import PADDING, TRAILING, fits, heard, remark
 from flawmap.data.opencv import cv2
 from flawmap.errors import ImageError
 
@@ -89,11 +90,14 @@ def _jpeg(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
     decoded = min(said.components, 3)
     fits(name, said.width, said.height, decoded + max(decoded + result, jpeg.working_bytes(said)), data)
     with heard(name):
-        if data.find(b"\xff\xd9", said.first_scan) < 0:
+        end = data.find(b"\xff\xd9", said.first_scan) + 2
+        if end < 2:
             raise Damage("truncated")
+        if end < len(data) and not jpeg.holds_more(data, said):
+            remark(name, TRAILING)
         jpeg.check(data, said)
     with heard(name):
-        pixels = jpeg.decode(data, said)
+        pixels = jpeg.decode(data, said, padded=lambda: remark(name, PADDING))
         return by_opencv(data) if pixels is None else pixels
     pixels = jpeg.decode(data, said, strict=False)
     return by_opencv(data) if pixels is None else pixels
@@ -110,8 +114,10 @@ def _png(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
     fits(name, width, height, said.decoded_bytes + max(result, said.decoded_bytes), data)
     if said.animated:
         raise Unsupported("the file holds several images; save each as a file of its own")
+    if said.end < len(data):
+        remark(name, TRAILING)
     with heard(name):
-        pixels = by_opencv(data)
+        pixels = by_opencv(png.bare(data, said))
         if pixels.ndim == 2 and said.transparent and said.colours == 0:  # OpenCV loses which grey is transparent
             pixels[pixels == png.transparent_grey(data, said)] = 0
         return pixels
@@ -121,11 +127,18 @@ def _png(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
 def _tiff(data: bytes, name: str, result: int) -> tuple[np.ndarray[Any, Any], int]:
     """The pixels, and the turn left to apply: OpenCV and Pillow turn a TIFF themselves."""
     page = tiff.read_page(data)
+    data = tiff.with_picture_first(data, page)
     fits(name, page.width, page.height, tiff_pixels.working_bytes(page) + result, data)
+    if page.tiled:  # a tile may be much larger than the picture
+        fits(name, page.block[1], page.block[0], tiff_pixels.working_bytes(page), data)
     if page.others:
         raise Unsupported("the file holds several images; save each as a file of its own")
     with heard(name):
         tiff.check(data, page)
+    if not tiff_pixels.readable(page):
+        working = tiff_streams.check(data, page)
+        each = working * min(1.0, page.block[0] * page.block[1] / (page.width * page.height))
+        fits(name, page.width, page.height, tiff_pixels.working_bytes(page) + max(each, result), data)
     if tiff_pixels.readable(page):
         tiff_colour.refuse(page)
         samples: np.ndarray[Any, Any] | None = None
@@ -186,8 +199,11 @@ def _webp(data: bytes, name: str, result: int) -> np.ndarray[Any, Any]:
     if several:
         raise Unsupported("the file holds several images; save each as a file of its own")
     with heard(name):
-        if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        stated = 8 + int.from_bytes(data[4:8], "little")
+        if len(data) < stated:
             raise Damage("truncated")
+        if len(data) > stated + stated % 2:
+            remark(name, TRAILING)
     return by_opencv(data)
 
 
@@ -208,7 +224,7 @@ def _of_pam(pixels: np.ndarray[Any, Any], said: pnm.Facts, name: str) -> np.ndar
         remark(name, tiff_colour.LEFT_OUT)
         pixels = pixels[:, :, 0] if said.channels == 2 else pixels[:, :, :3]
     if said.channels == 2 and said.alpha:
-        return tiff_colour.over_black(pixels[:, :, 0], pixels[:, :, 1], max(said.maxval, 255))
+        return tiff_colour.with_alpha(pixels[:, :, 0], pixels[:, :, 1])
     return _swapped(pixels)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,6 +28,21 @@ _MARKS: tuple[tuple[bytes, str, Group], ...] = (
     (b"v/1\x01", "OpenEXR image", "image"),
     (b"8BPS", "Photoshop image", "image"),
     (b"\0\0\x01\0", "icon", "image"),
+    (b"DDS ", "DDS image", "image"),
+    (b"SIMPLE  =", "FITS image", "image"),
+    (b"\x01\xda\0\x01", "SGI image", "image"),
+    (b"\x01\xda\x01\x01", "SGI image", "image"),
+    (b"\x01\xda\0\x02", "SGI image", "image"),
+    (b"\x01\xda\x01\x02", "SGI image", "image"),
+    (b"gimp xcf", "GIMP image", "image"),
+    (b"II\xbc", "JPEG XR image", "image"),
+    (b"SDPX", "DPX image", "image"),
+    (b"XPDS", "DPX image", "image"),
+    (b"\x59\xa6\x6a\x95", "Sun raster image", "image"),
+    (b"qoif", "QOI image", "image"),
+    (b"farbfeld", "farbfeld image", "image"),
+    (b"/* XPM */", "XPM image", "image"),
+    (b"AT&TFORM", "DjVu document", "document"),
     (b"#?RADIANCE", "Radiance image", "image"),
     (b"FUJIFILM", "raw photo of a camera", "image"),
     (b"%PDF", "PDF", "document"),
@@ -52,12 +68,15 @@ _SUFFIXES: dict[str, tuple[str, Group]] = {
 _PLAIN = {".pbm", ".pgm", ".ppm", ".pnm", ".pam", ".pfm"}
 # Only their names tell these; the bytes of a picture without a header may be anything.
 _BY_NAME: dict[str, tuple[str, Group]] = {
-    **dict.fromkeys((".raw", ".tga", ".pcx", ".svg", ".cr3"), ("picture that is not read", "image")),
+    **dict.fromkeys((".tga", ".targa", ".icb", ".vda", ".vst"), ("TGA image", "image")),
+    **dict.fromkeys((".raw", ".svg", ".cr3", ".pict", ".wbmp", ".fit", ".fits"), ("picture that is not read", "image")),
     **dict.fromkeys((".m2ts", ".mts"), ("video", "video")),
 }
 _SIDES = re.compile(rb"P[1-7Ff]\s+(#|\d|WIDTH)")
 # Classes of DICOM objects: directories of a disc, reports, presentation states.
 _NO_PICTURE = re.compile(rb"\x02\0\x02\0UI..1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(11|88)\.)", re.DOTALL)
+# PCX: its version, that it is run-length encoded, the bits of a plane.
+_PCX = re.compile(rb"\x0a[\0\x02-\x05]\x01[\x01\x02\x04\x08]")
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
@@ -102,6 +121,34 @@ def kind_of_bytes(head: bytes, suffix: str = "") -> FileKind:
         return FileKind("BMP image", "image")
     if _SIDES.match(head) and (suffix in _PLAIN or head[1:2] in b"4567"):
         return FileKind("PGM or PPM image", "image")
+    if is_pcx(head):
+        return FileKind("PCX image", "image")
     if head[257:262] == b"ustar":
         return FileKind("tar archive", "archive")
     return FileKind(*_BY_NAME.get(suffix, ("file", "other")))
+
+
+def is_pcx(head: bytes) -> bool:
+    """Whether a file's first bytes are the header of a PCX image: its corners come in order, byte 64 is 0."""
+    if _PCX.match(head) is None or len(head) < 128 or head[64]:
+        return False
+    left, top, right, bottom = struct.unpack_from("<4H", head, 4)
+    return bool(left <= right and top <= bottom)
+
+
+def is_tga(data: bytes) -> bool:
+    """Whether the bytes of a whole file are a TGA image: its footer says so, or its header fits in every field."""
+    if data.endswith(b"TRUEVISION-XFILE.\0"):
+        return True
+    if len(data) < 19 or data[1] > 1 or data[2] not in (1, 2, 3, 9, 10, 11) or data[16] not in (8, 15, 16, 24, 32):
+        return False
+    mapped, (first, colours), width, height = data[2] & 7 == 1, struct.unpack_from("<HH", data, 3), *_sides(data)
+    bare = not any(data[3:8]) if not data[1] else first < colours and data[7] in (15, 16, 24, 32)
+    needed = 18 + data[0] + width * height * ((data[16] + 7) // 8)
+    whole = data[2] > 8 or len(data) >= needed
+    return mapped == bool(data[1]) and bare and width > 0 and height > 0 and not data[17] & 0xC0 and whole
+
+
+def _sides(data: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from("<HH", data, 12)
+    return width, height

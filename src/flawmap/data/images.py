@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawmap.data.by_pillow import TURNS, opened, orientation_of
-from flawmap.data.decoding import decoded
+from flawmap.data.decoding import decoded, is_tiff
 from flawmap.data.formats import pnm, tiff
 from flawmap.data.header import Header, header_of
 from flawmap.data.limits import DAMAGED, MAX_BYTES, MAX_PIXELS, accept_damaged, fits, memory, remarks
@@ -256,7 +256,7 @@ def read_mask_pixels(path: str | Path) -> MaskPixels:
         return MaskPixels(pnm.as_stored(pixels, stated), None, None, False, stated.bitmap, white)
     indices, white_is_0 = None, False
     try:
-        with opened(data) as image:
+        with opened(tiff.with_picture_first(data, tiff.read_page(data)) if is_tiff(data) else data) as image:
             if image.mode == "P":
                 indices = np.asarray(image)
             if image.format == "TIFF" and image.mode in ("1", "L", "I;16"):

@@ -14,6 +14,8 @@ from flawmap.errors import ImageError
 MAX_PIXELS = 200_000_000
 MAX_BYTES = 1_500_000_000  # the most that decoding one file may take, its result included
 DAMAGED = "FLAWMAP_DAMAGED"  # in the environment, so that processes started from here hold to it too
+TRAILING = "bytes after the end of the picture were passed over"
+PADDING = "padding before the end of the picture was passed over"
 
 _REMARKS: dict[str, tuple[str, set[str]]] = {}  # remark: the first file, and all
 _REMARKS_LOCK = threading.Lock()

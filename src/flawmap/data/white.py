@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawmap.config import ImageSettings
-from flawmap.data.formats import Damage, Unsupported, dicom, jpeg2000, pnm
+from flawmap.data.formats import Damage, Unsupported, dicom, jpeg2000, pnm, tiff
 from flawmap.data.opencv import cv2
 from flawmap.errors import ImageError
 
@@ -268,12 +268,25 @@ def bright_value(pixels: Array) -> float:
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
-    """First values of the whole-numbered tags of a TIFF's first image; nothing of what is cut short or odd."""
+    """First values of the whole-numbered tags of the page of a TIFF that is the picture; nothing of what is cut short
+    or odd."""
     order, large = ("<" if data[:1] == b"I" else ">"), data[2:4] in (b"+\0", b"\0+")
+    try:
+        (start,) = struct.unpack_from(order + ("Q" if large else "I"), data, 8 if large else 4)
+    except struct.error:
+        return {}
+    tags = _tags_at(data, start, order, large)
+    if not tiff.is_picture(tags):
+        with suppress(Damage, Unsupported):
+            return _tags_at(data, tiff.read_page(data).start, order, large)
+    return tags
+
+
+def _tags_at(data: bytes, start: int, order: str, large: bool) -> dict[int, int]:
+    """First values of a directory's whole-numbered tags."""
     count, size, inline = ("Q", 20, 8) if large else ("H", 12, 4)
     found: dict[int, int] = {}
     try:
-        (start,) = struct.unpack_from(order + ("Q" if large else "I"), data, 8 if large else 4)
         (entries,) = struct.unpack_from(order + count, data, start)
         start += struct.calcsize(count)
         for number in range(min(entries, 1000)):

@@ -8,6 +8,7 @@ JFIF revision, spectral selection that a sequential file need not state, and pad
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _LOSSLESS = frozenset((0xC3, 0xC7, 0xCB, 0xCF))
 _ARITHMETIC = frozenset(range(0xC9, 0xD0))
+# By which files say that more follows the picture: other views, gain maps, a video, a phone's own data.
+_MORE = (b"MPF\0", b"MotionPhoto", b"MicroVideo", b"hdrgm", b"Container:Directory", b"urn:iso:std:iso:ts:21496")
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
@@ -128,12 +131,21 @@ def _check_scans(data: bytes, said: Facts) -> None:
         raise Damage("scans are missing")
 
 
-def decode(data: bytes, said: Facts, strict: bool = True, order: str = "BGR") -> Bytes | None:
+def holds_more(data: bytes, said: Facts) -> bool:
+    """Whether the file says itself that more follows the picture, as phones and some cameras have it."""
+    return data.endswith(b"SEFT") or any(data.find(mark, 0, said.first_scan) >= 0 for mark in _MORE)
+
+
+def decode(
+    data: bytes, said: Facts, strict: bool = True, order: str = "BGR", padded: Callable[[], None] | None = None
+) -> Bytes | None:
     """(H, W) or (H, W, 3) uint8, in BGR or RGB order. None for subsampling that only OpenCV reads.
 
+    `padded` is called where padding lies before the end mark.
     Raises Damage for what the decoder reports, with `strict`; without, it fills what is missing.
     """
     colours = "GRAY" if said.components == 1 else order
+    odd = False
     for _ in range(3):  # two kinds of harmless warning are put right in the bytes, to hear what comes after them
         try:
             pixels: Bytes = simplejpeg.decode_jpeg(data, colorspace=colours, strict=strict)
@@ -148,10 +160,12 @@ def decode(data: bytes, said: Facts, strict: bool = True, order: str = "BGR") ->
             elif "subsampling" in reason:
                 return None
             elif strict and (found := _EXTRANEOUS.search(reason)) and (bare := _unpadded(data, int(found[1]))):
-                data = bare
+                data, odd = bare, True
             else:
                 raise Damage(_plain(reason)) from problem
             continue
+        if odd and padded is not None:
+            padded()
         return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
     raise Damage("its headers contradict themselves")
 

@@ -116,20 +116,22 @@ def _codestream(data: bytes) -> tuple[int, int, tuple[int, int] | None]:
     return *streams[0], header
 
 
-def facts(data: bytes) -> Facts:
-    """Read boxes and main header; nothing is decoded.
+def facts(data: bytes, colours: bool = True) -> Facts:
+    """Read boxes and main header; nothing is decoded. `colours`: whether what the channels mean is read, too.
 
     Raises Damage for what is cut short or contradicts itself, Unsupported for kinds of pixels that are not read.
     """
     start, end, header = _codestream(data)
     width, height = _size(data, start)
     try:
-        return _facts(data, start, end, header, width, height)
+        return _facts(data, start, end, header, width, height, colours)
     except (struct.error, IndexError) as problem:
         raise Damage("its header is corrupt") from problem
 
 
-def _facts(data: bytes, start: int, end: int, header: tuple[int, int] | None, width: int, height: int) -> Facts:
+def _facts(
+    data: bytes, start: int, end: int, header: tuple[int, int] | None, width: int, height: int, colours: bool
+) -> Facts:
     right, bottom, _, _, across, down, left, top, components = struct.unpack_from(">8IH", data, start + 8)
     if min(across, down) <= 0 or components == 0:
         raise Damage("its header is corrupt")
@@ -146,7 +148,7 @@ def _facts(data: bytes, start: int, end: int, header: tuple[int, int] | None, wi
         raise Unsupported("its colours are stored at fewer pixels than their brightness; save it as PNG")
     if depth >= 16:
         raise Unsupported(f"its values are integers of {depth + 1} bits; scale them to 16 bits")
-    space, alpha, laid = _colours(data, header, components)
+    space, alpha, laid = _colours(data, header, components) if colours else (0, -1, False)
     layers, precincts, blocks = _packets(data, start, end)
     return Facts(
         width, height, depth + 1, components, space, alpha, laid, tiles, layers, precincts, blocks, start, end

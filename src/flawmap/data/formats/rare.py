@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flawmap.data.filekinds import is_pcx, is_tga
 from flawmap.data.formats import INSTALL, Damage, Unsupported
 from flawmap.data.formats.tiff import NAMES, Page
 
@@ -39,7 +40,22 @@ _KINDS = (  # offset, mark, what it is and what to do about it
     (0, b"8BPS", "a Photoshop document; save it as PNG or TIFF"),
     (0, b"\x93NUMPY", "an array of NumPy; save it as PNG or TIFF"),
     (0, b"\x89HDF", "an HDF5 file; save its pictures as PNG or TIFF"),
-    (0, b"SIMPLE  =", "a FITS file; save it as TIFF"),
+    (0, b"SIMPLE  =", "a FITS image; save it as TIFF"),
+    (0, b"\0\0\x01\0", "an icon (ICO); save it as PNG"),
+    (0, b"DDS ", "a DDS texture; save it as PNG"),
+    (0, b"\x01\xda\0\x01", "an SGI image; save it as PNG"),
+    (0, b"\x01\xda\x01\x01", "an SGI image; save it as PNG"),
+    (0, b"\x01\xda\0\x02", "an SGI image; save it as PNG or TIFF"),
+    (0, b"\x01\xda\x01\x02", "an SGI image; save it as PNG or TIFF"),
+    (0, b"gimp xcf", "a GIMP document (XCF); export it as PNG or TIFF"),
+    (0, b"II\xbc", "a JPEG XR image; save it as PNG or TIFF"),
+    (0, b"SDPX", "a DPX image; save it as TIFF"),
+    (0, b"XPDS", "a DPX image; save it as TIFF"),
+    (0, b"\x59\xa6\x6a\x95", "a Sun raster image; save it as PNG"),
+    (0, b"qoif", "a QOI image; save it as PNG"),
+    (0, b"farbfeld", "a farbfeld image; save it as PNG or TIFF"),
+    (0, b"/* XPM */", "an XPM image; save it as PNG"),
+    (0, b"AT&TFORM", "a DjVu document; save its pictures as PNG"),
     (0, b"v/1\x01", "an OpenEXR image; save it as PNG or TIFF"),
     (0, b"#?RADIANCE", "a Radiance HDR image; save it as PNG or TIFF"),
     (0, b"<svg", "a drawing (SVG); save it as PNG"),
@@ -58,7 +74,9 @@ def name_of(data: bytes) -> str:
         return "a DICOM file without its preamble; save it anew as a DICOM file (Part 10)"
     if data[:2] in (b"PF", b"Pf") and data[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
         return "a PFM image; save it as TIFF"
-    return ""
+    if is_pcx(data[:128]):
+        return "a PCX image; save it as PNG"
+    return "a TGA image; save it as PNG" if is_tga(data) else ""
 
 
 def reads_tiff() -> bool:

@@ -1,4 +1,4 @@
-"""TIFF: pages, and where the pixels of the first lie (TIFF 6.0, with BigTIFF and the technical notes of Adobe).
+"""TIFF: pages, and where the pixels of the picture lie (TIFF 6.0, with BigTIFF and the technical notes of Adobe).
 
 Our own reading of the directory says what a file holds before a decoder sees it, and counts pages without decoding.
 """
@@ -6,6 +6,7 @@ Our own reading of the directory says what a file holds before a decoder sees it
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,8 +43,9 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Page(NamedTuple):
-    """The first page. `block` is (rows, columns) of a strip or tile; `bits` and `kind` (1 unsigned, 2 signed, 3 float)
-    hold for all samples; `white_is_zero`: MinIsWhite; `extra`: ExtraSamples; `order`: "<" or ">"."""
+    """The page that is the picture. `block` is (rows, columns) of a strip or tile; `bits` and `kind` (1 unsigned,
+    2 signed, 3 float) hold for all samples; `extra`: ExtraSamples; `order`: "<" or ">"; `start`: where its directory
+    lies; `first`: whether that is the first; `others`: further pages that are pictures of their own."""
 
     order: str
     width: int
@@ -66,6 +68,8 @@ class Page(NamedTuple):
     colours: Numbers
     subsampling: tuple[int, ...]
     others: int
+    start: int = 0
+    first: bool = True
 
     @property
     def alpha(self) -> int:
@@ -79,28 +83,68 @@ class Page(NamedTuple):
 
 
 def read_page(data: bytes) -> Page:
-    """Read the first page and count the others. Raises Damage, and Unsupported for too many pages."""
+    """Read the page that is the picture and count the others. Raises Damage, and Unsupported for too many pages.
+
+    The picture is the first page that is no mask and no smaller version; of a file of these alone, the picture that a
+    subdirectory of the first holds (as DNG has it), or else the first.
+    """
     try:
         return _read_page(data)
     except (struct.error, IndexError, ValueError, OverflowError) as problem:
         raise Damage("its directory is corrupt") from problem
 
 
-def _read_page(data: bytes) -> Page:
-    order = "<" if data[:2] == b"II" else ">"
-    big = struct.unpack_from(order + "H", data, 2)[0] == 43
-    at = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
-    tags, following = _directory(data, at, order, big)
-    others, seen = 0, {at}
-    while following:
-        if following in seen:
+def with_picture_first(data: bytes, page: Page) -> bytes:
+    """The same file for decoders that read the first page: its header names the directory of the picture."""
+    if page.first:
+        return data
+    big = data[2:4] in (b"+\0", b"\0+")
+    at, number = (
+        (8, struct.pack(page.order + "Q", page.start)) if big else (4, struct.pack(page.order + "I", page.start))
+    )
+    return data[:at] + number + data[at + len(number) :]
+
+
+def is_picture(tags: Mapping[int, Any]) -> bool:
+    """Whether a directory's tags say neither that it is a smaller version nor that it is a mask."""
+    kind, old = tags.get(254, 0), tags.get(255, 1)
+    kind, old = (int(np.ravel(value)[0]) if np.size(value) else 0 for value in (kind, old))
+    return not (kind & 5 or old == 2)
+
+
+def _pages(data: bytes, order: str, big: bool) -> list[tuple[int, dict[int, Numbers]]]:
+    """Offset and tags of each directory in the chain; where all are masks or smaller versions, of what is below the
+    first, too."""
+    following = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+    found: list[tuple[int, dict[int, Numbers]]] = []
+    seen = set[int]()
+
+    def read(at: int) -> int:
+        if at in seen:
             raise Damage("its pages form a circle")
         if len(seen) > MAX_PAGES:
             raise Unsupported(f"the file holds more than {MAX_PAGES} pages; save each image as a file of its own")
-        seen.add(following)
-        page, following = _directory(data, following, order, big)
-        smaller = int(page.get(254, [0])[0]) & 5 or int(page.get(255, [1])[0]) == 2
-        others += not smaller
+        seen.add(at)
+        tags, following = _directory(data, at, order, big)
+        found.append((at, tags))
+        return following
+
+    following = read(following)
+    while following:
+        following = read(following)
+    if not any(is_picture(tags) for _, tags in found):
+        for below in found[0][1].get(330, np.zeros(0, np.int64)).tolist():
+            read(below)
+    return found
+
+
+def _read_page(data: bytes) -> Page:
+    order = "<" if data[:2] == b"II" else ">"
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    pages = _pages(data, order, big)
+    pictures = [page for page in pages if is_picture(page[1])]
+    start, tags = (pictures or pages)[0]
+    others = max(len(pictures) - 1, 0)
 
     def one(tag: int, default: int = 0) -> int:
         values = tags.get(tag)
@@ -130,7 +174,7 @@ def _read_page(data: bytes) -> Page:
         one(262, 1 if samples < 3 else 2), one(259, 1), separate, extra,
         one(317, 1), one(266, 1) == 2, one(274, 1), tiled, (rows, columns), offsets, counts,
         tags[347].astype(np.uint8).tobytes() if 347 in tags else b"", tags.get(320, none),
-        tuple(int(v) for v in tags.get(530, [2, 2])), others,
+        tuple(int(v) for v in tags.get(530, [2, 2])), others, start, start == pages[0][0],
     )  # fmt: skip
 
 

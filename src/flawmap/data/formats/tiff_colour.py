@@ -78,7 +78,7 @@ def to_picture(samples: Array, page: Page) -> tuple[Array, str]:
     laid = alpha > 0 and page.extra[alpha - colours] == 1  # associated: laid on black already
     if colours == 1:
         grey = samples[:, :, 0]
-        return (grey if not alpha or laid else over_black(grey, samples[:, :, alpha])), remark
+        return (grey if not alpha or laid else with_alpha(grey, samples[:, :, alpha])), remark
     if not alpha or laid:
         return samples[:, :, :3], remark
     return samples[:, :, [0, 1, 2, alpha]], remark
@@ -123,10 +123,9 @@ def _gamma(linear: Array) -> Array:
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def over_black(grey: Array, alpha: Array, white: float = 0) -> Array:
-    """Grey (H, W) under alpha (H, W), of one type, over black: float32 in [0, 1]. `white`: 0 is the type's own."""
-    full = np.float32(white or (1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max))
-    return np.asarray((grey / full) * (alpha / full), np.float32)
+def with_alpha(grey: Array, alpha: Array) -> Array:
+    """Grey and alpha (H, W) of one type -> (H, W, 4), which is laid over black when the level of 16 bits is known."""
+    return np.dstack([grey, grey, grey, alpha])
 
 
 def by_table(indices: Array, table: Array) -> Array:

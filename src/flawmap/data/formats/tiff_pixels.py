@@ -171,8 +171,9 @@ def _jpeg(stored: memoryview, page: Page, tall: int) -> Array:
         raise Damage("a strip or tile is cut short")
     said = jpeg.facts(body)
     jpeg.check(body, said)
-    if said.width < page.block[1] or said.height < tall or said.components != page.samples:
-        raise Damage("a strip or tile is of another size")
+    heights = (tall, page.block[0])  # the last strip may be as high as the others, as libtiff has it
+    if said.width != page.block[1] or said.height not in heights or said.components != page.samples:
+        raise Damage("a strip or tile is of another size than its picture inside")
     pixels = jpeg.decode(body, said, order="RGB")
     if pixels is None:
         raise Damage("a strip or tile is corrupt")
