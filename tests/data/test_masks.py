@@ -12,7 +12,8 @@ from PIL import Image as Pillow
 from PIL import ImageDraw
 from scipy import ndimage
 
-from flawmap.data.masks import MaskReader, looks_like_mask, read_mask, read_with_facts
+from flawmap.data.drawn import looks_like_mask
+from flawmap.data.masks import MaskReader, read_mask, read_with_facts
 from flawmap.errors import ImageError
 
 SHAPE = (60, 80)

@@ -247,6 +247,8 @@ class MaskPixels(NamedTuple):
 def read_mask_pixels(path: str | Path) -> MaskPixels:
     """Read a mask file without judging which pixels are marked. Raises ImageError as `read_image` does."""
     data = _bytes_of(Path(path))
+    if _is_tiff(data) and (numbers := _whole_numbers(data, str(path))) is not None:
+        return numbers
     pixels = _decoded(data, str(path))
     indices, white_is_0 = None, False
     try:
@@ -262,6 +264,35 @@ def read_mask_pixels(path: str | Path) -> MaskPixels:
     alpha = pixels[:, :, 3] if pixels.ndim == 3 and pixels.shape[2] == 4 else None
     colours = pixels[:, :, :3] if pixels.ndim == 3 else pixels
     return MaskPixels(colours, alpha, indices, data.startswith(b"\xff\xd8"), white_is_0)
+
+
+def _whole_numbers(data: bytes, name: str) -> MaskPixels | None:
+    """A grey TIFF of signed or 32-bit integers, as label tools write; None for other files.
+
+    Below 0 are 255 as a signed byte keeps it, and what counts for nothing elsewhere: 255, or the background if commonest.
+    """
+    try:
+        page = tiff.read_page(data)
+        if page.samples != 1 or not (page.kind == 2 or (page.kind == 1 and page.bits > 16)):
+            return None
+        _fits(name, page.width, page.height, 2 * 8 + page.bits // 8, data)
+        with _memory(name):
+            tiff.check(data, page)
+            stored = tiff_pixels.decode(data, page, _grey_tiff) if tiff_pixels.readable(page) else rare.tiff(data, page)
+            values = stored.reshape(stored.shape[:2]).astype(np.int64)
+    except Unsupported as problem:
+        raise ImageError(f"{name}: {problem}") from problem
+    except Damage as problem:
+        raise _damaged(name, str(problem)) from problem
+    if values.size and values.min() < 0:
+        behind = 2 * np.count_nonzero(values < 0) > values.size
+        values = np.where(values < 0, 0, values + 1) if behind else np.where(values < 0, 255, values)
+    if page.orientation in _TURNS:
+        quarters, mirrored = _TURNS[page.orientation]
+        values = np.rot90(values, quarters)
+        values = values[:, ::-1] if mirrored else values
+    kind = np.uint16 if values.max(initial=0) <= 65535 else np.int64
+    return MaskPixels(np.ascontiguousarray(values, kind), None, None, False, page.photometric == 0)
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -23,7 +23,6 @@ CLASSES = 31  # up to which numbers are taken for class numbers; a picture's lev
 VOID = 255  # of class numbers: the border about objects in PASCAL VOC
 SEVERAL = 64  # levels, more than which no set of classes has
 COLOURS = 32  # colours, more than which a drawing has not
-EXTREME = 8  # levels of 255 from black or white, that JPEG leaves about edges
 FEW_BETWEEN = 8  # pixels of a level in the mean, fewer than which are no class but specks
 
 
@@ -177,30 +176,6 @@ def _commonest_as_background(colours: Levels) -> Levels | None:
         return None
     ranks = np.argsort(np.argsort(-counts, kind="stable"), kind="stable")
     return ranks[numbers.reshape(packed.shape)].astype(np.uint8)
-
-
-def looks_like_mask(path: Path) -> bool | None:
-    """Whether a file is drawn as masks are, in few levels and flat areas on black; None: one level, it tells nothing.
-
-    A file that cannot be read does not.
-    """
-    try:
-        pixels = read_mask_pixels(path)
-        levels, alpha, unclear = _levels(pixels, str(path))
-    except ImageError:
-        return False
-    if levels.size == 0 or levels.min() == levels.max():
-        return None
-    if unclear and pixels.indices is None:
-        return False  # a photo in two colours, for all one knows
-    present = np.unique(levels[:: max(1, len(levels) // 1024)])
-    if len(present) <= COLOURS and levels.min() == 0:
-        same = (levels[:, 1:] == levels[:, :-1]).mean() if levels.shape[1] > 1 else 0.0
-        return bool(alpha or same >= 0.75)
-    scaled = levels.astype(np.float32) * (255 / max(float(levels.max()), 1e-9))
-    ends = float(((scaled <= EXTREME) | (scaled >= 255 - EXTREME)).mean())
-    bright, dark = (float(part.mean()) for part in (scaled >= 255 - EXTREME, scaled <= EXTREME))
-    return ends >= 0.95 and bright > (1 - dark) / 4 and dark > 0
 
 
 class MaskReader:

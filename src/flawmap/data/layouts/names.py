@@ -42,6 +42,7 @@ _WEAK_ENDING = re.compile(
     re.I,
 )
 _BEGINNING = re.compile(r"^(?:mask|gt|label|seg)[\s_.\-]+(?P<stem>.+)$", re.I)
+_MOST_PARTS = 16  # of a stem, all of whose inner parts are tried
 _COPY = re.compile(
     r"\((?:copy|kopie|copie|copia|副本|\d+)\)| - (?:copy|kopie|copie|copia|副本)|(?:^|_|\b)copy(?:_of|\b)", re.I
 )
@@ -96,6 +97,22 @@ def marked_stem(stem: str) -> tuple[str, bool] | None:
     if match := _WEAK_ENDING.match(stem) or _BEGINNING.match(stem):
         return match["stem"].casefold(), False
     return None
+
+
+def inner_stems(stem: str) -> list[str]:
+    """Parts of a stem, in lower case, that may be another's whole name, the longest first: parted by marks, by capitals,
+    and where digits begin or end, so that neither "part1" nor "part" + "1" of "part10" is the name of another number."""
+    parts = re.findall(r"\d+|[^\W\d_]+|[\W_]", re.sub(r"(?<=[a-z])(?=[A-Z])", "\0", stem))
+    count = len(parts)
+    many = count > _MOST_PARTS  # then only what the stem begins or ends with
+    found = {
+        "".join(parts[first:last]).replace("\0", "").casefold()
+        for first in range(count)
+        for last in range(first + 1, count + 1)
+        if not many or first == 0 or last == count
+    }
+    named = (part for part in found if part != stem.casefold() and re.search(r"[^\W_]", part))
+    return sorted(named, key=lambda part: (-len(part), part))
 
 
 def is_copy(stem: str) -> bool:
