@@ -11,9 +11,9 @@ import pytest
 from PIL import Image as Pillow
 from scipy import ndimage
 
-from flawmap.data.defects import read_defects
+from flawmap.data.defects import defective_photos, read_defects
 from flawmap.data.images import encode_jpeg, encode_png, write_image
-from flawmap.data.layouts import Listing, read_layout
+from flawmap.data.layouts import Listing, gather, read_layout, refuse_doubtful_among_good
 from flawmap.data.layouts.names import is_bad, is_good, is_mask_folder
 from flawmap.errors import LayoutError
 
@@ -173,7 +173,9 @@ def test_masks_in_folders_by_camera_are_found(tmp_path: Path) -> None:
 def test_masks_that_no_photo_has_the_name_of_are_asked_about(tmp_path: Path, folder: str) -> None:
     good_and_bad(tmp_path)
     mask(tmp_path / folder / "x9.png")
-    assert f"{folder} {'holds' if folder in ('masks', 'gt') else 'looks like'} masks, but no photos" in refused(tmp_path)
+    assert f"{folder} {'holds' if folder in ('masks', 'gt') else 'looks like'} masks, but no photos" in refused(
+        tmp_path
+    )
 
 
 ENDINGS = "_bw _m _mk _msk _defect _binary _truth _annotated _color _L _lesion _cp_masks _PIXEL _bin _segm _ann _class"
@@ -252,9 +254,9 @@ SOFT: dict[str, Callable[[np.ndarray, Path], None]] = {
     "red on white JPEG": lambda shape, path: coloured(shape, (255, 255, 255)).save(path.with_suffix(".jpg")),
     "red on white": lambda shape, path: coloured(shape, (255, 255, 255)).save(path.with_suffix(".bmp")),
     "int32": lambda shape, path: Pillow.fromarray(shape.astype(np.int32)).save(path.with_suffix(".tif")),
-    "one of two": lambda shape, path: Pillow.fromarray((soft if "0" in path.name else np.asarray)(shape * np.uint8(255))).save(
-        path.with_suffix(".tif")
-    ),
+    "one of two": lambda shape, path: Pillow.fromarray(
+        (soft if "0" in path.name else np.asarray)(shape * np.uint8(255))
+    ).save(path.with_suffix(".tif")),
 }
 
 
@@ -363,6 +365,98 @@ def test_names() -> None:
     assert not any(map(is_bad, ("defect-free", "no_defects", "part7", "OK", "camera 1")))
     assert all(map(is_mask_folder, ("GT", "Ground Truth", "ground_truth_2", "Masks")))
     assert not any(map(is_mask_folder, ("label", "solder_mask", "masked")))
+
+
+PLAINLY_GOOD = (
+    "GOOD_PARTS good_01 Good1 okay OK_images Gutteile non-defective not_defective no-anomaly Accept accepted "
+)
+PLAINLY_GOOD += "acceptable fehlerfrei without_defect ohne_Fehler Normals normal_images ok-teile einwandfrei GoodImages"
+ASKED = (
+    "clean healthy negative golden reference intact bueno class0 ok_more good_light unlabeled calibration Kalibrierung"
+)
+
+
+@pytest.mark.parametrize("name", PLAINLY_GOOD.split())
+def test_names_that_say_good_are_good_beside_train_good(tmp_path: Path, name: str) -> None:
+    for number in range(3):
+        photo(tmp_path / "train" / "good" / f"{number}.png")
+        photo(tmp_path / "test" / name / f"{number}.png")
+        photo(tmp_path / "test" / "Schrott" / f"{number}.png", bad=True)
+    assert Counter(sample.kind for sample in read_layout(tmp_path).test) == {"good": 3, "Schrott": 3}
+    assert {sample.kind for sample in read_defects(tmp_path / "test").samples} == {"Schrott"}
+
+
+@pytest.mark.parametrize("name", ASKED.split())
+def test_names_that_may_say_good_are_asked_about(tmp_path: Path, name: str) -> None:
+    good_and_bad(tmp_path / "plain")
+    photo(tmp_path / "plain" / name / "0.png")
+    assert f"are the images in {name} good or defective?" in refused(tmp_path / "plain")
+    photo(tmp_path / "halves" / "train" / "good" / "0.png")
+    photo(tmp_path / "halves" / "test" / name / "0.png")
+    assert f"are the images in test/{name} good or defective?" in refused(tmp_path / "halves")
+    with pytest.raises(LayoutError, match=f"row 3: is a part labelled '{name}' good"):
+        listed(tmp_path, f"image,split,label\na/0.png,train,good\na/1.png,test,{name}\n")
+
+
+@pytest.mark.parametrize("half", ["test", "val", "Validation"])
+def test_a_half_beside_good_is_asked_about(tmp_path: Path, half: str) -> None:
+    good_and_bad(tmp_path)
+    photo(tmp_path / half / "0.png")
+    assert f"which images of {half} are good?" in refused(tmp_path)
+
+
+def test_an_unknown_name_in_both_halves_is_named(tmp_path: Path) -> None:
+    photo(tmp_path / "train" / "widget" / "0.png")
+    photo(tmp_path / "test" / "widget" / "0.png")
+    photo(tmp_path / "test" / "NG" / "0.png")
+    assert "some in test/NG, test/widget, train/widget" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["NG", "Schrott", "bad_parts", "n.i.O.", "scratch", "not_ok", "Schlechtteile"])
+def test_more_good_photos_are_not_taken_from_folders_of_defective_ones(tmp_path: Path, name: str) -> None:
+    photo(tmp_path / "more" / name / "0.png", bad=True)
+    photo(tmp_path / "more" / "good" / "0.png")
+    for folder in (tmp_path / "more", tmp_path / "more" / name):
+        with pytest.raises(LayoutError, match="are these images good\\?"):
+            refuse_doubtful_among_good(folder)
+    refuse_doubtful_among_good(tmp_path / "more" / "good")
+
+
+def test_more_good_photos_are_not_taken_from_among_masks_and_what_is_in_doubt(tmp_path: Path) -> None:
+    for number in range(3):
+        photo(tmp_path / "more" / "cam 1" / f"{number}.png")
+        photo(tmp_path / "more" / "cam 2" / f"{number}.png")
+    refuse_doubtful_among_good(tmp_path / "more")
+    for name, words in (("cam 1/0_bw.png", "1 look like masks"), ("gt/0.png", "1 look like masks")):
+        mask(tmp_path / "more" / name)
+        with pytest.raises(LayoutError, match=words):
+            refuse_doubtful_among_good(tmp_path / "more")
+        (tmp_path / "more" / name).unlink()
+    photo(tmp_path / "more" / "unlabeled" / "0.png")
+    with pytest.raises(LayoutError, match="are the images in unlabeled good"):
+        refuse_doubtful_among_good(tmp_path / "more")
+
+
+def test_masks_are_not_counted_as_defects_that_escape(tmp_path: Path) -> None:
+    for number in range(3):
+        photo(tmp_path / "NG" / f"{number}.png", bad=True)
+        mask(tmp_path / "NG" / f"{number}_bw.png")
+    kept, left = defective_photos(sorted((tmp_path / "NG").iterdir()), [tmp_path / "NG"])
+    assert ([path.name for path in kept], left) == (["0.png", "1.png", "2.png"], 3)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", ".thumbnails", "Thumbs", "thumbnails"])
+def test_folders_of_thumbnails_are_passed_over_with_a_note(tmp_path: Path, name: str) -> None:
+    good_and_bad(tmp_path)
+    before = read_layout(tmp_path).samples
+    photo(tmp_path / name / "b0.png")
+    photo(tmp_path / "bad" / name / "b0.png" / "SYNOPHOTO_THUMB_M.jpg")
+    listing = read_layout(tmp_path)
+    assert listing.samples == before
+    assert any(name in note for note in listing.notes)
+    found = gather([tmp_path])
+    assert len(found.images) == 7
+    assert any(name in line for line in found.sentences()) or name.startswith(".")
 
 
 # --- strays --------------------------------------------------------------------------------------------------------

@@ -269,7 +269,7 @@ def read_mask_pixels(path: str | Path) -> MaskPixels:
 def _whole_numbers(data: bytes, name: str) -> MaskPixels | None:
     """A grey TIFF of signed or 32-bit integers, as label tools write; None for other files.
 
-    Below 0 are 255 as a signed byte keeps it, and what counts for nothing elsewhere: 255, or the background if commonest.
+    Below 0 are 255 as a signed byte keeps it, and what counts for nothing: read as 255, or as 0 where they are most.
     """
     try:
         page = tiff.read_page(data)

@@ -135,15 +135,15 @@ class Truth:
             first = next(path for path, verdict in said.items() if verdict in (None, "mask"))
             photo = dict(group)[first][-1]
             raise LayoutError(
-                f"{first.parent}: are {first.name} and the like masks of {photo.name} and the like, or photos of parts? "
-                "Not all look the same; name masks NAME_mask, or put masks and photos into folders of their own"
+                f"{first.parent}: are {first.name} and the like masks of {photo.name} and the like, or photos of "
+                "parts? Not all look the same; name masks NAME_mask, or put masks and photos into folders of their own"
             )
         named_so = affix.startswith(".") or marked_stem(affix.replace("*", "name")) is not None
         if group and (told == {"mask"} or (not told and (named_so or len(group) > 1))):
             self.masks.update(path for path, _ in group)
 
     def _judged(self, path: Path, others: Sequence[Path]) -> str | None:
-        """Whether a picture is the "mask" of one of `others`, a "photo", or "even", which tells nothing; None: doubt."""
+        """What a picture is: "mask" of one of `others`, "photo", "even", which tells nothing, or None, in doubt."""
         photo = next((self._look(one) for one in others if self._look(one).kind not in ("even", "drawn")), None)
         if photo is None:
             return "photo"
