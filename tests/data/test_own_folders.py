@@ -280,11 +280,12 @@ def test_masks_with_soft_edges_are_all_masks(tmp_path: Path, name: str, ending: 
     assert sorted(map(len, found.values())) == [1] * 7
 
 
-def test_photos_drawn_over_are_asked_about(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["annotated", "overlay", "Heatmaps"])
+def test_photos_drawn_over_are_asked_about(tmp_path: Path, name: str) -> None:
     good_and_bad(tmp_path)
     for number in range(2):
-        photo(tmp_path / "annotated" / f"b{number}.png", bad=True)
-    assert "annotated: are these masks or photos?" in refused(tmp_path)
+        photo(tmp_path / name / f"b{number}.png", bad=True)
+    assert f"{name}: are these masks or photos?" in refused(tmp_path)
 
 
 def test_a_kind_of_defect_named_as_masks_are_is_one_where_its_pictures_are_photos(tmp_path: Path) -> None:

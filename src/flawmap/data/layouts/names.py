@@ -69,6 +69,7 @@ MASK_NAMES = frozenset(
 MASK_WORDS = frozenset(
     {"mask", "masks", "gt", "groundtruth", "truth", "label", "labels", "labelled", "labeled", "annotation"}
     | {"annotations", "annotated", "annot", "anno", "ann", "segmentation", "segmentations", "seg", "segs", "segment"}
+    | {"overlay", "overlays", "heatmap", "heatmaps", "visualization", "visualisation"}
     | {"segments", "roi", "rois", "matte", "mattes", "maske", "masken", "masque", "masques", "mascara", "mascaras"}
     | {"标注", "标签", "标记"}
 )
