@@ -167,6 +167,38 @@ def test_label_studio_s_other_areas_are_in_percent_and_cancelled_ones_count_for_
     assert np.array_equal(drawn([cancelled], photos), part)
 
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "keypoints (1)": {"type": "keypointlabels", "value": {"x": 9, "y": 9, "width": 0.5, "keypointlabels": ["a"]}},
+    "unfinished polygons (1)": {
+        "type": "polygonlabels",
+        "value": {"points": [[1, 1], [9, 9], [5, 1]], "closed": False, "polygonlabels": ["a"]},
+    },
+    "vectors (1)": {"type": "vectorlabels", "value": {"vertices": [{"x": 1, "y": 1}], "vectorlabels": ["a"]}},
+    "": {"type": "textarea", "value": {"x": 1, "y": 1, "width": 90, "height": 90, "text": ["deep"]}},
+}
+
+
+@pytest.mark.parametrize("remark", OTHERS)
+@pytest.mark.parametrize("beside", ["brush", "polygon", "rectangle"])
+def test_what_marks_no_area_in_label_studio_is_left_out_with_a_note(photos: Path, remark: str, beside: str) -> None:
+    case = REFERENCE["label_studio"][0]
+    area = {
+        "brush": {"type": "brushlabels", "value": {"format": "rle", "rle": case["rle"], "brushlabels": ["a"]}},
+        "polygon": {"type": "polygon", "value": {"points": [[25, 25], [75, 25], [75, 75], [25, 75]]}},
+        "rectangle": {"type": "rectanglelabels", "value": {"x": 25, "y": 25, "width": 50, "height": 50}},
+    }[beside]
+    alone = drawn([task([area])], photos)
+    assert np.array_equal(drawn([task([area, OTHERS[remark]])], photos), alone)
+    written = write_masks(photos.parent / "labels", photos, photos.parent / "again")
+    said = [line for line in written.remarks if "no areas, and left out" in line]
+    assert said == ([f"data/upload/1/a.png: {remark}: no areas, and left out"] if remark else [])
+
+
+def test_a_box_in_label_studio_that_lacks_a_side_is_named(photos: Path) -> None:
+    with pytest.raises(DataError, match="not a usable label file"):
+        drawn([task([{"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 5}}])], photos)
+
+
 @pytest.mark.parametrize("number", range(len(REFERENCE["cvat"])))
 def test_a_cvat_mask_is_as_cvat_draws_it(number: int, photos: Path) -> None:
     case = dict(REFERENCE["cvat"][number])

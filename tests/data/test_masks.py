@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from PIL import Image as Pillow
 from PIL import ImageDraw
 from scipy import ndimage
 
-from flawmap.data.masks import MaskReader, at_cells, looks_like_mask, read_mask, read_with_facts
+from flawmap.data.drawn import looks_like_mask
+from flawmap.data.masks import MaskReader, at_cells, read_mask, read_with_facts
 from flawmap.errors import ImageError
 
 SHAPE = (60, 80)
@@ -155,6 +157,71 @@ def test_every_class_counts(tmp_path: Path, levels: tuple[int, ...]) -> None:
     colours = [(0, 0, 0), *[(index, 0, 90) for index in range(1, 256)]]
     palette(pixels, *colours).save(tmp_path / "mask.png")
     assert np.array_equal(read_mask(tmp_path / "mask.png", SHAPE), pixels > 0)
+
+
+DISC = np.hypot(*np.ogrid[-40:40, -60:60]) < 21
+
+
+@pytest.mark.parametrize("quality", [30, 60, 90])
+@pytest.mark.parametrize("level", [100, 128, 160])
+def test_a_jpeg_drawn_in_grey_counts_from_half_of_its_own_level(tmp_path: Path, quality: int, level: int) -> None:
+    Pillow.fromarray(DISC * np.uint8(level)).save(tmp_path / "mask.jpg", quality=quality)
+    found, (facts,) = read_with_facts(tmp_path / "mask.jpg", DISC.shape)
+    assert (found & DISC).sum() / (found | DISC).sum() > 0.98 and facts.dim
+
+
+@pytest.mark.parametrize("quality", [30, 60, 90])
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 0, 255), (0, 200, 0)])
+def test_a_colour_on_white_by_way_of_jpeg_is_what_is_marked(
+    tmp_path: Path, quality: int, colour: tuple[int, int, int]
+) -> None:
+    Pillow.fromarray(np.where(DISC[..., None], colour, 255).astype(np.uint8)).save(
+        tmp_path / "mask.jpg", quality=quality
+    )
+    found, (facts,) = read_with_facts(tmp_path / "mask.jpg", DISC.shape)
+    assert (found & DISC).sum() / (found | DISC).sum() > 0.95 and (facts.open or colour == (0, 200, 0))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.uint32])
+@pytest.mark.parametrize("value", [1, 7, 255, -1])
+def test_masks_in_whole_numbers_of_any_width_are_read(tmp_path: Path, dtype: type, value: int) -> None:
+    if value < 0 and np.dtype(dtype).kind == "u":
+        pytest.skip("unsigned")
+    save_tiff(tmp_path / "mask.tif", (TRUTH * np.int64(value)).astype(dtype))
+    found, (facts,) = read_with_facts(tmp_path / "mask.tif", SHAPE)
+    assert np.array_equal(found, TRUTH) and facts.kind == "two"
+
+
+def test_numbers_of_objects_and_a_background_below_0_are_read(tmp_path: Path) -> None:
+    numbers = np.zeros((80, 120), np.int32)
+    for object_ in range(60):
+        top, left = divmod(object_, 10)
+        numbers[12 * top + 2 : 12 * top + 9, 12 * left + 2 : 12 * left + 9] = 5 + 3 * object_
+    save_tiff(tmp_path / "many.tif", numbers)
+    save_tiff(tmp_path / "shifted.tif", np.where(numbers > 0, numbers, -1))
+    Pillow.fromarray(numbers.astype(np.uint8)).save(tmp_path / "many.png")
+    for name in ("many.tif", "shifted.tif", "many.png"):
+        found, (facts,) = read_with_facts(tmp_path / name, numbers.shape)
+        assert np.array_equal(found, numbers > 0) and facts.kind == "labels", name
+
+
+def save_tiff(path: Path, values: np.ndarray) -> None:
+    """A grey TIFF of one strip, whole numbers as they are."""
+    height, width = values.shape
+    data = np.ascontiguousarray(values).tobytes()
+    bits, kind = 8 * values.dtype.itemsize, 2 if values.dtype.kind == "i" else 1
+    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1)]
+    tags += [(278, 4, height), (279, 4, len(data)), (339, 3, kind)]
+    body = b"".join(struct.pack("<HHII", tag, form, 1, value) for tag, form, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    path.write_bytes(head + data + struct.pack("<H", len(tags)) + body + b"\0\0\0\0")
+
+
+def test_class_numbers_in_a_jpeg_are_remarked_on(tmp_path: Path) -> None:
+    Pillow.fromarray(DISC.astype(np.uint8)).save(tmp_path / "mask.jpg", quality=60)
+    reader = MaskReader()
+    reader.read(tmp_path / "mask.jpg", DISC.shape)
+    assert "1 of 1 masks are JPEG files of class numbers, which JPEG changes (mask.jpg, …)" in reader.sentences()[0]
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
+from scipy import ndimage
 
-from flawmap.data.defects import read_defects
+from flawmap.data.defects import defective_photos, read_defects
 from flawmap.data.images import encode_jpeg, encode_png, write_image
-from flawmap.data.layouts import Listing, read_layout
+from flawmap.data.layouts import Listing, gather, read_layout, refuse_doubtful_among_good
 from flawmap.data.layouts.names import is_bad, is_good, is_mask_folder
 from flawmap.errors import LayoutError
 
 RNG = np.random.default_rng(0)
+Draw = Callable[[Path], None]
 
 
 def photo(path: Path, bad: bool = False) -> None:
@@ -165,19 +169,123 @@ def test_masks_in_folders_by_camera_are_found(tmp_path: Path) -> None:
     }
 
 
-def test_masks_that_no_photo_has_the_name_of_are_refused_where_their_folder_does_not_say_masks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["labels", "masks", "gt", "results", "2024-01-02"])
+def test_masks_that_no_photo_has_the_name_of_are_asked_about(tmp_path: Path, folder: str) -> None:
     good_and_bad(tmp_path)
-    mask(tmp_path / "labels" / "x9.png")
-    assert "labels looks like masks, but no photos have their names" in refused(tmp_path)
-    (tmp_path / "labels").rename(tmp_path / "masks")
-    assert "left out (masks/x9.png, …)" in " ".join(read_layout(tmp_path).notes)
+    mask(tmp_path / folder / "x9.png")
+    assert f"{folder} {'holds' if folder in ('masks', 'gt') else 'looks like'} masks, but no photos" in refused(
+        tmp_path
+    )
 
 
-def test_photos_drawn_over_are_asked_about(tmp_path: Path) -> None:
+ENDINGS = "_bw _m _mk _msk _defect _binary _truth _annotated _color _L _lesion _cp_masks _PIXEL _bin _segm _ann _class"
+ENDINGS += " _prediction _png_Label _overlay .gt -ROI1 (mask) Mask _1"
+
+
+@pytest.mark.parametrize("name", [f"b{{}}{ending}" for ending in ENDINGS.split()] + ["m_b{}", "bw_b{}", "annot-b{}"])
+def test_what_is_drawn_and_named_after_a_photo_is_its_mask(tmp_path: Path, name: str) -> None:
     good_and_bad(tmp_path)
     for number in range(2):
-        photo(tmp_path / "annotated" / f"b{number}.png", bad=True)
-    assert "annotated: are these masks or photos?" in refused(tmp_path)
+        mask(tmp_path / "bad" / f"{name.format(number)}.png")
+    wanted = {f"bad/b{n}.png": [f"bad/{name.format(n)}.png"] for n in range(2)}
+    assert masks_of(read_layout(tmp_path)) == wanted
+    assert [sample.mask is not None for sample in read_defects(tmp_path / "bad").samples] == [True] * 2
+    for folder in ("results", "gt", "labels"):
+        for number in range(2):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / "bad" / f"{name.format(number)}.png").rename(tmp_path / folder / f"{name.format(number)}.png")
+        wanted = {f"bad/b{n}.png": [f"{folder}/{name.format(n)}.png"] for n in range(2)}
+        assert masks_of(read_layout(tmp_path)) == wanted
+        (tmp_path / folder).rename(tmp_path / "bad" / "moved")
+        for file in (tmp_path / "bad" / "moved").iterdir():
+            file.rename(tmp_path / "bad" / file.name)
+        (tmp_path / "bad" / "moved").rmdir()
+    flat = tmp_path / "flat"
+    (tmp_path / "bad").rename(flat)
+    for file in (tmp_path / "good").iterdir():
+        file.rename(flat / file.name)
+    assert "which images are good? 2 look like masks of others" in refused(flat)
+
+
+@pytest.mark.parametrize("folder", ["gt", "masks"])
+def test_a_mask_named_by_the_number_of_its_photo_alone_is_found(tmp_path: Path, folder: str) -> None:
+    good_and_bad(tmp_path)
+    for number in range(2):
+        mask(tmp_path / folder / f"{number}.png")
+        (tmp_path / "bad" / f"b{number}.png").rename(tmp_path / "bad" / f"IMG_{number}.png")
+    assert masks_of(read_layout(tmp_path)) == {f"bad/IMG_{n}.png": [f"{folder}/{n}.png"] for n in range(2)}
+
+
+@pytest.mark.parametrize("names", [("part1", "part10"), ("part_1", "part_1_2"), ("p1", "p1_top"), ("1", "1b")])
+@pytest.mark.parametrize("draw", [photo, mask])
+def test_photos_whose_names_hold_others_names_stay_photos(tmp_path: Path, names: tuple[str, str], draw: Draw) -> None:
+    for name in names:
+        draw(tmp_path / "good" / f"{name}.png")
+        draw(tmp_path / "bad" / f"{name}.png")
+    assert Counter(sample.kind for sample in read_layout(tmp_path).samples) == {"good": 2, "bad": 2}
+
+
+def test_one_black_photo_among_others_is_no_mask_and_stops_nothing(tmp_path: Path) -> None:
+    good_and_bad(tmp_path)
+    for number in range(2):
+        photo(tmp_path / "bad" / f"b{number}_2.png", bad=True)
+    save(tmp_path / "bad" / "b1_2.png", np.zeros((32, 40), np.uint8))
+    assert len(masks_of(read_layout(tmp_path))) == 4
+
+
+def test_drawn_pictures_of_another_size_are_asked_about(tmp_path: Path) -> None:
+    good_and_bad(tmp_path)
+    for number in range(2):
+        save(tmp_path / "bad" / f"b{number}_logo.png", np.pad(np.full((4, 4), 255, np.uint8), 6))
+    assert "are b0_logo.png and the like masks of b0.png and the like, or photos of parts?" in refused(tmp_path)
+
+
+def soft(pixels: np.ndarray) -> np.ndarray:
+    return ndimage.gaussian_filter(pixels.astype(np.float32), 1.5).astype(np.uint8)
+
+
+SOFT: dict[str, Callable[[np.ndarray, Path], None]] = {
+    "blurred": lambda shape, path: Pillow.fromarray(soft(shape * np.uint8(255))).save(path.with_suffix(".tif")),
+    "faint": lambda shape, path: Pillow.fromarray(soft(shape * np.uint8(90))).save(path.with_suffix(".tif")),
+    "float": lambda shape, path: Pillow.fromarray(soft(shape * np.uint8(255)) / np.float32(255)).save(
+        path.with_suffix(".tif")
+    ),
+    "red JPEG": lambda shape, path: coloured(shape, (0, 0, 0)).save(path.with_suffix(".jpg"), quality=75),
+    "red on white JPEG": lambda shape, path: coloured(shape, (255, 255, 255)).save(path.with_suffix(".jpg")),
+    "red on white": lambda shape, path: coloured(shape, (255, 255, 255)).save(path.with_suffix(".bmp")),
+    "int32": lambda shape, path: Pillow.fromarray(shape.astype(np.int32)).save(path.with_suffix(".tif")),
+    "one of two": lambda shape, path: Pillow.fromarray(
+        (soft if "0" in path.name else np.asarray)(shape * np.uint8(255))
+    ).save(path.with_suffix(".tif")),
+}
+
+
+def coloured(shape: np.ndarray, behind: tuple[int, int, int]) -> Pillow.Image:
+    return Pillow.fromarray(np.where(shape[..., None], (255, 0, 0), behind).astype(np.uint8))
+
+
+@pytest.mark.parametrize("ending", ["", "_label", "_labels", "_seg", "_annotation", "_gt", "_x"])
+@pytest.mark.parametrize("name", SOFT)
+def test_masks_with_soft_edges_are_all_masks(tmp_path: Path, name: str, ending: str) -> None:
+    rng = np.random.default_rng(1)
+    for number in range(7):
+        side = 60 + 10 * number
+        for folder in ("good", "bad"):
+            pixels = rng.normal(120, 8, (side, 120)).clip(0, 255).astype(np.uint8)
+            save(tmp_path / folder / f"b{number}.png", pixels)
+        shape = np.zeros((side, 120), bool)
+        shape[20 : 24 + 3 * number, 30 : 40 + 8 * number] = True
+        SOFT[name](shape, tmp_path / "bad" / f"b{number}{ending}.png")
+    found = masks_of(read_layout(tmp_path))
+    assert sorted(map(len, found.values())) == [1] * 7
+
+
+@pytest.mark.parametrize("name", ["annotated", "overlay", "Heatmaps"])
+def test_photos_drawn_over_are_asked_about(tmp_path: Path, name: str) -> None:
+    good_and_bad(tmp_path)
+    for number in range(2):
+        photo(tmp_path / name / f"b{number}.png", bad=True)
+    assert f"{name}: are these masks or photos?" in refused(tmp_path)
 
 
 def test_a_kind_of_defect_named_as_masks_are_is_one_where_its_pictures_are_photos(tmp_path: Path) -> None:
@@ -258,6 +366,98 @@ def test_names() -> None:
     assert not any(map(is_bad, ("defect-free", "no_defects", "part7", "OK", "camera 1")))
     assert all(map(is_mask_folder, ("GT", "Ground Truth", "ground_truth_2", "Masks")))
     assert not any(map(is_mask_folder, ("label", "solder_mask", "masked")))
+
+
+PLAINLY_GOOD = (
+    "GOOD_PARTS good_01 Good1 okay OK_images Gutteile non-defective not_defective no-anomaly Accept accepted "
+)
+PLAINLY_GOOD += "acceptable fehlerfrei without_defect ohne_Fehler Normals normal_images ok-teile einwandfrei GoodImages"
+ASKED = (
+    "clean healthy negative golden reference intact bueno class0 ok_more good_light unlabeled calibration Kalibrierung"
+)
+
+
+@pytest.mark.parametrize("name", PLAINLY_GOOD.split())
+def test_names_that_say_good_are_good_beside_train_good(tmp_path: Path, name: str) -> None:
+    for number in range(3):
+        photo(tmp_path / "train" / "good" / f"{number}.png")
+        photo(tmp_path / "test" / name / f"{number}.png")
+        photo(tmp_path / "test" / "Schrott" / f"{number}.png", bad=True)
+    assert Counter(sample.kind for sample in read_layout(tmp_path).test) == {"good": 3, "Schrott": 3}
+    assert {sample.kind for sample in read_defects(tmp_path / "test").samples} == {"Schrott"}
+
+
+@pytest.mark.parametrize("name", ASKED.split())
+def test_names_that_may_say_good_are_asked_about(tmp_path: Path, name: str) -> None:
+    good_and_bad(tmp_path / "plain")
+    photo(tmp_path / "plain" / name / "0.png")
+    assert f"are the images in {name} good or defective?" in refused(tmp_path / "plain")
+    photo(tmp_path / "halves" / "train" / "good" / "0.png")
+    photo(tmp_path / "halves" / "test" / name / "0.png")
+    assert f"are the images in test/{name} good or defective?" in refused(tmp_path / "halves")
+    with pytest.raises(LayoutError, match=f"row 3: is a part labelled '{name}' good"):
+        listed(tmp_path, f"image,split,label\na/0.png,train,good\na/1.png,test,{name}\n")
+
+
+@pytest.mark.parametrize("half", ["test", "val", "Validation"])
+def test_a_half_beside_good_is_asked_about(tmp_path: Path, half: str) -> None:
+    good_and_bad(tmp_path)
+    photo(tmp_path / half / "0.png")
+    assert f"which images of {half} are good?" in refused(tmp_path)
+
+
+def test_an_unknown_name_in_both_halves_is_named(tmp_path: Path) -> None:
+    photo(tmp_path / "train" / "widget" / "0.png")
+    photo(tmp_path / "test" / "widget" / "0.png")
+    photo(tmp_path / "test" / "NG" / "0.png")
+    assert "some in test/NG, test/widget, train/widget" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["NG", "Schrott", "bad_parts", "n.i.O.", "scratch", "not_ok", "Schlechtteile"])
+def test_more_good_photos_are_not_taken_from_folders_of_defective_ones(tmp_path: Path, name: str) -> None:
+    photo(tmp_path / "more" / name / "0.png", bad=True)
+    photo(tmp_path / "more" / "good" / "0.png")
+    for folder in (tmp_path / "more", tmp_path / "more" / name):
+        with pytest.raises(LayoutError, match="are these images good\\?"):
+            refuse_doubtful_among_good(folder)
+    refuse_doubtful_among_good(tmp_path / "more" / "good")
+
+
+def test_more_good_photos_are_not_taken_from_among_masks_and_what_is_in_doubt(tmp_path: Path) -> None:
+    for number in range(3):
+        photo(tmp_path / "more" / "cam 1" / f"{number}.png")
+        photo(tmp_path / "more" / "cam 2" / f"{number}.png")
+    refuse_doubtful_among_good(tmp_path / "more")
+    for name, words in (("cam 1/0_bw.png", "1 look like masks"), ("gt/0.png", "1 look like masks")):
+        mask(tmp_path / "more" / name)
+        with pytest.raises(LayoutError, match=words):
+            refuse_doubtful_among_good(tmp_path / "more")
+        (tmp_path / "more" / name).unlink()
+    photo(tmp_path / "more" / "unlabeled" / "0.png")
+    with pytest.raises(LayoutError, match="are the images in unlabeled good"):
+        refuse_doubtful_among_good(tmp_path / "more")
+
+
+def test_masks_are_not_counted_as_defects_that_escape(tmp_path: Path) -> None:
+    for number in range(3):
+        photo(tmp_path / "NG" / f"{number}.png", bad=True)
+        mask(tmp_path / "NG" / f"{number}_bw.png")
+    kept, left = defective_photos(sorted((tmp_path / "NG").iterdir()), [tmp_path / "NG"])
+    assert ([path.name for path in kept], left) == (["0.png", "1.png", "2.png"], 3)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", ".thumbnails", "Thumbs", "thumbnails"])
+def test_folders_of_thumbnails_are_passed_over_with_a_note(tmp_path: Path, name: str) -> None:
+    good_and_bad(tmp_path)
+    before = read_layout(tmp_path).samples
+    photo(tmp_path / name / "b0.png")
+    photo(tmp_path / "bad" / name / "b0.png" / "SYNOPHOTO_THUMB_M.jpg")
+    listing = read_layout(tmp_path)
+    assert listing.samples == before
+    assert any(name in note for note in listing.notes)
+    found = gather([tmp_path])
+    assert len(found.images) == 7
+    assert any(name in line for line in found.sentences()) or name.startswith(".")
 
 
 # --- strays --------------------------------------------------------------------------------------------------------

@@ -246,3 +246,15 @@ def test_what_cannot_take_photos_in_says_so(made: Path, material: list[Path]) ->
         renew(plain, "plain.bundle", material)
     with pytest.raises(TrainingError, match="1 good photo: give 2 or more"):
         renew(load_bundle(made), made, material[:1])
+
+
+@pytest.mark.parametrize("folder", ["NG", "good/clean"])
+def test_folders_that_train_asks_about_are_asked_about_before_the_bundle_is_read(folder: str, tmp_path: Path) -> None:
+    write_sample_parts(tmp_path / "drawn", "fabric", size=64, train=3, good=1, bad=1, seed=0)
+    held = tmp_path / "new" / folder
+    held.parent.mkdir(parents=True)
+    (tmp_path / "drawn" / "train" / "good").rename(held)
+    how = ["refine", str(tmp_path / "no.bundle"), "--good", str(tmp_path / "new"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli.app, how)
+    assert result.exit_code == 2 and "the folders of good photos alone" in result.stderr, result.stderr
+    assert not (tmp_path / "out").exists()

@@ -124,14 +124,19 @@ def refine_command(
 ) -> None:
     """Take more good photos into a trained bundle, in a minute or two: confirmed false alarms, or new material."""
     from flawmap.bundle import load_bundle, save_bundle
+    from flawmap.data.defects import defective_photos
+    from flawmap.data.layouts import refuse_doubtful_among_good
     from flawmap.train.renew import renew
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; choose another --out, or --overwrite it")
+    for folder in (path for path in good if path.is_dir()):
+        refuse_doubtful_among_good(folder)
     opened = load_bundle(bundle)
-    renewed, change = renew(
-        opened, bundle, console.images(good)[0], console.images(defects)[0] if defects else [], device
-    )
+    bad, left = defective_photos(console.images(defects)[0] if defects else [], defects or [])
+    if left:
+        console.say(f"{left} images in --defects are masks, and left out")
+    renewed, change = renew(opened, bundle, console.images(good)[0], bad, device)
     save_bundle(renewed, out, overwrite=overwrite)
     for line in change.lines():
         console.say(line)

@@ -143,9 +143,9 @@ def _tiff(data: bytes, name: str, result: int) -> tuple[np.ndarray[Any, Any], in
         tiff_colour.refuse(page)
         samples: np.ndarray[Any, Any] | None = None
         with heard(name):
-            samples = tiff_pixels.decode(data, page, _grey_tiff)
+            samples = tiff_pixels.decode(data, page, grey_tiff)
         if samples is None:
-            samples = tiff_pixels.decode(data, page, _grey_tiff, strict=False)
+            samples = tiff_pixels.decode(data, page, grey_tiff, strict=False)
     elif tiff.common(page) and not (page.compression in tiff.BY_EXTRA and rare.reads_tiff()):
         return _common_tiff(data, page, name), 1
     else:
@@ -166,7 +166,8 @@ def _common_tiff(data: bytes, page: tiff.Page, name: str) -> np.ndarray[Any, Any
     return pixels[:, :, :3] if pixels.ndim == 3 else pixels
 
 
-def _grey_tiff(file: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+def grey_tiff(file: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """The samples of a grey TIFF file (bytes,) as OpenCV decodes it; None where it does not."""
     try:
         return cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
     except cv2.error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,3 +44,15 @@ def read_defects(folder: str | Path) -> Listing:
         raise LayoutError(f"no defective images in {folder}, only masks; expected {EXPECTED} beside them")
     passed_over, notes = left_notes(tree)
     return Listing(folder, "defects", tuple(samples), tuple(notes), tuple(passed_over))
+
+
+def defective_photos(images: Sequence[Path], given: Sequence[Path]) -> tuple[list[Path], int]:
+    """`images` of the files and folders `given` without masks of others, and how many these are. Raises LayoutError
+    where it stays in doubt which are masks."""
+    masks: set[Path] = set()
+    for folder in (path for path in given if path.is_dir()):
+        masks |= Truth(Tree(folder)).masks
+    kept = [path for path in images if path not in masks]
+    if images and not kept:
+        raise LayoutError(f"no defective images in {given[0]}, only masks; expected {EXPECTED} beside them")
+    return kept, len(images) - len(kept)

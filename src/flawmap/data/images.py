@@ -17,6 +17,7 @@ from flawmap.data.by_pillow import TURNS, opened, orientation_of
 from flawmap.data.decoding import decoded, is_tiff
 from flawmap.data.formats import pnm, tiff
 from flawmap.data.header import Header, header_of
+from flawmap.data.integers import whole_numbers
 from flawmap.data.limits import DAMAGED, MAX_BYTES, MAX_PIXELS, accept_damaged, fits, memory, remarks
 from flawmap.data.pixels import (
     Image,
@@ -250,6 +251,8 @@ class MaskPixels(NamedTuple):
 def read_mask_pixels(path: str | Path) -> MaskPixels:
     """Read a mask file without judging which pixels are marked. Raises ImageError as `read_image` does."""
     data = _bytes_of(Path(path))
+    if is_tiff(data) and (numbers := whole_numbers(data, str(path))) is not None:
+        return MaskPixels(numbers[0], None, None, False, numbers[1])
     pixels = decoded(data, str(path))
     if pnm.is_pnm(data) and not (stated := pnm.facts(data)).alpha:
         white = 0 if stated.bitmap else stated.maxval

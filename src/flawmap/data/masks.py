@@ -17,22 +17,24 @@ from flawmap.data.images import SUFFIXES, Mask, MaskPixels, read_mask_pixels
 from flawmap.errors import ImageError
 
 Levels = np.ndarray[Any, Any]  # (H, W), 0 for the background
-Kind = Literal["even", "two", "classes", "grey"]
+Kind = Literal["even", "two", "classes", "labels", "grey"]
 
 CLASSES = 31  # up to which numbers are taken for class numbers; a picture's levels reach further
 VOID = 255  # of class numbers: the border about objects in PASCAL VOC
 SEVERAL = 64  # levels, more than which no set of classes has
 COLOURS = 32  # colours, more than which a drawing has not
-EXTREME = 8  # levels of 255 from black or white, that JPEG leaves about edges
+BRIGHT = 0.75  # of full scale, below which the largest area of a grey mask is not white
+COLOURED = 64  # levels of 255 between channels, that make a colour, and between a drawing and what is behind it
 FEW_BETWEEN = 8  # pixels of a level in the mean, fewer than which are no class but specks
 
 
 class Facts(NamedTuple):
     """What a mask file was like.
 
-    kind: one level only, two, class numbers, or many levels of grey; marked: share of its pixels; alpha: whether the
-    alpha channel is the mask; open: whether the file leaves open which colour is the background; dim: whether its grey
-    levels end below half of full scale, so that half of its own brightest was taken
+    kind: one level only, two, class numbers, numbers of many objects, or many levels of grey; marked: share of its
+    pixels; alpha: whether the alpha channel is the mask; open: whether the file leaves open which colour is the
+    background; dim: whether its areas are darker than white, so that half of their level was taken; changed: whether it
+    is a JPEG of class numbers, which JPEG does not keep
     """
 
     kind: Kind
@@ -40,6 +42,7 @@ class Facts(NamedTuple):
     alpha: bool = False
     open: bool = False
     dim: bool = False
+    changed: bool = False
 
 
 def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> Mask:
@@ -81,12 +84,32 @@ def marked(pixels: MaskPixels, name: str = "mask") -> tuple[Mask, Facts]:
     kind, dim = kind_of_levels(levels, pixels.lossy), False
     if kind == "grey":
         full = pixels.white if levels.max() <= pixels.white and pixels.indices is None else _full_scale(levels)
-        most = float(levels.max())
-        dim = most <= full / 2
+        most = _level_of_areas(levels, full)
+        dim = most <= full * BRIGHT
         mask = levels > (most if dim else full) / 2
     else:
         mask = levels != 0
-    return np.asarray(mask, np.bool_), Facts(kind, float(mask.mean()) if mask.size else 0.0, alpha, unclear, dim)
+    changed = pixels.lossy and levels.size > 0 and 0 < levels.max() <= CLASSES
+    share = float(mask.mean()) if mask.size else 0.0
+    return np.asarray(mask, np.bool_), Facts(kind, share, alpha, unclear, dim, bool(changed))
+
+
+def _level_of_areas(levels: Levels, full: float) -> float:
+    """The commonest level of flat areas above the background, which a drawing at grey 128 has between JPEG's rings and
+    soft edges; without such areas the highest, or full scale where this is above half of it."""
+    from scipy import ndimage
+
+    most = float(levels.max())
+    scaled = levels.astype(np.float32) * (255 / full)
+    flat = ndimage.maximum_filter(scaled, 3) - ndimage.minimum_filter(scaled, 3) <= 255 / 16
+    above = scaled[flat & (scaled > scaled.max() / 4)]
+    if 8 * len(above) < int((scaled > scaled.max() / 4).sum()) or not len(above):
+        return most if most <= full / 2 else full
+    counts = np.bincount((above / 8).astype(np.int64), minlength=34)
+    nearby = counts[:-2] + counts[1:-1] + counts[2:]  # three bins of 8 levels
+    first = int(nearby.argmax())
+    within = above[(above >= 8 * first) & (above < 8 * (first + 3))]
+    return float(np.median(within)) * full / 255
 
 
 def at_cells(mask: Mask, height: int, width: int) -> Mask:
@@ -115,9 +138,30 @@ def kind_of_levels(levels: Levels, lossy: bool = False) -> Kind:
     whole = levels.dtype.kind in "ui" or bool((np.floor(above) == above).all())
     if whole and above[above != VOID].max(initial=0) <= CLASSES:
         return "classes"
+    if not lossy and whole and len(above) > CLASSES and _is_of_objects(levels, above):
+        return "labels"
     if lossy or len(present) > SEVERAL:
         return "grey"
     return "grey" if _is_soft(levels, present) else "classes"
+
+
+def _is_of_objects(levels: Levels, above: Levels) -> bool:
+    """Whether many whole numbers are those of objects: as high at the background as elsewhere, and each in an area."""
+    inside = levels > 0
+    if int(np.unique(levels[inside], return_counts=True)[1].max()) * 2 >= int(inside.sum()):
+        return False  # mostly one level: soft edges about it
+    alike, at_edge = np.zeros_like(inside), np.zeros_like(inside)
+    for axis in (0, 1):
+        for step in (1, -1):
+            ahead, behind = [slice(None)] * 2, [slice(None)] * 2
+            ahead[axis], behind[axis] = (slice(1, None), slice(None, -1))[::step]
+            here, there = levels[tuple(ahead)], levels[tuple(behind)]
+            alike[tuple(ahead)] |= here == there
+            at_edge[tuple(ahead)] |= (here > 0) & (there == 0)
+    if not at_edge.any():
+        return False
+    low = float(np.median(np.searchsorted(above, levels[at_edge]))) / len(above)  # of ranks, as numbers may be any
+    return low >= 0.25 and float(alike[inside].mean()) >= 0.9
 
 
 def _is_soft(levels: Levels, present: Levels) -> bool:
@@ -163,7 +207,24 @@ def _levels(pixels: MaskPixels, name: str) -> tuple[Levels, bool, bool]:
         return value.max() - value, False, True
     if value.size and value.min() > 0 and (drawing := _commonest_as_background(colours)) is not None:
         return drawing, False, True
+    if colours.ndim == 3 and colours.dtype == np.uint8 and (drawing := _on_bright(colours, value)) is not None:
+        return drawing, False, True
     return value, False, False
+
+
+def _on_bright(colours: Levels, value: Levels) -> Levels | None:
+    """Levels of a colour drawn on white by way of JPEG: its distance from the commonest; None where it is no such."""
+    if (value > 127).mean() < 0.99:
+        return None
+    packed = (colours // 16).astype(np.int64) @ (1, 16, 256)
+    usual = int(np.bincount(packed.ravel()).argmax())
+    behind = np.median(colours[packed == usual].reshape(-1, 3), axis=0).astype(np.int16)
+    away = np.abs(colours.astype(np.int16) - behind).max(axis=2)
+    drawn = colours[away > COLOURED]
+    if not len(drawn) or 2 * len(drawn) > away.size or behind.max() - behind.min() > COLOURED:
+        return None
+    coloured = (drawn.max(axis=1).astype(np.int16) - drawn.min(axis=1) > COLOURED).mean()
+    return away.astype(np.uint8) if coloured > 0.5 else None
 
 
 def _of_palette(indices: Levels, colours: Levels, value: Levels) -> tuple[Levels, bool] | None:
@@ -194,30 +255,6 @@ def _commonest_as_background(colours: Levels) -> Levels | None:
     return ranks[numbers.reshape(packed.shape)].astype(np.uint8)
 
 
-def looks_like_mask(path: Path) -> bool | None:
-    """Whether a file is drawn as masks are, in few levels and flat areas on black; None: one level, it tells nothing.
-
-    A file that cannot be read does not.
-    """
-    try:
-        pixels = read_mask_pixels(path)
-        levels, alpha, unclear = _levels(pixels, str(path))
-    except ImageError:
-        return False
-    if levels.size == 0 or levels.min() == levels.max():
-        return None
-    if unclear and pixels.indices is None:
-        return False  # a photo in two colours, for all one knows
-    present = np.unique(levels[:: max(1, len(levels) // 1024)])
-    if len(present) <= COLOURS and levels.min() == 0:
-        same = (levels[:, 1:] == levels[:, :-1]).mean() if levels.shape[1] > 1 else 0.0
-        return bool(alpha or same >= 0.75)
-    scaled = levels.astype(np.float32) * (255 / max(float(levels.max()), 1e-9))
-    ends = float(((scaled <= EXTREME) | (scaled >= 255 - EXTREME)).mean())
-    bright, dark = (float(part.mean()) for part in (scaled >= 255 - EXTREME, scaled <= EXTREME))
-    return ends >= 0.95 and bright > (1 - dark) / 4 and dark > 0
-
-
 class MaskReader:
     """Reads masks, and remembers what is to be said of them (`sentences`)."""
 
@@ -225,6 +262,8 @@ class MaskReader:
         self.count = 0
         self.grey: list[str] = []
         self.dim: list[str] = []
+        self.changed: list[str] = []
+        self.labels: list[str] = []
         self.classes: list[str] = []
         self.alpha: list[str] = []
         self.open: list[str] = []
@@ -241,6 +280,8 @@ class MaskReader:
         for chosen, applies in (
             (self.grey, any(one.kind == "grey" for one in facts)),
             (self.dim, any(one.dim for one in facts)),
+            (self.changed, any(one.changed for one in facts)),
+            (self.labels, any(one.kind == "labels" for one in facts)),
             (self.classes, any(one.kind == "classes" for one in facts)),
             (self.alpha, any(one.alpha for one in facts)),
             (self.open, any(one.open for one in facts)),
@@ -256,7 +297,13 @@ class MaskReader:
         """What a user should know, a line each; empty where all masks are of two levels and mark something."""
         told = (
             (self.grey, "have many levels of grey", "what is brighter than half of full scale counts as defective"),
-            (self.dim, "are dark throughout", "half of their own brightest level was taken instead"),
+            (self.dim, "are drawn darker than white", "half of the level of their areas was taken instead"),
+            (
+                self.changed,
+                "are JPEG files of class numbers, which JPEG changes",
+                "what they mark is not what was drawn; save them as PNG",
+            ),
+            (self.labels, "number many objects", "every number but 0 counts as defective"),
             (self.classes, "hold several classes", "every one but the background counts as defective"),
             (self.alpha, "are drawn in the alpha channel alone", "it was taken for the mask"),
             (self.open, "leave open which colour is the background", "the commonest was taken"),

@@ -2,12 +2,14 @@
 
 Runs are decoded as label-studio-converter 0.0.59 does (brush.decode_rle): a stream of bits, an RGBA picture, whose
 alpha of half or more marks the area. Polygons and boxes are drawn as COCO's tool draws them; of ellipses, the pixels
-whose middle is inside. Annotations that were cancelled count for nothing; several of one photo are joined.
+whose middle is inside. Annotations that were cancelled count for nothing; several of one photo are joined. Keypoints,
+unfinished polygons and regions of other kinds mark no area: they are counted and left out.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ import numpy as np
 from flawmap.data.images import Mask
 from flawmap.data.labels.shapes import Draw, Labelled, Shape, ellipse, points_of, polygon, turned_corners
 
+_BY_TYPE = {"brush": "rle", "polygon": "points", "ellipse": "radiusX", "rectangle": "width", "magicwand": "rle"}
+# What is said of a photo or of an area, which is listed by itself; it may repeat the area's place.
+_NO_REGIONS = frozenset({"choices", "relation", "textarea", "rating", "number", "taxonomy", "datetime", "pairwise"})
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # before the name of an uploaded photo
 
 
@@ -36,16 +41,17 @@ def read(document: list[dict[str, Any]], file: Path) -> list[Labelled]:
     for task in document:
         shapes: list[Shape] = []
         size: tuple[int, int] | None = None
-        others = 0
+        others: Counter[str] = Counter()
         for area in _areas(task):
             value = area.get("value", area)
-            key = next((key for key in ("rle", "points", "radiusX", "width") if key in value), None)
+            key = _form(area, value)
             if key is None:
-                others += 1
+                others[_said(area, value)] += 1
                 continue
             size = int(area["original_height"]), int(area["original_width"])
             shapes.append(Shape(_kind(value), _drawn(key, value, size)))
-        remark = f"{others} results mark no area" if others else ""
+        what = ", ".join(f"{form} ({count})" for form, count in sorted(others.items()))
+        remark = f"{what}: no areas, and left out" if what else ""
         photos.append(Labelled(_image(task), file, shapes, size, remark=remark))
     return photos
 
@@ -56,9 +62,7 @@ def _areas(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
         return
     for annotation in task["annotations"]:
         if not annotation.get("was_cancelled"):
-            yield from (
-                each for each in annotation["result"] if each.get("type", "").lower() not in ("choices", "relation")
-            )
+            yield from (each for each in annotation["result"] if each.get("type", "").lower() not in _NO_REGIONS)
 
 
 def _short(task: dict[str, Any]) -> list[dict[str, Any]]:
@@ -80,6 +84,32 @@ def _image(task: dict[str, Any]) -> str:
     if not name:
         raise ValueError(f"task {task.get('id', '')} names no photo")
     return f"{folder}/{name}".lstrip("/")
+
+
+def _form(area: dict[str, Any], value: dict[str, Any]) -> str | None:
+    """The key that tells how an area is drawn; None for what marks none: keypoints, unfinished polygons, others.
+
+    Raises KeyError for a brush, polygon, box or ellipse that lacks what it is drawn by.
+    """
+    said = area.get("type", "").lower().removesuffix("labels")
+    if said in _BY_TYPE:
+        key = _BY_TYPE[said]
+        if key not in value:
+            raise KeyError(key)
+    elif said or any(name.startswith("keypoint") for name in value):
+        return None
+    else:
+        key = next((key for key in ("rle", "points", "radiusX", "width") if key in value), "")
+    if key == "points" and (value.get("closed") is False or len(value["points"]) < 3):
+        return None
+    return key or None
+
+
+def _said(area: dict[str, Any], value: dict[str, Any]) -> str:
+    """What an area is called that marks none, in the plural."""
+    said = area.get("type", "").lower().removesuffix("labels")
+    said = said or ("keypoint" if any(name.startswith("keypoint") for name in value) else "result")
+    return "unfinished polygons" if said == "polygon" or "points" in value else f"{said}s"
 
 
 def _kind(value: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Folders of public data sets, and of users, as one list of samples (read.py); the images of any folder (tree.py)."""
 
+from flawmap.data.layouts.folder import refuse_doubtful_among_good
 from flawmap.data.layouts.listing import EXPECTED, Listing, Sample, Split
 from flawmap.data.layouts.names import GOOD_NAMES
 from flawmap.data.layouts.read import LAYOUTS, read_layout
@@ -18,4 +19,5 @@ __all__ = [
     "gather",
     "read_layout",
     "read_table",
+    "refuse_doubtful_among_good",
 ]

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flawmap.data.layouts.listing import Sample, Split
-from flawmap.data.layouts.names import BAD_WORDS, is_bad, is_good, is_mask_folder, may_be_mask_folder, plain
+from flawmap.data.layouts.names import (
+    BAD_WORDS,
+    SPLITS,
+    is_bad,
+    is_good,
+    is_mask_folder,
+    may_be_good,
+    may_be_mask_folder,
+    plain,
+)
 from flawmap.data.layouts.tree import Tree, alternate, stems
 from flawmap.data.layouts.truth import Truth
 from flawmap.errors import LayoutError
@@ -18,11 +28,17 @@ def folder(tree: Tree) -> list[Sample] | None:
     if not good:
         return None
     others = [name for name in folders if name not in good and not is_mask_folder(name)]
+    if halves := [name for name in others if plain(name) in SPLITS]:
+        raise LayoutError(
+            f"{tree.root}: which images of {halves[0]} are good? It lies beside {good[0]}; name folders good and bad, "
+            "or train/good and test/good"
+        )
     if good == ["0"] and len(others) > 1 and all(name.isdigit() for name in others):
         raise LayoutError(
             f"{tree.root}: which images are good? The folders {', '.join(['0', *others][:5])} are classes, and 0 "
             "may be a kind of defect; name the folder of good ones good"
         )
+    ask_about(tree, [Path(name) for name in others])
     truth = Truth(tree)
     photos = [path for name in good for path in tree.images(name, deep=True) if path not in truth.masks]
     bad = {name: [path for path in tree.images(name, deep=True) if path not in truth.masks] for name in others}
@@ -35,6 +51,15 @@ def folder(tree: Tree) -> list[Sample] | None:
             kind = inner.parts[0] if inner.parts else name
             samples.append(Sample(path, "test", True, kind, found[0] if found else None, tuple(found[1:])))
     return samples
+
+
+def ask_about(tree: Tree, kinds: Sequence[Path]) -> None:
+    """Raise LayoutError where one of the folders `kinds`, below the root, may be of good parts, or of neither kind."""
+    if (doubtful := next((kind for kind in kinds if may_be_good(kind.name)), None)) is not None:
+        raise LayoutError(
+            f"{tree.root}: are the images in {doubtful} good or defective? Name the folder good or bad, or after the "
+            "kind of defect, or move it away"
+        )
 
 
 def _mask_of(tree: Tree, path: Path, name: str, inner: Path) -> tuple[Path, ...]:
@@ -58,7 +83,8 @@ def refuse_doubtful(tree: Tree) -> None:
     folders = tree.folders()
     masks = [name for name in folders if is_mask_folder(name)]
     if len(folders) > 1 or masks:
-        names = ", ".join(folders[:5]) + (", …" if folders[5:] else "")
+        inside = [name for half in folders for name in _inside(tree, half)]
+        names = ", ".join(inside[:5]) + (", …" if inside[5:] else "")
         raise LayoutError(
             f"{tree.root}: which images are good? there are some in {names}; name folders good and bad, "
             "or give --layout images if all are good"
@@ -80,3 +106,32 @@ def refuse_doubtful(tree: Tree) -> None:
             f"{tree.root}: which images are good? {len(masks_beside)} look like masks of others "
             f"({masks_beside[0].name}, …); name folders good and bad, or give --layout images if all are good"
         )
+
+
+def _inside(tree: Tree, name: str) -> list[str]:
+    """A folder's name; of train and test, the names of what is in them, as these name the parts."""
+    inner = tree.folders(name) if plain(name) in SPLITS else []
+    return [f"{name}/{kind}" for kind in inner] or [name]
+
+
+def refuse_doubtful_among_good(folder: Path) -> None:
+    """Raise LayoutError where a folder given as one of good photos is named as one of defective parts, holds such a
+    folder, or one that may be of either, or masks; folders by part or camera are as good as their name."""
+    tree = Tree(folder)
+    cure = "give the folders of good photos alone, or the files themselves if all are good"
+    inside = sorted({path.relative_to(folder).parent for path in tree.images_found})
+    own = folder.resolve().name
+    for part in dict.fromkeys([own, *(part for place in inside for part in place.parts)]):
+        if is_bad(part):
+            raise LayoutError(f"{folder}: are these images good? {part} is a name for defective parts; {cure}")
+        if part != own and not is_good(part) and (may_be_good(part) or plain(part) in SPLITS):
+            raise LayoutError(f"{folder}: are the images in {part} good? {cure[0].upper()}{cure[1:]}")
+    truth = Truth(tree)
+    if truth.masks:
+        raise LayoutError(
+            f"{folder}: which images are good? {len(truth.masks)} look like masks of others "
+            f"({min(truth.masks).relative_to(folder)}, …); {cure}"
+        )
+    unsure = [part for place in inside for part in place.parts if may_be_mask_folder(part)]
+    if unsure:
+        raise LayoutError(f"{folder}: are the images in {unsure[0]} photos of good parts? It may hold masks; {cure}")

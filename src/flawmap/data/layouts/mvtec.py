@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawmap.data.layouts.listing import Sample
+from flawmap.data.layouts.folder import ask_about
+from flawmap.data.layouts.listing import Sample, Split
 from flawmap.data.layouts.names import is_good, is_mask_folder, plain
 from flawmap.data.layouts.tree import Tree, stems
 from flawmap.data.layouts.truth import Truth
@@ -30,7 +31,9 @@ def _mvtec_like(tree: Tree, tests: Sequence[str], masks: str) -> list[Sample]:
     """train/good, test/<kind>, masks/<kind>/<stem>_mask: MVTec AD and those who follow it."""
     truth = Truth(tree)
     samples = [Sample(path, "train", False, "good") for path in _good_photos(tree, "train", truth)]
-    for test in (name for half in tests for name in _halves(tree, half)):
+    halves = [name for half in tests for name in _halves(tree, half)]
+    ask_about(tree, [Path(half, kind) for half in halves for kind in tree.folders(half)])
+    for test in halves:
         for kind in tree.folders(test):
             if is_mask_folder(kind):
                 continue
@@ -98,9 +101,12 @@ def btad(tree: Tree) -> list[Sample] | None:
     tests = tree.folders("test")
     if not tree.images("train", "ok") or not tests or not {"ok", "ko"}.issuperset(tests):
         return None
-    samples = [Sample(path, "train", False, "good") for path in tree.images("train", "ok")]
-    samples += [Sample(path, "test", False, "good") for path in tree.images("test", "ok")]
+    truth, samples = Truth(tree), list[Sample]()
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        samples += [Sample(path, split, False, "good") for path in tree.images(split, "ok") if path not in truth.masks]
     for path in tree.images("test", "ko"):
-        mask = tree.first(tree.root / "ground_truth" / "ko", stems(path.stem, "", "_mask"))
-        samples.append(Sample(path, "test", True, "ko", mask))
+        if path not in truth.masks:
+            mask = tree.first(tree.root / "ground_truth" / "ko", stems(path.stem, "", "_mask"))
+            samples.append(Sample(path, "test", True, "ko", *_split((mask,) if mask else truth.of(path))))
     return samples

@@ -102,9 +102,10 @@ def _refuse_categories(tree: Tree) -> None:
     known = [name for name, below in inner.items() if any(_READERS[reader](below) for reader in LAYOUTS[:-1])]
     halves = [name for name in known if plain(name) in SPLITS]
     if halves:
+        inside = [f"{name}/{kind}" for name in halves for kind in tree.folders(name)] or halves
         raise LayoutError(
-            f"{tree.root}: which images are good? There are some in {', '.join(names[:5])}, but neither in train/good "
-            "nor in test/good; name the folders of good parts so"
+            f"{tree.root}: which images are good? There are some in {', '.join(inside[:5])}{', …' * bool(inside[5:])}, "
+            "but neither in train/good nor in test/good; name the folders of good parts so"
         )
     if known:
         raise LayoutError(f"{tree.root} holds several categories; choose one with --category: {', '.join(known)}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawmap.data.layouts.listing import Sample, Split
-from flawmap.data.layouts.names import is_good
+from flawmap.data.layouts.names import is_good, may_be_good
 from flawmap.data.layouts.tree import Tree
 from flawmap.errors import LayoutError, first_line
 
@@ -49,7 +49,7 @@ def read_table(table: Path) -> list[Sample]:
         label, given = row["label"].strip(), row["split"].strip().lower()
         if given not in ("train", "test"):
             raise LayoutError(f"{table} row {number}: split {row['split']!r}; expected train or test")
-        if label.lower() in DOUBTFUL:
+        if label.lower() in DOUBTFUL or may_be_good(label):
             raise LayoutError(
                 f"{table} row {number}: is a part labelled {label!r} good? write good, the kind of its defect, or "
                 "nothing where it is not known"

@@ -27,7 +27,10 @@ class Tree:
         self.files: list[Path] = []
         self.hidden: list[Path] = []
         problems: list[OSError] = []
+        self.side_folders: list[Path] = []
         for folder, folders, names in os.walk(root, onerror=problems.append, followlinks=True):
+            self.side_folders += [Path(folder, name) for name in sorted(folders) if is_side_folder(name)]
+            folders[:] = [name for name in folders if not is_side_folder(name)]
             self.hidden += [Path(folder, name) for name in sorted([*folders, *names]) if name.startswith(".")]
             folders[:] = sorted(name for name in folders if not name.startswith(".") and not _loops(Path(folder, name)))
             self.files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
@@ -94,6 +97,16 @@ def _is_bare_dicom(path: Path) -> bool:
     return bare and kind_of(path).words == "DICOM image"
 
 
+# Folders that programs put beside the photos, of thumbnails and side files; their pictures are no photos of parts.
+_SIDE_FOLDERS = frozenset({"@eadir", "thumbs", "thumbnails", "__macosx", "thumbnail", "@tmp", "@recycle", "#recycle"})
+_SIDE_FOLDERS |= {"$recycle.bin", "#snapshot", "@recently-snapshot", "lost+found", "_thumbs", "_thumbnails"}
+
+
+def is_side_folder(name: str) -> bool:
+    """Whether a folder of this name holds thumbnails, or what a file system keeps beside the photos."""
+    return name.casefold() in _SIDE_FOLDERS
+
+
 def is_cache(name: str) -> bool:
     """Whether a folder of this name is what programs keep for themselves, where no pictures are photos of parts."""
     return name.lower() in _CACHES or name.lower().startswith(".trash")
@@ -137,6 +150,8 @@ def left_notes(tree: Tree) -> tuple[list[Path], list[str]]:
             f"{len(foreign)} images are left out for their suffix ({first}, {kind_of_first.a}, …): "
             f"save or rename them as {EXPECTED}"
         )
+    if tree.side_folders:
+        notes.append(_side_note([path.relative_to(tree.root) for path in tree.side_folders]))
     if tree.hidden:
         first = tree.hidden[0].relative_to(tree.root)
         seen = sum(path in out_of_sight for path in images)
@@ -145,12 +160,20 @@ def left_notes(tree: Tree) -> tuple[list[Path], list[str]]:
     return images, notes
 
 
+def _side_note(folders: Sequence[Path]) -> str:
+    """What is said of folders of thumbnails and side files."""
+    more = f" and {len(folders) - 1} more" if folders[1:] else ""
+    return f"passed over {folders[0]}{more}: thumbnails, or what a file system keeps beside the photos"
+
+
 class Gathered(NamedTuple):
-    """images: to be tried, in order; left: other files of the folders, with what each is; hidden: images among them"""
+    """images: to be tried, in order; left: other files of the folders, with what each is; hidden: images among them;
+    side: folders of thumbnails and the like, with all that is in them"""
 
     images: list[Path]
     left: list[tuple[Path, FileKind]]
     hidden: list[Path]
+    side: tuple[Path, ...] = ()
 
     def sentences(self) -> list[str]:
         """What is passed over, a line each; empty where nothing is."""
@@ -165,7 +188,7 @@ class Gathered(NamedTuple):
             if chosen:
                 more = ", …" if chosen[3:] else ""
                 lines.append(f"passed over {len(chosen)} {words}: {', '.join(map(str, chosen[:3]))}{more}")
-        return lines
+        return lines + ([_side_note(self.side)] if self.side else [])
 
 
 def gather(paths: Sequence[str | Path]) -> Gathered:
@@ -177,16 +200,18 @@ def gather(paths: Sequence[str | Path]) -> Gathered:
     found: dict[Path, None] = {}
     left: dict[Path, FileKind] = {}
     hidden: list[Path] = []
+    side: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             tree = Tree(path)
             kinds = {other: kind for other, kind in tree.others()}
+            side += tree.side_folders
             out_of_sight = set(tree.hidden_files())
             tried = {other for other, kind in kinds.items() if kind.group == "image" and other not in out_of_sight}
             inside = [file for file in tree.files if file in tried or file in tree.read]
             hidden += [file for file in out_of_sight if kinds[file].group == "image"]
             if not inside:
-                what = "; ".join(Gathered([], list(kinds.items()), hidden).sentences())
+                what = "; ".join(Gathered([], list(kinds.items()), hidden, tuple(side)).sentences())
                 raise DataError(f"no images in {path}; expected {EXPECTED}" + (f" ({what})" if what else ""))
             found |= dict.fromkeys(inside)
             left |= {other: kind for other, kind in kinds.items() if other not in tried}
@@ -200,7 +225,10 @@ def gather(paths: Sequence[str | Path]) -> Gathered:
     if not found:
         raise DataError("no images given; name files or folders")
     return Gathered(
-        list(found), [item for item in left.items() if item[0] not in found], sorted(set(hidden) - set(found))
+        list(found),
+        [item for item in left.items() if item[0] not in found],
+        sorted(set(hidden) - set(found)),
+        tuple(dict.fromkeys(side)),
     )
 
 

@@ -1,21 +1,27 @@
 """Which images of a folder are masks of others, and of which.
 
-A mask lies in a folder of masks, or beside its photo as NAME_mask.png or as NAME.png beside NAME.jpg. Where the name is
-not sure (labels, annotations, a folder of any other name whose files are named as photos elsewhere), the pictures tell:
-masks are drawn in few levels. What stays in doubt is refused, never counted as a defective part in silence.
+A mask lies in a folder of masks, or beside its photo as NAME_mask.png, as any other name that holds the photo's whole
+NAME, or as NAME.png beside NAME.jpg. Where the name is not sure (all but _mask and _gt, folders called labels or
+annotations or by any other name whose files are named after photos elsewhere), the pictures tell: masks are drawn in
+few levels (drawn.py), their photos are not. What stays in doubt is refused, never counted as a defective part in
+silence.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from flawmap.data.drawn import Look, look
 from flawmap.data.layouts.names import (
     PHOTO_FOLDERS,
     SPLITS,
+    inner_stems,
     is_copy,
+    is_good,
     is_mask_folder,
     marked_stem,
     mask_stems,
@@ -23,12 +29,14 @@ from flawmap.data.layouts.names import (
     plain,
 )
 from flawmap.data.layouts.tree import Tree
-from flawmap.data.masks import looks_like_mask
 from flawmap.errors import LayoutError
 
 Item = TypeVar("Item")
 
-LOOKED_AT = 4  # images of a folder, or pairs, that tell what the others are
+Pair = tuple[Path, list[Path]]  # a picture, and those of whose name its own is made, the likeliest first
+
+LOOKED_AT = 6  # images of a folder, or pairs, that tell what the others are
+MOST_ENDINGS = 12  # of names in a folder, each of which is told by itself
 
 
 class Truth:
@@ -39,20 +47,24 @@ class Truth:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self._looks: dict[Path, bool | None] = {}
+        self._looks: dict[Path, Look] = {}
         self._parts = {path: path.relative_to(tree.root).parts[:-1] for path in tree.images_found}
         self.masks = {path for path, parts in self._parts.items() if any(map(is_mask_folder, parts))}
         self._find_beside()
         self._find_folders()
         self.photos = [path for path in tree.images_found if path not in self.masks]
+        self._names = Counter(path.stem.casefold() for path in self.photos)
+        inside: dict[str, set[str]] = defaultdict(set)  # names of photos, not of good ones, by the parts of them
+        for path in self.photos if self.masks else ():
+            if not any(map(is_good, self._parts[path])):
+                for part in inner_stems(path.stem):
+                    inside[part].add(path.stem.casefold())
+        self._stems = {path: self._stems_of(path, inside) for path in tree.images_found if path in self.masks}
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
-        for path in tree.images_found:
-            if path in self.masks:
-                for stem in mask_stems(path.stem):
-                    self._by_stem[stem].append(path)
-        self._names: dict[str, int] = defaultdict(int)
-        for path in self.photos:
-            self._names[path.stem.casefold()] += 1
+        for path, stems in self._stems.items():
+            for stem in stems:
+                self._by_stem[stem].append(path)
+        self._refuse_unmatched()
 
     def of(self, photo: Path) -> tuple[Path, ...]:
         """The mask files of a photo, several where they are numbered (NAME_mask_1, NAME_mask_2); () without any.
@@ -89,47 +101,60 @@ class Truth:
     # --- beside the photo ----------------------------------------------------------------------------------------
 
     def _find_beside(self) -> None:
-        """NAME_mask.png, and NAME.png beside NAME.jpg."""
+        """NAME_mask.png, and whatever holds the photo's whole NAME or is NAME of another suffix, where it is drawn."""
         here: dict[tuple[Path, str], list[Path]] = defaultdict(list)
         for path in self.tree.images_found:
             if path not in self.masks:
                 here[path.parent, path.stem.casefold()].append(path)
-        unsure: dict[Path, list[Path]] = defaultdict(list)
+        pairs: dict[Path, dict[str, list[Pair]]] = defaultdict(lambda: defaultdict(list))
         for path in self.tree.images_found:
-            if path in self.masks or (named := marked_stem(path.stem)) is None:
+            if path in self.masks:
                 continue
-            if (path.parent, named[0]) in here:
-                if named[1]:
-                    self.masks.add(path)
-                else:
-                    unsure[path.parent].append(path)
-        for group in unsure.values():
-            if self._all_masks(group):
-                self.masks.update(group)
-        pairs: dict[Path, list[list[Path]]] = defaultdict(list)
-        for (parent, _), paths in here.items():
-            if len(paths) == 2 and not self.masks & set(paths):
-                pairs[parent].append(paths)
-        for group_of_pairs in pairs.values():
-            self._find_pairs(group_of_pairs)
+            stem, named = path.stem.casefold(), marked_stem(path.stem)
+            if named and named[1] and (path.parent, named[0]) in here:
+                self.masks.add(path)
+                continue
+            same = [other for other in here[path.parent, stem] if other != path]
+            if same:
+                pairs[path.parent][path.suffix.lower()].append((path, same))
+            inside = [(name, here[path.parent, name]) for name in inner_stems(path.stem) if (path.parent, name) in here]
+            if inside:
+                affix = re.sub(r"\d+", "#", stem.replace(inside[0][0], "*", 1))
+                pairs[path.parent][affix].append((path, [other for _, others in inside for other in others]))
+        for groups in pairs.values():
+            if len(groups) > MOST_ENDINGS:
+                groups = {"": [pair for group in groups.values() for pair in group]}
+            for affix, group in groups.items():
+                self._find_group(affix, group)
 
-    def _find_pairs(self, pairs: list[list[Path]]) -> None:
-        told = {self._mask_suffix(pair) for pair in _some(pairs)}
-        if len(told) == 1 and (suffix := next(iter(told))):
-            self.masks.update(path for pair in pairs for path in pair if path.suffix.lower() == suffix)
-        elif len(told) > 1:
-            for pair in pairs:
-                suffix = self._mask_suffix(pair)
-                self.masks.update(path for path in pair if path.suffix.lower() == suffix)
+    def _find_group(self, affix: str, group: Sequence[Pair]) -> None:
+        """The masks of pictures whose names differ from those of others alike: all or none. Raises LayoutError."""
+        group = [(path, kept) for path, others in group if (kept := [one for one in others if one not in self.masks])]
+        said = {path: self._judged(path, others) for path, others in _some(group)}
+        if None in said.values() or len(told := set(said.values()) - {"even"}) > 1:
+            first = next(path for path, verdict in said.items() if verdict in (None, "mask"))
+            photo = dict(group)[first][-1]
+            raise LayoutError(
+                f"{first.parent}: are {first.name} and the like masks of {photo.name} and the like, or photos of "
+                "parts? Not all look the same; name masks NAME_mask, or put masks and photos into folders of their own"
+            )
+        named_so = affix.startswith(".") or marked_stem(affix.replace("*", "name")) is not None
+        if group and (told == {"mask"} or (not told and (named_so or len(group) > 1))):
+            self.masks.update(path for path, _ in group)
 
-    def _mask_suffix(self, pair: list[Path]) -> str:
-        """The suffix of that one of two images of a name which is a mask; "" where neither is for sure."""
-        first, second = (self._look(path) for path in pair)
-        if first is not second and True in (first, second):
-            return pair[first is not True].suffix.lower()
-        if {first, second} == {None, False}:  # an even picture beside a photo marks all or nothing
-            return pair[first is not None].suffix.lower()
-        return ""
+    def _judged(self, path: Path, others: Sequence[Path]) -> str | None:
+        """What a picture is: "mask" of one of `others`, "photo", "even", which tells nothing, or None, in doubt."""
+        photo = next((self._look(one) for one in others if self._look(one).kind not in ("even", "drawn")), None)
+        if photo is None:
+            return "photo"
+        seen = self._look(path)
+        if seen.kind == "even":
+            return "even"
+        verdict = seen.is_mask_beside(photo)
+        sized = not all(photo.size) or seen.size == photo.size or marked_stem(path.stem) is not None
+        if verdict is None or (verdict and not sized):
+            return None
+        return "mask" if verdict else "photo"
 
     # --- in a folder of its own ----------------------------------------------------------------------------------
 
@@ -141,30 +166,92 @@ class Truth:
                 groups[self._group(path)].append(path)
         if len(groups) < 2 and all(self._parts.values()):
             return
-        named: dict[str, set[Path]] = defaultdict(set)
+        named: dict[str, dict[Path, Path]] = defaultdict(dict)  # a stem's photos, one a folder
         for path in self.tree.images_found:
             if path not in self.masks:
-                named[path.stem.casefold()].add(self._group(path))
+                named[path.stem.casefold()].setdefault(self._group(path), path)
         told: dict[Path, list[Path]] = {}
         for folder, paths in groups.items():
-            known = sum(any(named[stem] - {folder} for stem in mask_stems(path.stem)) for path in paths)
+            pairs: list[Pair] = []
+            for path in paths:
+                known = (named.get(stem, {}) for stem in (*mask_stems(path.stem), *inner_stems(path.stem)))
+                if others := [other for places in known for place, other in places.items() if place != folder]:
+                    pairs.append((path, others))
             unsure = may_be_mask_folder(folder.name)
-            if 2 * known >= len(paths) and (self._all_masks(paths) if unsure else self._surely_masks(paths)):
+            if self._is_of_masks(paths, pairs, unsure):
                 told[folder] = paths
-            elif unsure and self._surely_masks(paths):
+            elif unsure and pairs and not self._is_kind(folder):
+                raise LayoutError(
+                    f"{folder}: are these masks or photos? Their names are those of photos, but they do not all look "
+                    "like masks; move the folder away, save them as masks (0 where the part is good), or rename it if "
+                    "they are parts"
+                )
+            elif not pairs and self._drawn(paths) and (unsure or self._others_are_photos(groups, folder)):
                 raise LayoutError(
                     f"{folder} looks like masks, but no photos have their names ({paths[0].name}, …); name each as its "
                     "photo, or move the folder away"
                 )
-            elif unsure and known and not self._is_kind(folder):
-                raise LayoutError(
-                    f"{folder}: are these masks or photos? Their names are those of photos, but they have many "
-                    "levels; move the folder away, save them as masks (0 where the part is good), or rename it if they "
-                    "are parts"
-                )
         if len(told) < len(groups) or not all(self._parts.values()):  # not where all pictures are drawn so
             for paths in told.values():
                 self.masks.update(paths)
+
+    def _is_of_masks(self, paths: Sequence[Path], pairs: Sequence[Pair], unsure: bool) -> bool:
+        """Whether a folder is of masks, by its pictures and the photos of their names. Raises LayoutError in doubt."""
+        if not pairs:
+            return False
+        kinds = {self._look(path).kind for path in _some(paths)}
+        if "photo" in kinds:
+            return False
+        if unsure and kinds <= {"drawn", "even"}:
+            return True
+        said = {self._judged(path, others) for path, others in _some(pairs)} - {"even"}
+        if said == {"mask"} and (unsure or "soft" not in kinds):
+            return True
+        if said == {"mask"}:  # photos of an empty background look so too
+            folder = self._group(paths[0])
+            raise LayoutError(
+                f"{folder}: are these masks or photos? They have the names of photos and the look of masks with soft "
+                "edges; name the folder masks, or good or bad and its files by names of their own if they are parts"
+            )
+        return False
+
+    def _others_are_photos(self, groups: dict[Path, list[Path]], folder: Path) -> bool:
+        """Whether the pictures of all other folders are photos, some of them of the size of those in `folder`."""
+        sizes = {self._look(path).size for path in _some(groups[folder])}
+        looks = [self._look(path) for other, paths in groups.items() if other != folder for path in _some(paths)]
+        return all(one.kind in ("photo", "soft") for one in looks) and any(one.size in sizes for one in looks)
+
+    def _refuse_unmatched(self) -> None:
+        """Masks of a folder named so, of which none has the name of a photo. Raises LayoutError."""
+        if all(any(map(is_good, self._parts[path])) for path in self.photos):
+            return
+        groups: dict[Path, list[Path]] = defaultdict(list)
+        for path in self.tree.images_found:
+            if path in self.masks and (depth := next(self._depths(path), None)) is not None:
+                groups[self.tree.root.joinpath(*self._parts[path][: depth + 1])].append(path)
+        for folder, paths in groups.items():
+            if not any(self._known(path) for path in paths):
+                raise LayoutError(
+                    f"{folder} holds masks, but no photos have their names ({paths[0].name}, …); name each as its "
+                    "photo, or move the folder away"
+                )
+
+    def _depths(self, path: Path) -> Iterator[int]:
+        return (depth for depth, part in enumerate(self._parts[path]) if is_mask_folder(part))
+
+    def _known(self, mask: Path) -> bool:
+        """Whether a mask, or the folder of a photo's masks, has the name of a photo."""
+        return any(stem in self._names for stem in self._stems[mask]) or mask.parent.name.casefold() in self._names
+
+    def _stems_of(self, mask: Path, inside: dict[str, set[str]]) -> tuple[str, ...]:
+        """Stems that a mask's photo may have: its own, without an ending, or a photo's that it holds or is held by."""
+        stems = mask_stems(mask.stem)
+        if any(stem in self._names for stem in stems):
+            return stems
+        if (held := next((stem for stem in inner_stems(mask.stem) if stem in self._names), None)) is not None:
+            return (*stems, held)
+        holders = inside.get(mask.stem.casefold(), set())
+        return (*stems, *holders) if len(holders) == 1 else stems
 
     def _group(self, path: Path) -> Path:
         """The folder that an image is one of: the outermost that may be of masks, else its own."""
@@ -180,18 +267,14 @@ class Truth:
 
     # --- looks ---------------------------------------------------------------------------------------------------
 
-    def _all_masks(self, paths: Sequence[Path]) -> bool:
-        """Whether some of `paths` all look like masks, or tell nothing."""
-        return all(self._look(path) is not False for path in _some(paths))
+    def _drawn(self, paths: Sequence[Path]) -> bool:
+        """Whether some of `paths` all look like masks, and are not all even."""
+        kinds = {self._look(path).kind for path in _some(paths)}
+        return "drawn" in kinds and kinds <= {"drawn", "even"}
 
-    def _surely_masks(self, paths: Sequence[Path]) -> bool:
-        """The same, and one of them does."""
-        some = _some(paths)
-        return self._look(some[0]) is not False and self._all_masks(some) and any(self._look(path) for path in some)
-
-    def _look(self, path: Path) -> bool | None:
+    def _look(self, path: Path) -> Look:
         if path not in self._looks:
-            self._looks[path] = looks_like_mask(path)
+            self._looks[path] = look(path)
         return self._looks[path]
 
 
