@@ -106,9 +106,10 @@ class State:
         runs, apart = self.runs.get(TILE, {}), self.runs.get(strict(NEAR), {})
         return bool(runs) and set(runs) == set(apart)
 
-    def protocols(self) -> set[str]:
-        """Protocols by which the pixel metrics of its runs were measured."""
-        return {result.get("protocol", NETWORK) for runs in self.runs.values() for result in runs.values()}
+    def protocols(self, name: str | None = None) -> set[str]:
+        """Protocols by which the pixel metrics of its runs, or of those of one set, were measured."""
+        chosen = self.runs.values() if name is None else [self.runs.get(name, {})]
+        return {result.get("protocol", NETWORK) for runs in chosen for result in runs.values()}
 
     def said(self, name: str) -> str:
         """What its runs say of themselves under `name`: each value once."""
@@ -218,11 +219,12 @@ class Comparison(NamedTuple):
 def compare(old: State, new: State) -> Comparison:
     """How `new` differs from `old` on each row that both have; in pixel AP only where both have one protocol."""
     differences: dict[str, tuple[float, float | None]] = {}
-    fewest, alike = len(SEEDS), old.protocols() == new.protocols() and len(old.protocols()) == 1
+    fewest = len(SEEDS)
     for name in dict.fromkeys([*old.sets(), *new.sets()]):
         seeds = sorted(set(old.runs.get(name, {})) & set(new.runs.get(name, {})))
         auroc = _difference(old, new, name, AUROC, seeds)
         if auroc is not None:
+            alike = len(old.protocols(name) | new.protocols(name)) == 1
             pixel_ap = _difference(old, new, name, PIXEL_AP, seeds) if alike else None
             differences[name] = (auroc, pixel_ap)
         if name in SETS:
