@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,22 +124,30 @@ def test_every_kind_of_photo_has_a_picture(photo: Any) -> None:
     assert "good" in part._repr_html_()
 
 
-def test_a_notebook_cell_shows_verdict_photo_map_and_regions(tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    (tmp_path / "cell.html").write_text(f"<!doctype html><meta charset=utf-8>{found()._repr_html_()}")
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("no chromium is installed (apt-get install chromium)")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+def in_chromium(page_file: Path) -> tuple[list[str], list[list[Any]], str]:
+    """What a page asks for, its images (complete, width, height) and its text, in Debian's browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         asked: list[str] = []
         page = browser.new_page(viewport={"width": 900, "height": 500})
         page.on("request", lambda request: asked.append(request.url))
-        page.goto((tmp_path / "cell.html").as_uri())
+        page.goto(page_file.as_uri())
         sizes = page.evaluate("[...document.images].map(i => [i.complete, i.naturalWidth, i.naturalHeight])")
         text = page.inner_text("body")
-        page.screenshot(path=str(tmp_path / "cell.png"))
+        page.screenshot(path=str(page_file.with_suffix(".png")))
         browser.close()
+    return asked, sizes, text
+
+
+def test_a_notebook_cell_shows_verdict_photo_map_and_regions(tmp_path: Path) -> None:
+    pytest.importorskip("playwright.sync_api")
+    (tmp_path / "cell.html").write_text(f"<!doctype html><meta charset=utf-8>{found()._repr_html_()}")
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium is installed (apt-get install chromium)")
+    with ThreadPoolExecutor(1) as thread:  # in this one a browser of other tests may be open
+        asked, sizes, text = thread.submit(in_chromium, tmp_path / "cell.html").result()
     assert sizes == [[True, 80, 60], [True, 80, 60]]
     assert "part.png: defective, score 0.700, threshold 0.500" in text and "30\t20\t10\t10\t100\t0.750" in text
     assert not [url for url in asked if not url.startswith(("file:", "data:"))], "nothing is loaded from elsewhere"

@@ -119,7 +119,7 @@ class Service:
         Image.fromarray(np.zeros((8, 8), np.uint16)).save(buffer, "PNG")
         return SimpleNamespace(
             score=0.4, threshold=0.31, defective=True, p_value=0.1, good_parts=3, smallest=0, regions=[], width=80,
-            height=64, map_png=buffer.getvalue(), seconds=0.1,
+            height=64, map_png=buffer.getvalue(), seconds=0.1, remarks=(),
         )  # fmt: skip
 
     def ask(self, asked: Asked) -> httpx.Response:

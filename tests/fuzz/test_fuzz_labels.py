@@ -68,7 +68,8 @@ def label_studio() -> list[dict[str, Any]]:
         {"x": 10, "y": 10, "width": 30, "height": 20, "rotation": 5, "rectanglelabels": ["b"]},
         {"x": 50, "y": 50, "radiusX": 8, "radiusY": 5, "rotation": 0, "ellipselabels": ["c"]},
     ]
-    results = [{"original_width": W, "original_height": H, "type": "x", "value": value} for value in values]
+    sizes = {"original_width": W, "original_height": H}
+    results = [{**sizes, "type": [*value][-1], "value": value} for value in values]
     image = "/data/upload/1/0a1b2c3d-a.png"
     return [{"id": 1, "data": {"image": image}, "annotations": [{"id": 1, "result": results}]}]
 

@@ -11,7 +11,8 @@ import pytest
 from mutations import changed_bytes, held_to_bounds, mutations
 from PIL import Image as Pillow
 
-from flawmap.data.masks import MaskReader, looks_like_mask
+from flawmap.data.drawn import looks_like_mask
+from flawmap.data.masks import MaskReader
 from flawmap.errors import ImageError
 
 SHAPE = (60, 80)

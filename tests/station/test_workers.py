@@ -217,10 +217,10 @@ def test_an_image_that_memory_does_not_hold_is_refused_and_the_worker_goes_on(
     photos = [inspector.decode(png(number), "image") for number in range(3)]
     inspect_read = inspector.inspect_read
 
-    def too_large(images: Any, *more: Any) -> Any:
+    def too_large(images: Any, *more: Any, **named: Any) -> Any:
         if any(image is photos[1] for image in images):
             raise MemoryError
-        return inspect_read(images, *more)
+        return inspect_read(images, *more, **named)
 
     def unmeasured(*given: Any) -> Any:
         raise MemoryError
@@ -229,6 +229,6 @@ def test_an_image_that_memory_does_not_hold_is_refused_and_the_worker_goes_on(
     monkeypatch.setattr(inspecting, "_figures", unmeasured)
     ends = time.monotonic() + 60
     tasks = [inspecting.Task(number, "part@1", b"", ends, measure=True) for number in range(3)]
-    worker._inspect(list(zip(tasks, photos, strict=True)))
+    worker._inspect([inspecting._Read(task, photo, []) for task, photo in zip(tasks, photos, strict=True)])
     assert [message[:2] for message in sent] == [("done", 0), ("failed", 1), ("done", 2)]
     assert sent[1][2:] == ("it does not fit into this machine's memory; cut it into smaller images", 422)

@@ -23,6 +23,7 @@ CLASSES = 31  # up to which numbers are taken for class numbers; a picture's lev
 VOID = 255  # of class numbers: the border about objects in PASCAL VOC
 SEVERAL = 64  # levels, more than which no set of classes has
 COLOURS = 32  # colours, more than which a drawing has not
+DISTINCT = 0.3  # of the flat pixels of a grey mask that its commonest level must have, to be that of areas
 BRIGHT = 0.75  # of full scale, below which the largest area of a grey mask is not white
 COLOURED = 64  # levels of 255 between channels, that make a colour, and between a drawing and what is behind it
 FEW_BETWEEN = 8  # pixels of a level in the mean, fewer than which are no class but specks
@@ -108,6 +109,8 @@ def _level_of_areas(levels: Levels, full: float) -> float:
     counts = np.bincount((above / 8).astype(np.int64), minlength=34)
     nearby = counts[:-2] + counts[1:-1] + counts[2:]  # three bins of 8 levels
     first = int(nearby.argmax())
+    if nearby[first] < DISTINCT * len(above):  # a slope, as a wide soft brush leaves
+        return most if most <= full / 2 else full
     within = above[(above >= 8 * first) & (above < 8 * (first + 3))]
     return float(np.median(within)) * full / 255
 
