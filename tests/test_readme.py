@@ -20,7 +20,10 @@ import typer
 from typer.testing import CliRunner
 
 import flawmap
+import flawmap.benchmark.job  # before `load_recipe` is another: what takes it on import keeps it
+import flawmap.demo
 from flawmap import bundle, cli, config
+from flawmap.analysis import outliers
 from flawmap.data.images import read_image, write_image
 from flawmap.data.surfaces import write_sample_parts
 from flawmap.measure.threshold import choose_threshold
@@ -55,7 +58,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def load_recipe(source: object = None, overrides: list[str] | None = None) -> config.Recipe:
         return read(Path(__file__).with_name("tiny.toml") if source == "fast" else source, overrides)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(config, "load_recipe", load_recipe)
+    for module in (config, outliers):
+        monkeypatch.setattr(module, "load_recipe", load_recipe)
     monkeypatch.setattr(bundle, "load_general", lambda _=None: general)
     monkeypatch.setattr(run, "load_general", lambda _=None: general)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
