@@ -100,11 +100,8 @@ def tiff(data: bytes, page: Page) -> Array:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             samples: Array = np.asarray(file.pages[0].asarray(maxworkers=1))
     except (ValueError, NotImplementedError) as problem:
-        if (
-            "cannot decompress" in str(problem)
-            or isinstance(problem, NotImplementedError)
-            or "requires" in str(problem)
-        ):
+        unread = any(words in str(problem) for words in ("cannot decompress", "requires"))
+        if unread or isinstance(problem, NotImplementedError):  # raised for compressions that a codec does not know
             raise Unsupported(f"{what} is not read; save it without compression") from problem
         raise Damage(_line(problem)) from problem
     except MemoryError:
