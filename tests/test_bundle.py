@@ -202,9 +202,40 @@ def test_the_threshold_can_be_changed_and_taken_away(path: Path) -> None:
 
 
 def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path) -> None:
-    for action in (lambda: load_bundle(tmp_path), lambda: update_threshold(tmp_path / "none", THRESHOLD)):
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG")
+    for action in (
+        lambda: load_bundle(tmp_path),
+        lambda: load_bundle(tmp_path / "photo.png"),
+        lambda: load_bundle(tmp_path / "none"),
+        lambda: update_threshold(tmp_path / "none", THRESHOLD),
+    ):
         message = refusal(action)
         assert str(tmp_path) in message and "not a bundle" in message
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "recipe.toml", "bundle.json"])
+def test_a_file_cut_short_is_named(name: str, path: Path) -> None:
+    data = (path / name).read_bytes()
+    (path / name).write_bytes(data[: len(data) * 6 // 10])
+    assert name in refusal(lambda: load_bundle(path))
+
+
+@pytest.mark.parametrize("values", [{"format": 1}, {"flawmap": "9.9.9"}])
+def test_a_bundle_of_an_earlier_format_or_another_version_loads(values: dict[str, Any], path: Path) -> None:
+    before = load_bundle(path)
+    edit_note(path, **values)
+    assert same(load_bundle(path).model, before.model) and load_bundle(path).threshold == THRESHOLD
+
+
+def test_a_bundle_that_may_not_be_written_and_holds_a_stray_file_loads(path: Path) -> None:
+    before = load_bundle(path)
+    (path / ".DS_Store").write_bytes(b"x")
+    for file in (*path.iterdir(), path):
+        file.chmod(0o500)
+    try:
+        assert same(load_bundle(path).model, before.model)
+    finally:
+        path.chmod(0o700)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "recipe.toml", "bundle.json"])

@@ -405,6 +405,7 @@ def test_drawing_refuses_an_unknown_surface_and_a_folder_in_use(parts: Path, tmp
         ("evaluate", "{bundle}", "{parts}", "--layout", "mosaic"),
         ("evaluate", "nowhere.bundle", "{parts}"),
         ("train", "{empty}", "--out", "new.bundle"),
+        ("train", "{parts}/test/scratch", "--out", "new.bundle"),  # nothing but defective parts
         ("train", "{parts}", "--out", "new.bundle", "--config", "quick"),
         ("train", "{parts}", "--out", "new.bundle", "--set", "detect.stesp=4"),
         ("train", "{parts}", "--out", "new.bundle", "--general", "nowhere.safetensors"),

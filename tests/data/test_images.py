@@ -100,10 +100,43 @@ def test_eight_bits_come_back_exactly(form: str, channels: int) -> None:
     assert np.array_equal(image, scaled(pixels))
 
 
-def test_jpeg_comes_back_closely() -> None:
-    pixels = smooth()
-    image = decode_image(saved(pillow(pixels), "JPEG", quality=98, subsampling=0), "x")
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_comes_back_closely(grey: bool, progressive: bool) -> None:
+    pixels = np.ascontiguousarray(smooth()[:, :, 0]) if grey else smooth()
+    image = decode_image(saved(pillow(pixels), "JPEG", quality=98, subsampling=0, progressive=progressive), "x")
     assert np.abs(image - scaled(pixels)).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "within"),
+    [("WEBP", {"quality": 95}, 0.1), ("TIFF", {"compression": "jpeg", "quality": 98}, 0.05)],
+)
+def test_other_lossy_formats_come_back_closely(form: str, options: dict[str, Any], within: float) -> None:
+    image = decode_image(saved(pillow(smooth()), form, **options), "x")
+    assert np.abs(image - scaled(smooth())).max() < within
+
+
+def test_a_tiff_in_brightness_and_colour_comes_back_closely() -> None:
+    image = decode_image(saved(pillow(smooth()).convert("YCbCr"), "TIFF"), "x")
+    assert np.abs(image - scaled(smooth())).max() < 0.03
+
+
+def test_the_gamma_of_a_png_changes_no_pixel() -> None:
+    pixels = picture(channels=1)
+    assert np.array_equal(decode_image(saved(pillow(pixels), "PNG", gamma=0.45), "x"), scaled(pixels))
+
+
+def test_a_line_camera_s_picture_one_pixel_wide_is_read() -> None:
+    pixels = picture(4096, 1, channels=1)
+    assert np.array_equal(decode_image(encode_png(pixels), "x"), scaled(pixels))
+
+
+def test_a_file_is_read_by_its_bytes_and_not_by_its_suffix(tmp_path: Path) -> None:
+    (tmp_path / "jpeg.png").write_bytes(saved(pillow(smooth()), "JPEG", quality=98, subsampling=0))
+    (tmp_path / "png.jpg").write_bytes(saved(pillow(smooth()), "PNG"))
+    for name in ("jpeg.png", "png.jpg"):
+        assert np.abs(read_image(tmp_path / name) - scaled(smooth())).max() < 0.03
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -49,6 +49,12 @@ def red_on_white() -> Pillow.Image:
     return Pillow.fromarray(pixels)
 
 
+def transparent_black() -> Pillow.Image:
+    pixels = np.zeros((*SHAPE, 4), np.uint8)
+    pixels[TRUTH] = 255
+    return Pillow.fromarray(pixels)
+
+
 def transparent_white() -> Pillow.Image:
     """White where it is transparent, as some editors keep it, and red strokes."""
     pixels = np.full((*SHAPE, 4), 255, np.uint8)
@@ -60,15 +66,20 @@ def transparent_white() -> Pillow.Image:
 PLAIN: dict[str, tuple[Callable[[], Pillow.Image], str]] = {
     "0 and 255": (lambda: Pillow.fromarray(WHITE), ".png"),
     "0 and 1": (lambda: Pillow.fromarray(TRUTH.astype(np.uint8)), ".png"),
+    "0 and 1 in a bitmap": (lambda: Pillow.fromarray(TRUTH.astype(np.uint8)), ".bmp"),
     "0 and 1 in 16 bits": (lambda: Pillow.fromarray(TRUTH.astype(np.uint16)), ".png"),
     "0 and 65535": (lambda: Pillow.fromarray(TRUTH * np.uint16(65535)), ".tif"),
+    "0 and 65535 in a PNG": (lambda: Pillow.fromarray(TRUTH * np.uint16(65535)), ".png"),
+    "0 and 255 in 32 bits": (lambda: Pillow.fromarray(TRUTH * np.int32(255)), ".tif"),
     "float": (lambda: Pillow.fromarray(TRUTH.astype(np.float32)), ".tif"),
     "bits": (lambda: Pillow.fromarray(TRUTH), ".png"),
     "bits in a TIFF": (lambda: Pillow.fromarray(TRUTH), ".tif"),
     "palette of VOC": (lambda: palette(TRUTH, (0, 0, 0), (128, 0, 0)), ".png"),
     "palette of black alone": (lambda: palette(TRUTH, *[(0, 0, 0)] * 3), ".png"),
     "palette on grey": (lambda: palette(TRUTH, (200, 200, 200), (255, 0, 0)), ".png"),
+    "red on black": (lambda: Pillow.fromarray(WHITE[..., None] * np.array([1, 0, 0], np.uint8)), ".png"),
     "strokes on transparent white": (transparent_white, ".png"),
+    "white on transparent black": (transparent_black, ".png"),
 }
 
 
@@ -79,6 +90,11 @@ def test_what_is_not_the_background_is_marked(tmp_path: Path, name: str) -> None
     found, (facts,) = read_with_facts(tmp_path / f"mask{suffix}", SHAPE)
     assert np.array_equal(found, TRUTH)
     assert facts.kind == "two" and not (facts.open or facts.alpha or facts.dim)
+
+
+def test_a_mask_in_a_faxs_compression_is_read(tmp_path: Path) -> None:
+    Pillow.fromarray(TRUTH).save(tmp_path / "mask.tif", compression="group4")
+    assert np.array_equal(read_mask(tmp_path / "mask.tif", SHAPE), TRUTH)
 
 
 @pytest.mark.parametrize(("colour", "mode"), [(255, "RGBA"), (0, "RGBA"), (255, "LA"), (0, "LA")])

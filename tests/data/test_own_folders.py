@@ -12,10 +12,10 @@ from PIL import Image as Pillow
 from scipy import ndimage
 
 from flawmap.data.defects import defective_photos, read_defects
-from flawmap.data.images import encode_jpeg, encode_png, write_image
+from flawmap.data.images import encode_jpeg, encode_png, read_image, write_image
 from flawmap.data.layouts import Listing, gather, read_layout, refuse_doubtful_among_good
 from flawmap.data.layouts.names import is_bad, is_good, is_mask_folder
-from flawmap.errors import LayoutError
+from flawmap.errors import ImageError, LayoutError
 
 RNG = np.random.default_rng(0)
 Draw = Callable[[Path], None]
@@ -306,6 +306,139 @@ def test_photos_in_two_colours_are_no_masks_of_each_other(tmp_path: Path) -> Non
     assert Counter(sample.kind for sample in read_layout(tmp_path).samples) == {"good": 3, "bad": 3}
 
 
+def halves(root: Path, suffix: str = ".png", kind: str = "scratch", good: str = "good") -> None:
+    """train/good, test/good, test/<kind> and its masks, in the layout of MVTec AD."""
+    for number in range(3):
+        photo(root / "train" / "good" / f"{number:03}{suffix}")
+        photo(root / "test" / good / f"{number:03}{suffix}")
+        photo(root / "test" / kind / f"{number:03}{suffix}", bad=True)
+        mask(root / "ground_truth" / kind / f"{number:03}_mask.png")
+
+
+@pytest.mark.parametrize(("suffix", "masks"), [(".png", ".Png"), (".JPG", ".png"), (".bmp", ".PNG")])
+def test_suffixes_in_capitals_are_the_same_beside_train_and_test(tmp_path: Path, suffix: str, masks: str) -> None:
+    halves(tmp_path, suffix)
+    for file in (tmp_path / "ground_truth" / "scratch").iterdir():
+        file.rename(file.with_suffix(masks))
+    found = {f"test/scratch/{n:03}{suffix}": [f"ground_truth/scratch/{n:03}_mask{masks}"] for n in range(3)}
+    assert masks_of(read_layout(tmp_path)) == found
+
+
+def test_numbered_masks_beside_train_and_test_are_united(tmp_path: Path) -> None:
+    halves(tmp_path)
+    folder = tmp_path / "ground_truth" / "scratch"
+    for number in range(3):
+        (folder / f"{number:03}_mask.png").rename(folder / f"{number:03}_mask_1.png")
+        mask(folder / f"{number:03}_mask_2.png")
+    assert [len(parts) for parts in masks_of(read_layout(tmp_path)).values()] == [2, 2, 2]
+
+
+def test_of_two_masks_of_one_photo_the_one_that_is_not_used_is_noted(tmp_path: Path) -> None:
+    halves(tmp_path)
+    mask(tmp_path / "ground_truth" / "scratch" / "000.png")
+    listing = read_layout(tmp_path)
+    assert masks_of(listing)["test/scratch/000.png"] == ["ground_truth/scratch/000_mask.png"]
+    assert "1 images are no part of the layout and left out (ground_truth/scratch/000.png, …)" in listing.notes
+
+
+def test_a_mask_of_two_photos_of_one_name_is_asked_about(tmp_path: Path) -> None:
+    halves(tmp_path)
+    photo(tmp_path / "test" / "scratch" / "000.jpg", bad=True)
+    words = refused(tmp_path)
+    assert "000_mask.png would be the mask of both" in words and "000.jpg" in words and "give each its own" in words
+
+
+def test_a_layout_as_real_iad_keeps_it_is_read(tmp_path: Path) -> None:
+    """OK/S*/x.jpg, NG/<kind>/S*/x.jpg with its mask x.png beside."""
+    for number in range(10):
+        photo(tmp_path / "OK" / f"S{number:04}" / f"part_{number:04}_OK_C1.jpg")
+    for kind in ("AK", "HS"):
+        for number in range(3):
+            place = tmp_path / "NG" / kind / f"S{number:04}"
+            photo(place / f"part_{number:04}_NG_{kind}_C1.jpg", bad=True)
+            mask(place / f"part_{number:04}_NG_{kind}_C1.png")
+    listing = read_layout(tmp_path)
+    assert (listing.layout, len(listing.train_good)) == ("folder", 8)
+    assert Counter(sample.kind for sample in listing.test) == {"good": 2, "AK": 3, "HS": 3}
+    assert {image: [image[:-3] + "png"] for image in masks_of(listing)} == masks_of(listing)
+
+
+def test_a_folder_of_masks_for_each_kind_of_defect_is_read(tmp_path: Path) -> None:
+    """As the MSD set of phone screens: good, oil, scratch, ground_truth_1, ground_truth_2."""
+    for number in range(10):
+        photo(tmp_path / "good" / f"g{number}.bmp")
+    for number in range(4):
+        for place, kind in enumerate(("oil", "scratch"), 1):
+            photo(tmp_path / kind / f"{kind.title()}_{number:04}.jpg", bad=True)
+            mask(tmp_path / f"ground_truth_{place}" / f"{kind.title()}_{number:04}.png")
+    listing = read_layout(tmp_path)
+    assert Counter(sample.kind for sample in listing.test) == {"good": 2, "oil": 4, "scratch": 4}
+    assert masks_of(listing) == {
+        f"{kind}/{kind.title()}_{n:04}.jpg": [f"ground_truth_{place}/{kind.title()}_{n:04}.png"]
+        for place, kind in enumerate(("oil", "scratch"), 1)
+        for n in range(4)
+    }
+
+
+def test_masks_of_the_names_of_good_photos_too_are_those_of_the_defective(tmp_path: Path) -> None:
+    for number in range(5):
+        photo(tmp_path / "good" / f"{number}.png")
+    for number in range(3):
+        photo(tmp_path / "bad" / f"{number}.png", bad=True)
+        mask(tmp_path / "masks" / f"{number}.png")
+    listing = read_layout(tmp_path)
+    assert masks_of(listing) == {f"bad/{n}.png": [f"masks/{n}.png"] for n in range(3)}
+    assert not any(sample.masks for sample in listing.samples if not sample.defective)
+
+
+def test_any_name_any_way_to_the_folder_and_links_give_the_same_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "odd [a] 100% #1 ünï 检测"
+    halves(root, kind="划痕 [1]*")
+    plain = masks_of(read_layout(root))
+    assert plain == {f"test/划痕 [1]*/{n:03}.png": [f"ground_truth/划痕 [1]*/{n:03}_mask.png"] for n in range(3)}
+    monkeypatch.chdir(tmp_path)
+    assert masks_of(read_layout(Path("../" + tmp_path.name) / "." / root.name)) == plain
+    (tmp_path / "link").symlink_to(root)
+    assert masks_of(read_layout(tmp_path / "link")) == plain
+    (tmp_path / "inside" / "train").mkdir(parents=True)
+    (tmp_path / "inside" / "train" / "good").symlink_to(root / "train" / "good")
+    for name in ("test", "ground_truth"):
+        (tmp_path / "inside" / name).symlink_to(root / name)
+    listing = read_layout(tmp_path / "inside")
+    assert masks_of(listing) == plain and len(listing.train_good) == 3
+
+
+def test_a_link_to_a_photo_that_is_gone_is_listed_and_named_when_it_is_read(tmp_path: Path) -> None:
+    halves(tmp_path)
+    (tmp_path / "train" / "good" / "999.png").symlink_to(tmp_path / "nowhere.png")
+    listing = read_layout(tmp_path)
+    assert len(listing.train_good) == 4
+    with pytest.raises(ImageError, match=r"999\.png: there is no such file"):
+        read_image(listing.train_good[-1].image)
+
+
+def test_what_the_system_leaves_among_photos_is_no_photo(tmp_path: Path) -> None:
+    halves(tmp_path)
+    for name in ("Thumbs.db", "._000.png", ".DS_Store"):
+        (tmp_path / "train" / "good" / name).write_bytes(b"x")
+    photo(tmp_path / "train" / "good" / "000 (1).png")
+    listing = read_layout(tmp_path)
+    assert len(listing.train_good) == 4
+    assert "1 files are not images and left out (train/good/Thumbs.db, …)" in listing.notes
+    assert any(note.startswith("2 hidden files or folders are left out") for note in listing.notes)
+
+
+def test_without_good_parts_to_test_on_the_rest_is_read(tmp_path: Path) -> None:
+    halves(tmp_path)
+    for file in (tmp_path / "test" / "good").iterdir():
+        file.unlink()
+    (tmp_path / "test" / "good").rmdir()
+    listing = read_layout(tmp_path)
+    assert len(listing.train_good) == 3 and Counter(sample.kind for sample in listing.test) == {"scratch": 3}
+
+
 # --- good and bad --------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +490,12 @@ def test_classes_by_number_are_asked_about(tmp_path: Path) -> None:
     for number in range(2):
         photo(tmp_path / "two" / str(number) / "0.png")
     assert Counter(sample.kind for sample in read_layout(tmp_path / "two").samples) == {"good": 1, "1": 1}
+
+
+def test_beside_train_good_a_class_0_is_good(tmp_path: Path) -> None:
+    halves(tmp_path, kind="1", good="0")
+    photo(tmp_path / "test" / "2" / "0.png", bad=True)
+    assert Counter(sample.kind for sample in read_layout(tmp_path).test) == {"good": 3, "1": 3, "2": 1}
 
 
 def test_names() -> None:
@@ -539,3 +678,11 @@ def test_classes_by_number_in_a_csv_are_asked_about(tmp_path: Path) -> None:
 def test_an_image_listed_twice_in_other_spelling_is_refused(tmp_path: Path, second: str) -> None:
     with pytest.raises(LayoutError, match=r"row 3: .* is in row 2 already"):
         listed(tmp_path, f"image,split,label\na/0.png,train,good\n{second},test,good\n")
+
+
+def test_a_mask_listed_for_a_good_part_marks_nothing_in_it(tmp_path: Path) -> None:
+    mask(tmp_path / "a" / "0_mask.png")
+    rows = "image,split,label,mask\na/0.png,test,good,a/0_mask.png\na/1.png,test,crack,a/0_mask.png\n"
+    good, bad = listed(tmp_path, rows).samples
+    assert (good.defective, good.mask) == (False, None)
+    assert (bad.defective, bad.mask) == (True, tmp_path / "a" / "0_mask.png")

@@ -79,3 +79,23 @@ def test_of_a_resized_mask_the_authors_keep_what_is_all_defect(trained: Path, tm
         write_image(mask, striped)
     full, authors = (measure(trained, data, tmp_path, protocol) for protocol in ("full", "authors"))
     assert (full["empty_mask"], authors["empty_mask"]) == (0, 2)
+
+
+def test_thin_scratches_on_large_photos_are_measured_at_the_photos_size(trained: Path, tmp_path: Path) -> None:
+    """On 512x512 pixels, seen at 64x64, where a mask made smaller by nearest neighbour may have none of them."""
+    data = tmp_path / "large"
+    write_sample_parts(data, SURFACES[0], size=512, train=1, good=2, bad=3, seed=0)
+    for width, mask in enumerate(masks(data), 1):
+        line = np.zeros((512, 512, 3), np.uint8)
+        line[11 + 90 * width : 11 + 91 * width, 60:330] = 255
+        write_image(mask, line)
+    found = measure(trained, data, tmp_path, "full")
+    assert (found["empty_mask"], found["defective"]) == (0, 3)
+    inspector, seen, marked = flawmap.load(trained), [], []
+    for sample in read_layout(data).test:
+        seen.append(inspector.inspect(sample.image).map.ravel())
+        marked.append(np.zeros(512 * 512, bool) if sample.mask is None else read_mask(sample.mask, (512, 512)).ravel())
+    truth, values = np.concatenate(marked), np.concatenate(seen)
+    assert truth.sum() == 270 * (1 + 2 + 3)
+    assert found["pixel_auroc"]["value"] == pytest.approx(roc_auc_score(truth, values), abs=1e-3)
+    assert found["pixel_ap"]["value"] == pytest.approx(average_precision_score(truth, values), abs=1e-3)

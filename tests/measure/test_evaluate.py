@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
+from PIL import ImageDraw
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from flawmap.data.images import resize_map
+from flawmap.data.images import read_mask, resize_map
 from flawmap.measure.evaluate import ImageResult, at_overkill, evaluate_results, write_evaluation
 from flawmap.measure.runs import RunMask
 
@@ -178,6 +180,27 @@ def test_a_map_is_measured_at_the_size_of_its_mask() -> None:
     assert found["pixel_auroc"].value == pytest.approx(roc_auc_score(truth, values), abs=2e-3)
     assert found["pixel_ap"].value == pytest.approx(average_precision_score(truth, values), abs=2e-3)
     assert found["seg_f1"].value == pytest.approx(f1_score(truth, values > np.float32(0.6)))
+
+
+def test_masks_by_way_of_jpeg_give_a_perfect_map_the_same_figures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for quality in (None, 50, 75, 95):
+        rows = []
+        for number in range(6):
+            drawn = Pillow.new("L", (128, 128))
+            x, y = rng.integers(20, 80, 2).tolist()
+            if number % 2:
+                ImageDraw.Draw(drawn).line((x, y, x + 35, y + int(rng.integers(-15, 15))), 255, 3)
+            truth = np.asarray(drawn) > 0
+            if quality is not None:
+                drawn.save(tmp_path / "mask.jpg", quality=quality)
+                drawn = Pillow.open(tmp_path / "mask.jpg")
+            drawn.save(tmp_path / "mask.png")
+            mask, score = read_mask(tmp_path / "mask.png", truth.shape), float(number % 2)
+            rows.append(ImageResult(f"{number}", "line", bool(number % 2), score, 0.5, truth.astype(np.float32), mask))
+        found = evaluate_results(rows, resamples=5).values
+        for name in ("pixel_auroc", "pixel_ap", "aupro"):
+            assert found[name].value == pytest.approx(1, abs=0.01), (quality, name)
 
 
 def test_a_defect_that_is_marked_nowhere_is_left_out_of_localization_but_by_other_protocols() -> None:
