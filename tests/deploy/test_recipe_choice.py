@@ -167,14 +167,14 @@ def command(parts: Path, out: Path, *more: object) -> tuple[object, ...]:
     return ("train", parts, "--out", out, "--quiet", *settings, *more)
 
 
-@pytest.mark.parametrize(("ms", "recipe", "components"), [("100", "accurate", 384), ("60", "fast", 256)])
+@pytest.mark.parametrize(("ms", "recipe", "size"), [("100", "accurate", 640), ("60", "fast", "auto")])
 def test_a_training_goes_by_the_chosen_recipe_and_keeps_how_it_was_chosen(
-    ms: str, recipe: str, components: int, parts: Path, tmp_path: Path, scripted: list[str]
+    ms: str, recipe: str, size: int | str, parts: Path, tmp_path: Path, scripted: list[str]
 ) -> None:
     out = tmp_path / "part.bundle"
     shown = succeed(*command(parts, out, "--ms", ms))
     bundle = load_bundle(out)
-    assert bundle.recipe.model.components == components == load_recipe(recipe).model.components
+    assert bundle.recipe.image.size == size == load_recipe(recipe).image.size
     measured = {"accurate": 80.0, "fast": 40.0}[recipe]
     expected = {"recipe": recipe, "asked_ms": float(ms), "measured_ms": measured, "runtime": "openvino"}
     assert {name: bundle.provenance[name] for name in expected} == expected
