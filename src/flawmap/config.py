@@ -11,6 +11,7 @@ import math
 import re
 import tomllib
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -847,6 +848,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _recipe_text(source: str | Path) -> str:
+    if not isinstance(source, str | PathLike):
+        raise ConfigError(f"a recipe is a TOML file or a name, as text or Path, not {type(source).__name__}")
     path = Path(source)
     try:
         there = path.is_file()

@@ -49,8 +49,10 @@ def pixels_of(image: ImageLike, order: str | None = None, white: White = FULL_SC
     if order is not None and order not in ORDERS:
         raise ImageError(f"no order of channels {order!r}; there are: {', '.join(ORDERS)}")
     if isinstance(image, str | os.PathLike):
+        if isinstance(os.fspath(image), bytes):
+            raise ImageError("a file's name is text; give os.fsdecode of it")
         path = Path(image)
-        if path.is_dir():
+        if os.path.isdir(path):  # no for a name that there cannot be
             raise ImageError(f"{path} is a folder; give its files one by one, or to inspect_many")
         return read_pixels(path, white)
     if isinstance(image, bytes | bytearray | memoryview):

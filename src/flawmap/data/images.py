@@ -8,6 +8,7 @@ Images are (H, W, 3) float32 in [0, 1], BGR, unless said otherwise.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -306,6 +307,10 @@ def _bytes_of(path: Path) -> bytes:
     except PermissionError as problem:
         raise ImageError(f"{path}: no permission to read it; change its permissions") from problem
     except OSError as problem:
+        if problem.errno == errno.ENAMETOOLONG:  # base64, perhaps
+            raise ImageError(
+                f"{str(path)[:60]}…: there is no such file; the name is longer than names can be"
+            ) from None
         raise ImageError(f"{path}: cannot be read ({problem.strerror})") from problem
     except ValueError as problem:  # a NUL in the name
         raise ImageError(f"{str(path)!r} is not the name of a file") from problem
