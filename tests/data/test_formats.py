@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from flawmap.data import decoding, images, limits
+from flawmap.data.filekinds import kind_of_bytes
 from flawmap.data.formats import Damage, jpeg, rare, tiff, tiff_colour
 from flawmap.data.formats import png as png_format
 from flawmap.data.images import decode_image, decode_pixels, header_of, read_mask, read_shape
@@ -80,6 +81,17 @@ DEEP_GREY = np.ascontiguousarray(DEEP[:, :, 0])
 @pytest.mark.parametrize("tile", [None, (32, 48)])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("predictor", [False, True])
+def test_jpeg_ls_and_jpeg_xs_are_refused_by_name() -> None:
+    grey = np.arange(600, dtype=np.uint8).reshape(20, 30)
+    plain = bytes(imagecodecs.jpegls_encode(grey))
+    spiff = plain[:2] + b"\xff\xe8\0\x08SPIFF\0" + plain[2:]
+    for data, kind in ((plain, "JPEG-LS"), (spiff, "JPEG-LS"), (b"\xff\x10\xff\x50" + bytes(40), "JPEG XS")):
+        for ask in (decode_image, header_of):
+            with pytest.raises(ImageError, match=f"x: it is a {kind} image; save it as PNG or TIFF"):
+                ask(data, "x")
+    assert kind_of_bytes(plain[:264]) == ("JPEG-LS image", "image")
+
+
 def test_a_tiff_of_any_depth_order_and_arrangement_gives_its_pixels(
     compression: str | None, tile: tuple[int, int] | None, order: str, predictor: bool
 ) -> None:

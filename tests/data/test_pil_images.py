@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +181,32 @@ def test_the_file_stays_where_it_was_read_to(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.png") as image:
         pixels_of(image)
         assert isinstance(image, ImageFile.ImageFile) and np.array_equal(np.asarray(image), COLOUR)
+
+
+LOUD = """
+import cv2, io, sys
+import imagecodecs, numpy as np, tifffile
+from flawmap.data.images import decode_image
+grey = np.random.default_rng(0).integers(0, 255, (64, 80), np.uint8)
+decode_image(imagecodecs.jpeg2k_encode(np.dstack([grey] * 3), level=0, reversible=True, codecformat="j2k"), "x")
+file = io.BytesIO()
+tifffile.imwrite(file, grey, compression="packbits")
+page = tifffile.TiffFile(file).pages[0]
+at, size = page.dataoffsets[0], page.databytecounts[0]
+broken = bytearray(file.getvalue())
+broken[at + size // 2 : at + size] = bytes([0x80]) * (size - size // 2)
+try:
+    decode_image(bytes(broken), "x")
+except Exception as problem:
+    print(problem)
+"""
+
+
+def test_decoders_say_nothing_by_themselves_though_opencv_was_there_before() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OPENCV_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", LOUD], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a strip or tile is corrupt or cut short" in done.stdout
 
 
 def test_a_station_is_sent_the_file_behind_an_opened_image(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def test_a_bundle_in_memory_serves_where_its_folder_does(trained: Path, metal: P
     assert flawmap.detection_limits(bundle, good, sizes=[4], contrasts=[0.4], photos=2, device="cpu").trials
     assert flawmap.repeatability(bundle, good, shots=2, device="cpu").parts == 4
     assert flawmap.drift_check(bundle, [good], device="cpu").photos and flawmap.outliers(bundle)
+
+
+def test_an_evaluation_that_is_refused_leaves_no_folder(trained: Path, metal: Path, tmp_path: Path) -> None:
+    shutil.copytree(metal, tmp_path / "metal")
+    broken = sorted((tmp_path / "metal" / "test").rglob("*.png"))[0]
+    broken.write_bytes(b"no image")
+    (tmp_path / "kept").mkdir()
+    for out in ("a", "b/c", "kept"):
+        with pytest.raises(ImageError):
+            flawmap.evaluate(trained, tmp_path / "metal", tmp_path / out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "metal"]
 
 
 LONG = "x" * 300

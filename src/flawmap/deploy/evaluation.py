@@ -19,7 +19,7 @@ from flawmap.data.layouts.read import listing_of
 from flawmap.data.masks import MaskReader
 from flawmap.data.scope import Scope
 from flawmap.data.spare import SpareFile
-from flawmap.deploy.batch import SHOWN, page_provenance, prepare_folder, report_image
+from flawmap.deploy.batch import SHOWN, page_provenance, prepare_folder, report_image, unless_refused
 from flawmap.deploy.inspector import Inspection, Inspector, inspector_of
 from flawmap.errors import BundleError, ConfigError, DataError, LayoutError
 from flawmap.given import place_given
@@ -90,43 +90,44 @@ def evaluate(
     samples, learnt = not_learnt_from(inspector.bundle, samples)
     ending = "" if without is None else _ending(without.near)
     page = f"{Path(page).stem}{ending}{Path(page).suffix}"
-    if out is not None and without is None:
-        prepare_folder(out, ("metrics.json", "images.csv", page), overwrite)
-    elif out is not None and without is not None:
-        prepare_beside(out, files_without(without.near), overwrite)
-    rows: list[ImageResult] = []
-    shown: list[ReportImage] = []
-    masks = MaskReader()
-    spare = SpareFile() if inspector.tiled else None
-    limit = math.nan if inspector.bundle.threshold is None else inspector.bundle.threshold.pixel
-    drawn = worth_drawing(inspector.bundle.provenance)
-    for sample, found in _inspected(inspector, samples, without):
-        row = _row(sample, found, listing.root, protocol, limit, masks, inspector.scope)
-        rows.append(row if spare is None else _spared(row, spare))
-        if out is not None:
-            shown.append(report_image(row.image, found, row.defective, row.kind, drawn))
-        if len(shown) == 4 * SHOWN:  # what is not worth seeing among these is not among all
-            shown = _worth_seeing(shown)
-    evaluation = replace(
-        evaluate_results(rows, protocol),
-        learnt_from=learnt,
-        mask_notes=tuple(masks.sentences()),
-        escape_at=escapes(inspector.bundle, rows),
-        good_parts=good_parts(inspector.bundle, rows),
-        left_out=None
-        if without is None
-        else LeftOut(without.near, tuple(without.counts[sample.image] for sample in samples)),
-    )
-    if out is not None:
-        write_evaluation(out, evaluation, rows, ending)
-        text = render_report(
-            title or f"{listing.name}: {len(rows)} test images",
-            _worth_seeing(shown),
-            evaluation,
-            scores=[(row.score, row.defective) for row in rows],
-            provenance=page_provenance(inspector.bundle),
+    with unless_refused(out):
+        if out is not None and without is None:
+            prepare_folder(out, ("metrics.json", "images.csv", page), overwrite)
+        elif out is not None and without is not None:
+            prepare_beside(out, files_without(without.near), overwrite)
+        rows: list[ImageResult] = []
+        shown: list[ReportImage] = []
+        masks = MaskReader()
+        spare = SpareFile() if inspector.tiled else None
+        limit = math.nan if inspector.bundle.threshold is None else inspector.bundle.threshold.pixel
+        drawn = worth_drawing(inspector.bundle.provenance)
+        for sample, found in _inspected(inspector, samples, without):
+            row = _row(sample, found, listing.root, protocol, limit, masks, inspector.scope)
+            rows.append(row if spare is None else _spared(row, spare))
+            if out is not None:
+                shown.append(report_image(row.image, found, row.defective, row.kind, drawn))
+            if len(shown) == 4 * SHOWN:  # what is not worth seeing among these is not among all
+                shown = _worth_seeing(shown)
+        evaluation = replace(
+            evaluate_results(rows, protocol),
+            learnt_from=learnt,
+            mask_notes=tuple(masks.sentences()),
+            escape_at=escapes(inspector.bundle, rows),
+            good_parts=good_parts(inspector.bundle, rows),
+            left_out=None
+            if without is None
+            else LeftOut(without.near, tuple(without.counts[sample.image] for sample in samples)),
         )
-        (out / page).write_text(text, encoding="utf-8", errors="backslashreplace")
+        if out is not None:
+            write_evaluation(out, evaluation, rows, ending)
+            text = render_report(
+                title or f"{listing.name}: {len(rows)} test images",
+                _worth_seeing(shown),
+                evaluation,
+                scores=[(row.score, row.defective) for row in rows],
+                provenance=page_provenance(inspector.bundle),
+            )
+            (out / page).write_text(text, encoding="utf-8", errors="backslashreplace")
     return evaluation
 
 
