@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from flawmap import bundle_facts
 from flawmap.bundle import Bundle, build, load_bundle, save_bundle, update_provenance, update_threshold
-from flawmap.bundle_facts import sealed
+from flawmap.bundle_facts import check_texts, checked_facts, seal_of, sealed
 from flawmap.config import load_recipe
 from flawmap.errors import BundleError
 from flawmap.measure.threshold import Threshold
@@ -66,6 +67,36 @@ def test_one_changed_fact_is_noticed_by_all_that_read_or_write_it(old: str, new:
         lambda: update_provenance(path, {"seed": 1}),
     ):
         assert "bundle.json was changed since flawmap wrote it" in refusal(action)
+
+
+@pytest.mark.parametrize("lost", [["facts_sha256"], ["recipe_sha256"], ["facts_sha256", "recipe_sha256"]])
+@pytest.mark.parametrize("left", ["missing", "null"])
+def test_a_bundle_of_a_format_that_always_has_hashes_is_refused_without_them(
+    lost: list[str], left: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_facts, "FORMAT", 3)
+    note, file = note_of(path), path / "bundle.json"
+
+    def text(number: int, without: list[str]) -> str:
+        facts = note | {"format": number}
+        facts = {name: fact for name, fact in facts.items() if name not in without}
+        facts |= {name: None for name in without if left == "null"}
+        if "facts_sha256" not in without:
+            facts["facts_sha256"] = seal_of(facts)
+        return json.dumps(facts)
+
+    assert checked_facts(text(3, []), file)["format"] == 3
+    message = refusal(lambda: checked_facts(text(3, lost), file))
+    assert f"lacks {lost[0]}, which flawmap writes into every bundle of format 3" in message
+    if left == "missing":
+        assert checked_facts(text(2, lost), file)["format"] == 2, "one of before has none"
+
+
+def test_a_text_without_a_hash_beside_such_a_bundle_is_refused(path: Path) -> None:
+    note = note_of(path)
+    del note["metrics_sha256"]
+    check_texts(note, path)
+    assert "metrics.jsonl has no hash in bundle.json" in refusal(lambda: check_texts(note | {"format": 3}, path))
 
 
 @pytest.mark.parametrize("name", ["recipe.toml", "metrics.jsonl"])

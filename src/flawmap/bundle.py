@@ -43,6 +43,7 @@ from flawmap.config import ModelSettings, PlaceSettings, Recipe, checked, dump_r
 from flawmap.data.images import read_mask, write_image
 from flawmap.data.white import FULL, UNKNOWN_REACH, White, level_in, reach_in
 from flawmap.errors import BundleError, ConfigError, ImageError, first_line
+from flawmap.given import place_given
 from flawmap.measure.evidence import GoodEvidence
 from flawmap.measure.photos import BRIGHTNESS, GoodPhotos
 from flawmap.measure.threshold import Threshold
@@ -193,7 +194,7 @@ def _adds_up(settings: ModelSettings) -> bool:
 
 def save_bundle(
     bundle: Bundle,
-    path: str | Path,
+    path: str | os.PathLike[str],
     overwrite: bool = False,
     *,
     metrics: Path | None = None,
@@ -205,7 +206,7 @@ def save_bundle(
     places, it leaves the old one beside it as .NAME.old. Raises BundleError when `path` exists and `overwrite` is not
     given, when it is something else than a bundle, when weights do not fit `dtype`, or when it cannot be written.
     """
-    path = Path(path)
+    path = place_given(path, "a bundle's place", BundleError)
     if path.exists():
         if not overwrite:
             raise BundleError(f"{path} exists; choose another place, or overwrite it")
@@ -258,12 +259,12 @@ def save_bundle(
             saving.rename(path)
 
 
-def load_bundle(path: str | Path) -> Bundle:
+def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read the bundle at `path`: model in float32 on the CPU, frozen, in evaluation mode.
 
     Raises BundleError when it is missing, damaged, incomplete, of a newer format, or does not fit its recipe.
     """
-    path = Path(path)
+    path = place_given(path, "a bundle's folder", BundleError)
     note = read_facts(path)
     for name in (WEIGHTS, RECIPE):
         if not (path / name).is_file():
@@ -398,22 +399,31 @@ def _replace_note(path: Path, note: Mapping[str, Any]) -> None:
 
 
 def save_general(
-    model: DiscreteModel, path: str | Path, card: Mapping[str, Any] | None = None, *, dtype: Precision = "float16"
+    model: DiscreteModel,
+    path: str | os.PathLike[str],
+    card: Mapping[str, Any] | None = None,
+    *,
+    dtype: Precision = "float16",
 ) -> None:
     """Write a general discrete model as one safetensors file, in place of one that is there.
 
     `card`, the model card, is kept in the file as JSON: data and its terms, steps, PSNR, codebook use, command, seed.
     The codebooks' running statistics are left out. Raises BundleError.
     """
-    _save_carded(model, Path(path), dtype, {"card": json.dumps(dict(card or {}), allow_nan=False)})
+    _save_carded(
+        model,
+        place_given(path, "a model's file", BundleError),
+        dtype,
+        {"card": json.dumps(dict(card or {}), allow_nan=False)},
+    )
 
 
-def load_general(path: str | Path | None = None) -> DiscreteModel:
+def load_general(path: str | os.PathLike[str] | None = None) -> DiscreteModel:
     """Read a general discrete model, float32, frozen; None is the one shipped. Sizes are read off its tensors.
 
     Raises BundleError.
     """
-    file = _general_file(path)
+    file = _general_file(None if path is None else place_given(path, "a general model", BundleError))
     tensors, metadata = _load_tensors(file)
     if "model" in metadata:  # a general prior, which holds a discrete model too
         part = "discrete."

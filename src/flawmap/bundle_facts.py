@@ -23,10 +23,12 @@ from flawmap.errors import BundleError, first_line
 from flawmap.measure.threshold import Threshold
 
 FORMAT = 2  # raised when an older flawmap could no longer read what a newer one writes
+SEALED_FROM = 3  # the first format that always has its hashes: a bundle of it without them was changed
 NOTE = "bundle.json"
 ABOUT = "station.json"  # where a version comes from, as a station notes it
 SEAL = "facts_sha256"
-TEXTS = {"recipe.toml": "recipe_sha256", "metrics.jsonl": "metrics_sha256"}  # hashed as text; the second may be missing
+RECIPE = "recipe.toml"
+TEXTS = {RECIPE: "recipe_sha256", "metrics.jsonl": "metrics_sha256"}  # hashed as text; the second may be missing
 NUMBERS = 1e300  # in bundle.json: none is larger, and each can be computed with as a float
 ROUNDING = 1e-6  # by which a score of tiles blended together may lie beyond [0, 1]
 
@@ -146,6 +148,7 @@ def checked_facts(text: str, file: Path) -> dict[str, Any]:
     if isinstance(note, dict) and type(note.get("format")) is int:
         check_format(note["format"], file)
     _validated(note, file)
+    _check_sealed(note, file)
     if note.get(SEAL, seal_of(note)) != seal_of(note):
         raise BundleError(
             f"{file} was changed since flawmap wrote it (by hand, a faulty disk or an earlier flawmap), so its "
@@ -153,6 +156,16 @@ def checked_facts(text: str, file: Path) -> dict[str, Any]:
         )
     found: dict[str, Any] = note
     return found
+
+
+def _check_sealed(note: Mapping[str, Any], file: Path) -> None:
+    """Raises BundleError where hashes are missing of a format that always has them."""
+    missing = [entry for entry in (SEAL, TEXTS[RECIPE]) if not isinstance(note.get(entry), str)]
+    if note["format"] >= SEALED_FROM and missing:
+        raise BundleError(
+            f"{file} lacks {missing[0]}, which flawmap writes into every bundle of format {note['format']}, so its "
+            "threshold cannot be trusted; copy the bundle again, or train it anew"
+        )
 
 
 def check_format(found: int, file: Path) -> None:
@@ -194,7 +207,10 @@ def text_sha256(file: Path) -> str:
 def check_texts(note: Mapping[str, Any], path: Path) -> None:
     """Raises BundleError when a text of the bundle at `path` is not the one that `note` has the hash of."""
     for name, entry in TEXTS.items():
-        if note.get(entry) is not None and (path / name).is_file() and text_sha256(path / name) != note[entry]:
+        there = (path / name).is_file()
+        if there and note["format"] >= SEALED_FROM and note.get(entry) is None:
+            raise BundleError(f"{path / name} has no hash in {NOTE}, so it was added or changed; copy the bundle again")
+        if note.get(entry) is not None and there and text_sha256(path / name) != note[entry]:
             raise BundleError(
                 f"{path / name} was changed since flawmap wrote it; copy the bundle again, or train it anew"
             )

@@ -10,11 +10,14 @@ import json
 import math
 import re
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
+from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from flawmap.errors import ConfigError, first_line
 
@@ -810,7 +813,8 @@ def load_recipe(source: str | Path | None = None, overrides: list[str] | None = 
     values = {} if source is None else toml_values(_recipe_text(source), str(source))
     for override in overrides or []:
         apply_override(values, override)
-    return checked(Recipe, values, str(source or "settings"))
+    given = {".".join(_keys(override)): f"--set {override}" for override in overrides or []}
+    return checked(Recipe, values, str(source or "settings"), given=given)
 
 
 def recipe_from_text(text: str, name: str = "recipe") -> Recipe:
@@ -847,6 +851,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _recipe_text(source: str | Path) -> str:
+    if not isinstance(source, str | PathLike):
+        raise ConfigError(f"a recipe is a TOML file or a name, as text or Path, not {type(source).__name__}")
     path = Path(source)
     try:
         there = path.is_file()
@@ -863,10 +869,15 @@ def _recipe_text(source: str | Path) -> str:
     raise ConfigError(f"no recipe {str(source)[:200]}; give a TOML file or one of: {', '.join(shipped_recipes())}")
 
 
+def _keys(override: str) -> list[str]:
+    """Section and name of `section.name=value`."""
+    return override.partition("=")[0].strip().split(".")
+
+
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Put `section.name=value` into settings read from TOML. Raises ConfigError."""
-    path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
+    _, equals, text = override.partition("=")
+    keys = _keys(override)
     if not equals or len(keys) != 2:
         raise ConfigError(f"--set {override}: expected section.name=value, for example detect.steps=500")
     try:
@@ -879,13 +890,56 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     section[keys[1]] = value
 
 
-def checked(kind: type[Settings], values: dict[str, Any], name: str, page: str = "docs/settings.md") -> Settings:
-    """`values`, which came from `name`, as settings of a kind that `page` lists. Raises ConfigError."""
+def _field(kind: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[FieldInfo | None, int]:
+    """The field that an error lies in, and how many parts of its place lead there."""
+    field, depth = None, 0
+    for part in loc:
+        inside = kind.model_fields.get(str(part))
+        if inside is None:
+            break
+        field, depth = inside, depth + 1
+        if not (isinstance(inside.annotation, type) and issubclass(inside.annotation, BaseModel)):
+            break
+        kind = inside.annotation
+    return field, depth
+
+
+def _choices(annotation: object) -> str:
+    """In words, what a setting of several kinds may be: texts, and numbers within bounds; "" for other kinds."""
+    words = []
+    for each in get_args(annotation):
+        if get_origin(each) is Literal:
+            words += [repr(text) for text in get_args(each)]
+            continue
+        number, *facts = get_args(each) or (each,)
+        bounds = [fact for field in facts for fact in getattr(field, "metadata", [])]
+        low, high = (next((getattr(b, end) for b in bounds if hasattr(b, end)), None) for end in ("ge", "le"))
+        if number is not int or low is None or high is None:
+            return ""
+        words.append(f"a whole number from {low} to {high}")
+    return " or ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def checked(
+    kind: type[Settings],
+    values: dict[str, Any],
+    name: str,
+    page: str = "docs/settings.md",
+    given: Mapping[str, str] | None = None,
+) -> Settings:
+    """`values`, which came from `name`, as settings of a kind that `page` lists. Raises ConfigError.
+
+    given: where single settings came from instead, by their names, as `image.white`
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as problem:
         first = problem.errors()[0]
+        field, depth = _field(kind, first["loc"])
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
+        if field is not None and len(first["loc"]) > depth and (choices := _choices(field.annotation)):
+            where, message = ".".join(map(str, first["loc"][:depth])), f"expected {choices}, not {first['input']!r}"
+        name = (given or {}).get(".".join(str(part) for part in first["loc"][:2]), name)
         hint = f"there is no setting {where}" if first["type"] == "extra_forbidden" else f"{where}: {message}"
         raise ConfigError(f"{name}: {hint.removeprefix(': ')}; see {page}") from problem

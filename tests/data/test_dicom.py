@@ -82,6 +82,70 @@ def test_white_is_at_the_stored_bits_and_turned_where_the_file_says_so() -> None
         assert np.abs(found[:, :, 0] - few / ((1 << bits) - 1)).max() < (2e-3 if bits <= 8 else 1e-5), bits
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("high", [11, 13, 15])
+def test_bits_below_the_stored_ones_are_left_out(high: int, signed: bool) -> None:
+    stored = (VALUES.astype(int) - 2048).astype(np.int16) if signed else VALUES
+    shifted = stored << (high - 11)
+    noisy = shifted | ((1 << high - 11) - 1)
+    for values in (shifted, noisy):
+        assert np.allclose(decode_image(dicom(values, 12, HighBit=high), "x"), SCENE, atol=1e-5)
+    dark = dicom(shifted, 12, "MONOCHROME1", HighBit=high)
+    assert np.allclose(decode_image(dark, "x"), 1 - SCENE, atol=1e-5)
+    rle = pydicom.dcmread(io.BytesIO(dicom(shifted, 12, HighBit=high)))
+    rle.compress(pydicom.uid.RLELossless)
+    buffer = io.BytesIO()
+    rle.save_as(buffer)
+    assert np.allclose(decode_image(buffer.getvalue(), "x"), SCENE, atol=1e-5)
+    eight = dicom((VALUES >> 4).astype(np.uint8) & 0xF0, 4, HighBit=7)
+    assert np.abs(decode_image(eight, "x")[:, :, 0] - (VALUES >> 8) / 15).max() < 2e-3
+
+
+def test_bits_below_the_stored_ones_are_left_out_of_compressed_pixels_too() -> None:
+    frame = imagecodecs.jpegls_encode(VALUES << 4)
+    assert np.allclose(decode_image(packed(VALUES, 12, frame, LS, HighBit=15), "x"), SCENE, atol=1e-5)
+    plain = imagecodecs.jpegls_encode(VALUES)  # its own bits say where they lie
+    assert np.allclose(decode_image(packed(VALUES, 12, plain, LS, HighBit=15), "x"), SCENE, atol=1e-5)
+
+
+@pytest.mark.parametrize("high", [8, 10, 16, 40])
+def test_a_high_bit_that_leaves_no_room_is_damage(high: int) -> None:
+    assert f"its high bit {high} does not suit 12 of 16 bits" in reason(dicom(VALUES, 12, HighBit=high))
+
+
+def test_values_above_the_stored_bits_are_damage_and_a_carried_sign_is_none() -> None:
+    for bits in (10, 11):
+        assert f"its values exceed the {bits} bits that it states" in reason(dicom(VALUES, bits))
+    assert "its values exceed the 12 bits" in reason(dicom(VALUES | 0x8000, 12))
+    assert "its values exceed the 6 bits" in reason(dicom((VALUES >> 4).astype(np.uint8), 6))
+    assert "its values exceed the 10 bits" in reason(dicom(VALUES << 2, 10, HighBit=11))
+    signed = (VALUES.astype(int) - 2048).astype(np.int16)
+    for cells in (signed, signed & 0x0FFF):  # the sign carried into the unused bits, or not
+        assert np.allclose(decode_image(dicom(cells, 12), "x"), SCENE, atol=1e-5)
+    assert "its values exceed the 11 bits" in reason(dicom(signed, 11))
+
+
+def test_drawings_in_unused_bits_are_left_out() -> None:
+    """As older files have them: the overlay says in which bit it lies."""
+    data = pydicom.dcmread(io.BytesIO(dicom(VALUES | 0x8000, 12)))
+    data.add_new((0x6000, 0x0102), "US", 15)
+    buffer = io.BytesIO()
+    data.save_as(buffer)
+    assert np.allclose(decode_image(buffer.getvalue(), "x"), SCENE, atol=1e-5)
+
+
+def test_the_shape_inverse_turns_dark_and_bright_round_once() -> None:
+    """MONOCHROME1 asks for it, and means the same thing by it."""
+    shape = dict(PresentationLUTShape="INVERSE")
+    assert np.allclose(decode_image(dicom(VALUES, 12, **shape), "x"), 1 - SCENE, atol=1e-5)
+    assert np.allclose(decode_image(dicom(VALUES, 12, "MONOCHROME1", **shape), "x"), 1 - SCENE, atol=1e-5)
+    assert np.allclose(decode_image(dicom(VALUES, 12, PresentationLUTShape="IDENTITY"), "x"), SCENE, atol=1e-5)
+    turned = dicom(VALUES, 16, **shape)
+    assert np.allclose(decode_image(turned, "x", White(4095)), 1 - SCENE, atol=1e-5)
+    colour = np.random.default_rng(1).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    assert np.array_equal(decode_pixels(dicom(colour, 8, "RGB", **shape), "x"), colour[:, :, ::-1])
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_16_stored_bits_say_nothing_of_white(turned: bool) -> None:
     """Cameras with 12 bits state 16, as the container has."""

@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from flawmap.data import decoding, images, limits
+from flawmap.data.filekinds import kind_of_bytes
 from flawmap.data.formats import Damage, jpeg, rare, tiff, tiff_colour
 from flawmap.data.formats import png as png_format
 from flawmap.data.images import decode_image, decode_pixels, header_of, read_mask, read_shape
@@ -776,3 +777,14 @@ def test_the_extra_is_there() -> None:
 def test_colours_of_an_unusual_kind_are_not_taken_for_grey(photometric: int) -> None:
     tags: dict[int, int | list[int]] = {256: 131, 257: 96, 258: 8, 259: 1, 262: photometric, 277: 1, 278: 96}
     assert "unusual kind" in reason(minimal_tiff(GREY.tobytes(), "<", tags))
+
+
+def test_jpeg_ls_and_jpeg_xs_are_refused_by_name() -> None:
+    grey = np.arange(600, dtype=np.uint8).reshape(20, 30)
+    plain = bytes(imagecodecs.jpegls_encode(grey))
+    spiff = plain[:2] + b"\xff\xe8\0\x08SPIFF\0" + plain[2:]
+    for data, kind in ((plain, "JPEG-LS"), (spiff, "JPEG-LS"), (b"\xff\x10\xff\x50" + bytes(40), "JPEG XS")):
+        for ask in (decode_image, header_of):
+            with pytest.raises(ImageError, match=f"x: it is a {kind} image; save it as PNG or TIFF"):
+                ask(data, "x")
+    assert kind_of_bytes(b"\xff\xd8\xff\xf7" + bytes(40)) == ("JPEG-LS image", "image")

@@ -290,6 +290,28 @@ def test_one_photo_above_decides(tmp_path: Path) -> None:
     assert settle(ImageSettings(), photos(tmp_path, [4095, 4095]), defects)[0] == 16383
 
 
+@pytest.mark.parametrize(("level", "hot", "taken"), [(4095, 65535, 65535), (1023, 2500, 4095), (1023, 1100, 65535)])
+def test_a_hot_pixel_that_decides_alone_is_named(level: int, hot: int, taken: int, tmp_path: Path) -> None:
+    good = photos(tmp_path, [level] * 11)
+    pixels = stored(level)
+    pixels[2, 3] = hot
+    good.append(save(tmp_path / "hot.png", pixels))
+    white, _, said = settle(ImageSettings(), good)
+    assert white == taken, "the rule stays"
+    (line,) = [line for line in said if "hot.png" in line]
+    assert f"11 of 12 photos with 16 bits stay below {level + 1}; hot.png alone reaches {hot}" in line
+    assert f"image.white={level}" in line and "correct or remove it" in line
+    white, _, said = settle(ImageSettings(), good[:11], [good[11]])
+    assert white == taken and any("hot.png alone" in line for line in said), "also among defective ones"
+    assert not any("alone" in line for line in settle(ImageSettings(white=level), good)[2]), "nothing to decide"
+
+
+def test_no_photo_is_named_where_the_level_is_not_decided_by_few(tmp_path: Path) -> None:
+    for levels, bright in (([4095] * 8 + [65535] * 2, 1.0), ([4095] * 11 + [65535], 0.4), ([4095] * 12, 1.0)):
+        _, _, said = settle(ImageSettings(), photos(tmp_path, levels, bright=bright))
+        assert not any("stay below" in line for line in said), levels
+
+
 def test_dark_photos_are_full_scale_and_that_is_said(tmp_path: Path) -> None:
     white, _, (line,) = settle(ImageSettings(), photos(tmp_path, [4095], bright=0.4))
     assert white == 65535
@@ -333,9 +355,24 @@ def test_a_broken_photo_is_left_to_who_reads_it(tmp_path: Path) -> None:
 def test_the_setting_is_auto_or_a_level() -> None:
     assert load_recipe("fast").image.white == "auto"
     assert load_recipe("fast", ["image.white=4095"]).image.white == 4095
-    for wrong in ("254", "65536", "true", "4095.5", "bright"):
-        with pytest.raises(ConfigError):
+    for wrong in ("254", "65536", "true", "4095.5", "bright", "70000", "0", "-1", "Auto", "[4095]"):
+        with pytest.raises(ConfigError) as raised:
             load_recipe("fast", [f"image.white={wrong}"])
+        message = str(raised.value)
+        assert message.startswith(
+            f"--set image.white={wrong}: image.white: expected 'auto' or a whole number from 255 to "
+        )
+        assert "65535, not " in message and "literal" not in message
+    with pytest.raises(
+        ConfigError, match=r"^--set image\.size=9: image\.size: expected 'given', 'auto', 'measured' or "
+    ):
+        load_recipe("fast", ["image.size=9"])
+
+
+def test_a_wrong_level_in_a_file_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("[image]\nwhite = 70000\n")
+    with pytest.raises(ConfigError, match=r"own\.toml: image\.white: expected 'auto' or a whole number"):
+        load_recipe(tmp_path / "own.toml", ["image.height=64"])
 
 
 def test_every_way_into_a_training_reads_the_level(tmp_path: Path) -> None:

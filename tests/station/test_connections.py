@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -250,3 +251,6 @@ def test_a_body_that_ends_early_leaves_one_line_in_the_log(models: Path, tmp_pat
     assert server.stop() == 0
     log = server.log.read_text()
     assert "Traceback" not in log and "ERROR" not in log
+    answered = [re.search(r"POST (\S+) (\d+) ", line) for line in log.splitlines()]
+    slow = sorted(found[1] for found in answered if found is not None and found[2] == "408")
+    assert slow == sorted(path.decode() for path, _, _ in requests), "the log says what was answered"

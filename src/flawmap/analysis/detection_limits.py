@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from flawmap.analysis.opening import Named, Photos, Say, Watch, inspector_of, photos_of, silent, unwatched
+from flawmap.analysis.opening import Named, Photos, Say, Watch, inspector_of, out_of, photos_of, silent, unwatched
+from flawmap.bundle import Bundle
 from flawmap.deploy.batch import prepare_folder, refuse_folder
 from flawmap.deploy.inspector import Inspector
 from flawmap.deploy.limits import (
@@ -21,6 +21,7 @@ from flawmap.deploy.limits import (
     write_limits,
 )
 from flawmap.errors import ConfigError
+from flawmap.given import refuse_odd_number
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class DetectionLimits:
 
 
 def detection_limits(
-    bundle: Inspector | Named,
+    bundle: Bundle | Inspector | Named,
     images: Photos,
     out: Named | None = None,
     *,
@@ -63,13 +64,20 @@ def detection_limits(
 
     Raises ConfigError, BundleError without a threshold, DataError, ImageError.
     """
+    refuse_odd_number("photos", photos)
+    refuse_odd_number("seed", seed, 0)
+    for name, numbers in (("sizes", sizes), ("contrasts", contrasts)):
+        if isinstance(numbers, str) or not isinstance(numbers, Iterable):
+            raise ConfigError(f"{name}={numbers!r}: expected a list of numbers")
+        for number in numbers:
+            refuse_odd_number(name, number, whole=False)
     if not sizes or not all(0 < size < 1e6 for size in sizes):
         raise ConfigError(f"sizes {list(sizes)}: expected numbers of pixels above 0, as [2, 4, 8]")
     if not contrasts or not all(0 < contrast < 1 for contrast in contrasts):
         raise ConfigError(f"contrasts {list(contrasts)}: expected shares between 0 and 1, as [0.05, 0.2]")
     if photos < 2:
         raise ConfigError(f"photos={photos}: expected 2 or more")
-    folder = None if out is None else Path(out)
+    folder = out_of(out)
     paths = check_photos(photos_of(images, say), photos, seed)
     inspector = inspector_of(bundle, device)
     if folder is not None:

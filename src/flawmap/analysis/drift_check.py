@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from flawmap.analysis.opening import Named, Photos, Say, bundle_of, photos_of, refuse_file, silent
+from flawmap.analysis.opening import Named, Photos, Say, bundle_of, out_of, photos_of, refuse_file, silent
 from flawmap.bundle import Bundle
 from flawmap.deploy.check import Checked, check_photos, drift_of, write_table
 from flawmap.deploy.check import photos_of as good_photos_of
@@ -64,7 +63,7 @@ def drift_check(
     """
     opened, name = bundle_of(bundle)
     good = good_photos_of(opened, name)
-    file = None if out is None else Path(out)
+    file = out_of(out)
     if file is not None:
         refuse_file(file, overwrite)
     checked = []

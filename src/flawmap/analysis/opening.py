@@ -10,8 +10,10 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from flawmap.bundle import Bundle, load_bundle
 from flawmap.data.layouts import gather
-from flawmap.deploy.inspector import Inspector, load
-from flawmap.errors import ConfigError
+from flawmap.deploy.inspector import Inspector
+from flawmap.deploy.inspector import inspector_of as inspector_of
+from flawmap.errors import ConfigError, DataError
+from flawmap.given import place_given
 
 Named: TypeAlias = "str | PathLike[str]"
 Photos: TypeAlias = "Named | Iterable[Named]"
@@ -35,23 +37,20 @@ def unwatched(items: Iterable[Item], total: int, what: str) -> list[Item]:
     return list(items)
 
 
-def inspector_of(bundle: Inspector | Named, device: str = "auto") -> Inspector:
-    """An inspector, or one of the bundle in a folder. Raises BundleError, ConfigError."""
-    return bundle if isinstance(bundle, Inspector) else load(bundle, device)
-
-
 def bundle_of(bundle: Bundle | Inspector | Named) -> tuple[Bundle, str]:
     """A bundle and what messages call it. Raises BundleError."""
     if isinstance(bundle, Inspector):
         return bundle.bundle, bundle.source or "the bundle"
     if isinstance(bundle, Bundle):
         return bundle, "the bundle"
-    return load_bundle(Path(bundle)), str(bundle)
+    return load_bundle(bundle), str(bundle)
 
 
 def photos_of(photos: Photos, say: Say = silent) -> list[Path]:
     """Files, and the images below folders, each once; `say` is told what is passed over. Raises DataError."""
-    found = gather([Path(path) for path in ([photos] if isinstance(photos, str | PathLike) else photos)])
+    if not isinstance(photos, str | PathLike | Iterable):
+        raise DataError(f"photos are files and folders, as text or Path, not {type(photos).__name__}")
+    found = gather([photos] if isinstance(photos, str | PathLike) else list(photos))
     for line in found.sentences():
         say(line)
     return found.images
@@ -63,6 +62,11 @@ def place_of(photos: Photos) -> str:
         return str(photos)
     several = [os.path.abspath(path) for path in photos]
     return os.path.commonpath(several) if len(several) != 1 else str(several[0])
+
+
+def out_of(out: Named | None) -> Path | None:
+    """Where something is to be written, if anywhere. Raises ConfigError."""
+    return None if out is None else place_given(out, "out", ConfigError)
 
 
 def refuse_file(file: Path, overwrite: bool) -> None:

@@ -14,12 +14,14 @@ from flawmap.analysis.opening import Named, Say, bundle_of, silent
 from flawmap.bundle import Bundle
 from flawmap.bundle_facts import NOTE
 from flawmap.config import load_recipe
-from flawmap.data.layouts import Listing, read_layout
+from flawmap.data.layouts import Listing
+from flawmap.data.layouts.read import listing_of
 from flawmap.data.scope import read_scope
 from flawmap.deploy.inspector import Inspector
 from flawmap.deploy.suspects import Suspect, suspects
 from flawmap.devices import pick_device
 from flawmap.errors import DataError
+from flawmap.given import place_given, refuse_odd_number
 from flawmap.train.contamination import most, to_look_with
 from flawmap.train.run import look_before, own_backbone
 from flawmap.train.sources import sized
@@ -46,10 +48,11 @@ def outliers(
 
     Raises BundleError for a bundle that does not know its photos' scores, LayoutError, DataError, ImageError.
     """
-    if isinstance(source, str | PathLike) and not (Path(source) / NOTE).exists():
-        source = read_layout(Path(source))
-        for note in source.notes:
-            say(note)
+    if top is not None:
+        refuse_odd_number("top", top, 0)
+    if not isinstance(source, Bundle | Inspector | Listing):
+        place = place_given(source, "a bundle or photos", DataError)
+        source = place if (place / NOTE).exists() else listing_of(place, say)
     if isinstance(source, Listing):
         return _before(source, top, config, list(settings), device, say)
     bundle, known = bundle_of(source)

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
-from flawmap.analysis.opening import Named, Photos, Say, Watch, inspector_of, photos_of, place_of, silent, unwatched
+from flawmap.analysis.opening import (
+    Named,
+    Photos,
+    Say,
+    Watch,
+    inspector_of,
+    out_of,
+    photos_of,
+    place_of,
+    silent,
+    unwatched,
+)
+from flawmap.bundle import Bundle
 from flawmap.deploy.batch import prepare_folder, refuse_folder
 from flawmap.deploy.inspector import Inspector
 from flawmap.deploy.repeat import (
@@ -17,10 +30,11 @@ from flawmap.deploy.repeat import (
     write_repeat,
 )
 from flawmap.errors import BundleError, ConfigError
+from flawmap.given import place_given, refuse_odd_number
 
 
 def repeatability(
-    bundle: Inspector | Named,
+    bundle: Bundle | Inspector | Named,
     parts: Photos,
     out: Named | None = None,
     *,
@@ -43,19 +57,23 @@ def repeatability(
 
     Raises ConfigError, BundleError without a threshold, LayoutError, DataError, ImageError.
     """
+    refuse_odd_number("shots", shots)
+    refuse_odd_number("seed", seed, 0)
+    for name, number in (("shift", shift), ("exposure", exposure), ("noise", noise)):
+        refuse_odd_number(name, number, whole=False)
     if shots == 1 or shots < 0:
         raise ConfigError(f"shots={shots}: it takes two or more to repeat; 0 takes those in folders")
     if not 0 <= shift < 1000 or not 0 <= exposure < 1 or not 0 <= noise < 1:
         raise ConfigError(
             f"shift={shift:g}, exposure={exposure:g}, noise={noise:g}: expected pixels, and shares below 1"
         )
-    folder = None if out is None else Path(out)
+    folder = out_of(out)
     inspector = inspector_of(bundle, device)
     if inspector.bundle.threshold is None:
         raise BundleError("the bundle has no threshold, so there are no verdicts; set one with flawmap threshold")
     if folder is not None:
         refuse_folder(folder, overwrite)
-        if isinstance(parts, str | Path) and folder.resolve().is_relative_to(Path(parts).resolve()):
+        if isinstance(parts, str | PathLike) and folder.resolve().is_relative_to(Path(parts).resolve()):
             raise ConfigError(f"--out {folder} lies inside {parts}, whose folders are parts; choose another")
     if shots:
         photos = photos_of(parts, say)
@@ -67,9 +85,9 @@ def repeatability(
             f"noise of {grain}"
         )
     else:
-        if not isinstance(parts, str | Path):
+        if not isinstance(parts, str | PathLike):
             raise ConfigError("give the folder that holds a folder of shots for each part, or shots=5 with photos")
-        by_part = shots_of_folders(Path(parts), say)
+        by_part = shots_of_folders(place_given(parts, "the folder of parts"), say)
         found = watch(repeat_folders(inspector, by_part), len(by_part), "parts inspected")
         how = "Shots as photographed, a folder a part"
     result = summarise(found, inspector.bundle.threshold.score)

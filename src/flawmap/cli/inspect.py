@@ -244,6 +244,7 @@ def evaluate_command(
     Gaussians and calibration leave out the training photos near it; networks and threshold stay as trained. Without
     --near these are those of the same folder where there are several, else those with the most similar features.
     """
+    from flawmap.deploy.batch import unless_refused
     from flawmap.deploy.evaluation import check_protocol, evaluate, files_without, prepare_beside, table
     from flawmap.deploy.inspector import load
     from flawmap.measure.near_duplicates import parse_near, usual_rule
@@ -263,10 +264,11 @@ def evaluate_command(
         good = [sample.image for sample in listing.train_good]
         test = [sample.image for sample in listing.test if sample.defective is not None]
         rules = rules or [usual_rule(test, good)]
-        if out is not None:
-            prepare_beside(out, [name for rule in rules for name in files_without(rule)], overwrite)
-        leave_out = LeaveOut(inspector.bundle, bundle, good)
-        ways = [leave_out.without(rule, test) for rule in rules]
+        with unless_refused(out):
+            if out is not None:
+                prepare_beside(out, [name for rule in rules for name in files_without(rule)], overwrite)
+            leave_out = LeaveOut(inspector.bundle, bundle, good)
+            ways = [leave_out.without(rule, test) for rule in rules]
     for way in ways:
         evaluation = evaluate(inspector, listing, out, protocol=protocol, overwrite=overwrite, without=way)
         for line in table(evaluation):

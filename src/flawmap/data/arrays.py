@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps
 
-from flawmap.data.images import Stored, decode_pixels, read_pixels, to_float
+from flawmap.data.images import Stored, decode_pixels, read_pixels
+from flawmap.data.pil_images import name_of_pil, pixels_of_pil
 from flawmap.data.white import FULL_SCALE, White, at_white
 from flawmap.errors import ImageError
 
@@ -32,14 +32,13 @@ ImageLike: TypeAlias = (
 ORDERS = ("bgr", "rgb")
 FLOATS = ("float16", "float32", "float64")
 EXPECTED = "a file's name, its bytes, a PIL image, a tensor, or an array (H, W, 3) or (H, W)"
-_SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
-_PLAIN = ("1", "L", "F", *_SIXTEEN)
 
 
 def pixels_of(image: ImageLike, order: str | None = None, white: White = FULL_SCALE) -> Stored:
     """Any image as pixels (H, W, 3), BGR: uint8, uint16, or float32 in [0, 1]. Grey takes 1 number a pixel.
 
-    image: the name of a file; the bytes of one; a PIL image, upright by its EXIF data, transparent pixels over black;
+    image: the name of a file; the bytes of one; a PIL image, upright by its EXIF data, transparent pixels over black,
+    and of one that was opened from a file and not changed the file itself (data/pil_images.py);
     an array (H, W, 3), (H, W, 1) or (H, W), uint8, uint16 or float in [0, 1]; a tensor of these types, (C, H, W),
     (H, W, C) or (H, W) with C of 1 or 3, on any device
     order: of the channels of an array or tensor, `bgr` (None is the same) or `rgb`. Files and PIL images know theirs
@@ -50,8 +49,10 @@ def pixels_of(image: ImageLike, order: str | None = None, white: White = FULL_SC
     if order is not None and order not in ORDERS:
         raise ImageError(f"no order of channels {order!r}; there are: {', '.join(ORDERS)}")
     if isinstance(image, str | os.PathLike):
+        if isinstance(os.fspath(image), bytes):
+            raise ImageError("a file's name is text; give os.fsdecode of it")
         path = Path(image)
-        if path.is_dir():
+        if os.path.isdir(path):  # no for a name that there cannot be
             raise ImageError(f"{path} is a folder; give its files one by one, or to inspect_many")
         return read_pixels(path, white)
     if isinstance(image, bytes | bytearray | memoryview):
@@ -62,7 +63,7 @@ def pixels_of(image: ImageLike, order: str | None = None, white: White = FULL_SC
     if isinstance(image, Pillow.Image):
         if order == "bgr":
             raise ImageError("a PIL image is RGB by definition; leave out order, or give np.asarray(image)")
-        return at_white(_of_pillow(image), white, name_of(image))
+        return pixels_of_pil(image, white)
     if (read := getattr(image, "read", None)) is not None and callable(read):
         data = read()
         if not isinstance(data, bytes):
@@ -70,12 +71,12 @@ def pixels_of(image: ImageLike, order: str | None = None, white: White = FULL_SC
         return pixels_of(data, order, white)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(image, torch.Tensor):
-        return at_white(_of_array(_of_tensor(image), order), white, "image array")
+        return at_white(pixels_of_array(_of_tensor(image), order), white, "image array")
     if not isinstance(image, np.ndarray):
         if isinstance(image, list | tuple) or not hasattr(image, "__array__"):
             raise ImageError(f"an image is {EXPECTED}, not {type(image).__name__}")
         image = np.asarray(image)
-    return at_white(_of_array(image, order), white, "image array")
+    return at_white(pixels_of_array(image, order), white, "image array")
 
 
 def name_of(image: object) -> str:
@@ -83,7 +84,7 @@ def name_of(image: object) -> str:
     if isinstance(image, str | os.PathLike):
         return str(Path(image))
     if isinstance(image, Pillow.Image):
-        return str(getattr(image, "filename", "") or "PIL image")
+        return name_of_pil(image)
     return "image" if isinstance(image, bytes | bytearray | memoryview) or hasattr(image, "read") else "image array"
 
 
@@ -96,7 +97,8 @@ def several(images: Iterable[ImageLike]) -> Iterator[ImageLike]:
     return iter(images)
 
 
-def _of_array(array: np.ndarray[Any, Any], order: str | None) -> Stored:
+def pixels_of_array(array: np.ndarray[Any, Any], order: str | None) -> Stored:
+    """An array (H, W, 3), (H, W, 1) or (H, W) as `pixels_of`, its 16 bits as they are. Raises ImageError."""
     shape = array.shape
     if array.ndim == 1 and array.dtype == np.uint8:
         raise ImageError("a row of bytes is no array of pixels; of an encoded image give image.tobytes()")
@@ -156,30 +158,3 @@ def _of_tensor(tensor: Tensor) -> np.ndarray[Any, Any]:
         raise ImageError(f"an image tensor has 3 channels or 1, this is {array.shape}; leave out alpha: tensor[:3]")
     first = array.ndim == 3 and array.shape[0] in (1, 3)
     return np.moveaxis(array, 0, -1) if first else array
-
-
-def _of_pillow(image: Pillow.Image) -> Stored:
-    """A PIL image (its current frame) as pixels; 8 bits except in grey of 16 bits or floating point."""
-    if 0 in image.size:
-        raise ImageError("the PIL image is empty; it has no pixels")
-    known = (*_PLAIN, "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
-    if image.mode not in known:
-        how = (
-            "np.asarray(image).astype(np.uint16) where 65535 is white" if image.mode == "I" else "image.convert('RGB')"
-        )
-        raise ImageError(f"a PIL image of mode {image.mode} does not say how it is to be shown; give {how}")
-    try:
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            shown = np.asarray(image.convert("RGBA"))
-            if (shown[:, :, 3] == 255).all():
-                return np.ascontiguousarray(shown[:, :, 2::-1])
-            colours = to_float(shown)
-            return np.ascontiguousarray(colours[:, :, 2::-1] * colours[:, :, 3:])
-        array = np.asarray(image if image.mode in _PLAIN else image.convert("RGB"))
-    except Exception as problem:  # decoded only now: truncated, closed; Pillow raises many kinds
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise ImageError(f"{name_of(image)} cannot be decoded ({reason}); open it again") from problem
-    if array.dtype == np.bool_:
-        array = array.astype(np.uint8) * np.uint8(255)
-    return _of_array(array, "rgb")

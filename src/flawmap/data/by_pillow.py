@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,14 +24,14 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "JPEG2000")
 
 
 @contextmanager
-def opened(data: bytes) -> Iterator[Pillow.Image]:
+def opened(data: bytes, formats: Sequence[str] = _FORMATS) -> Iterator[Pillow.Image]:
     """The file in Pillow, with its warnings off and its size limit, lower than ours, lifted while it is opened."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _LIMIT:
             theirs, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
             try:
-                image = Pillow.open(io.BytesIO(data), formats=_FORMATS)
+                image = Pillow.open(io.BytesIO(data), formats=[one for one in formats if one != "MPO"])
             finally:
                 Pillow.MAX_IMAGE_PIXELS = theirs
         with image:

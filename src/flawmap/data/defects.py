@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 from flawmap.data.categories import holds_data_sets
@@ -12,16 +13,17 @@ from flawmap.data.layouts.names import is_good
 from flawmap.data.layouts.tree import Tree, left_notes
 from flawmap.data.layouts.truth import Truth
 from flawmap.errors import LayoutError
+from flawmap.given import place_given
 
 
-def read_defects(folder: str | Path) -> Listing:
+def read_defects(folder: str | PathLike[str]) -> Listing:
     """The defective images of `folder`, with their masks where there are some.
 
     A data set or a csv gives those it calls defective. In any other folder every image is one but the masks, which lie
     beside their photos or in a folder of their own (layouts/truth.py). Raises LayoutError when there is none, for a
     data set that cannot be read, and for a folder that holds good photos too.
     """
-    folder = Path(folder)
+    folder = place_given(folder, "a folder of defective photos", LayoutError)
     if not folder.is_dir() or holds_data_sets(folder):
         listing = read_layout(folder)
         defective = tuple(sample for sample in listing.samples if sample.defective)

@@ -15,6 +15,7 @@ _ISO = {  # brands of the container that phones and cameras write both photos an
 }
 _MARKS: tuple[tuple[bytes, str, Group], ...] = (
     (b"\x89PNG\r\n", "PNG image", "image"),
+    (b"\xff\xd8\xff\xf7", "JPEG-LS image", "image"),
     (b"\xff\xd8\xff", "JPEG image", "image"),
     (b"II*\0", "TIFF image", "image"),
     (b"MM\0*", "TIFF image", "image"),
@@ -24,6 +25,7 @@ _MARKS: tuple[tuple[bytes, str, Group], ...] = (
     (b"\0\0\0\x0cjP  ", "JPEG 2000 image", "image"),
     (b"\xff\x4f\xff\x51", "JPEG 2000 image", "image"),
     (b"\xff\x0a", "JPEG XL image", "image"),
+    (b"\xff\x10\xff\x50", "JPEG XS image", "image"),
     (b"\0\0\0\x0cJXL ", "JPEG XL image", "image"),
     (b"v/1\x01", "OpenEXR image", "image"),
     (b"8BPS", "Photoshop image", "image"),

@@ -8,6 +8,7 @@ Images are (H, W, 3) float32 in [0, 1], BGR, unless said otherwise.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,19 @@ from flawmap.data.decoding import decoded, is_tiff
 from flawmap.data.formats import pnm, tiff
 from flawmap.data.header import Header, header_of
 from flawmap.data.integers import whole_numbers
-from flawmap.data.limits import DAMAGED, MAX_BYTES, MAX_PIXELS, accept_damaged, fits, memory, remarks
+from flawmap.data.limits import (
+    DAMAGED,
+    HIDDEN,
+    MAX_BYTES,
+    MAX_PIXELS,
+    NOTHING,
+    UNHIDDEN,
+    accept_damaged,
+    fits,
+    memory,
+    remark,
+    remarks,
+)
 from flawmap.data.pixels import (
     Image,
     Mask,
@@ -88,6 +101,7 @@ __all__ = [
     "header_of",
     "held_bytes",
     "outlines",
+    "over_black",
     "overlay",
     "pixels_to_show",
     "read_image",
@@ -152,16 +166,26 @@ def _stored(pixels: np.ndarray[Any, Any], name: str) -> Stored:
     if pixels.ndim == 2:
         return np.broadcast_to(pixels[:, :, None], (*pixels.shape, 3))
     if pixels.shape[2] == 4:
-        return _over_black(pixels)
+        return over_black(pixels, name)
     if pixels.shape[2] != 3:
         raise ImageError(f"{name}: {pixels.shape[2]} channels are not supported; save it as grey or colour")
     return pixels
 
 
-def _over_black(pixels: np.ndarray[Any, Any]) -> Stored:
-    """(H, W, 4) -> (H, W, 3) float32 in [0, 1]; in the depth of the file where all of it is opaque."""
+def over_black(pixels: np.ndarray[Any, Any], name: str) -> Stored:
+    """(H, W, 4) of any full scale -> (H, W, 3) float32 in [0, 1]; in its own depth where all of it is opaque.
+
+    An alpha that hides the whole picture cannot be meant: the colours are taken as they are, with a remark. Raises
+    ImageError where there is nothing under it.
+    """
     full = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
-    if pixels[:, :, 3].min() == full:
+    alpha = pixels[:, :, 3]
+    if alpha.min() == full:
+        return np.ascontiguousarray(pixels[:, :, :3])
+    if alpha.max() <= HIDDEN * full:
+        if (pixels[:, :, :3] == pixels[0, 0, :3]).all():
+            raise ImageError(f"{name}: {NOTHING}")
+        remark(name, UNHIDDEN)
         return np.ascontiguousarray(pixels[:, :, :3])
     image = np.empty((*pixels.shape[:2], 3), np.float32)
     for rows in bands(len(pixels)):
@@ -283,6 +307,10 @@ def _bytes_of(path: Path) -> bytes:
     except PermissionError as problem:
         raise ImageError(f"{path}: no permission to read it; change its permissions") from problem
     except OSError as problem:
+        if problem.errno == errno.ENAMETOOLONG:  # base64, perhaps
+            raise ImageError(
+                f"{str(path)[:60]}…: there is no such file; the name is longer than names can be"
+            ) from None
         raise ImageError(f"{path}: cannot be read ({problem.strerror})") from problem
     except ValueError as problem:  # a NUL in the name
         raise ImageError(f"{str(path)!r} is not the name of a file") from problem

@@ -16,6 +16,9 @@ MAX_BYTES = 1_500_000_000  # the most that decoding one file may take, its resul
 DAMAGED = "FLAWMAP_DAMAGED"  # in the environment, so that processes started from here hold to it too
 TRAILING = "bytes after the end of the picture were passed over"
 PADDING = "padding before the end of the picture was passed over"
+HIDDEN = 0.01  # of full scale: an alpha that exceeds it nowhere shows nothing; 1 where 255 or 65535 is meant is one
+UNHIDDEN = "alpha that hides the whole picture was left out"
+NOTHING = "its alpha hides the whole picture, and nothing lies under it; save it without alpha"
 
 _REMARKS: dict[str, tuple[str, set[str]]] = {}  # remark: the first file, and all
 _REMARKS_LOCK = threading.Lock()

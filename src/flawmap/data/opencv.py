@@ -11,3 +11,6 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_HEIGHT", str(1 << 30))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what fails is said once, by us
 
 import cv2 as cv2
+
+if os.environ["OPENCV_LOG_LEVEL"] == "SILENT":  # imported before, it did not read that
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -10,6 +10,7 @@ import heapq
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -84,6 +85,20 @@ def own_images(paths: Sequence[Path], out: Path) -> set[Path]:
     """Those of `paths` that are maps and overlays in the results' folder `out`."""
     folders = [(out / name).resolve() for name in FOLDERS]
     return {path for path in paths if any(path.resolve().is_relative_to(folder) for folder in folders)}
+
+
+@contextmanager
+def unless_refused(out: Path | None) -> Iterator[None]:
+    """Take away again the folder `out` and those above it that were made within, where it ends in an error and they
+    are empty."""
+    new = [] if out is None else [each for each in (out, *out.parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # it holds something, or was not made
+            for each in new:
+                each.rmdir()
+        raise
 
 
 def refuse_folder(out: Path, overwrite: bool) -> None:

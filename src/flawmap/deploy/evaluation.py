@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ import numpy as np
 from flawmap.bundle import Bundle, sha256
 from flawmap.data.images import resize_map, resize_mask
 from flawmap.data.layouts import Listing, Sample
+from flawmap.data.layouts.read import listing_of
 from flawmap.data.masks import MaskReader
 from flawmap.data.scope import Scope
 from flawmap.data.spare import SpareFile
-from flawmap.deploy.batch import SHOWN, page_provenance, prepare_folder, report_image
-from flawmap.deploy.inspector import Inspection, Inspector
+from flawmap.deploy.batch import SHOWN, page_provenance, prepare_folder, report_image, unless_refused
+from flawmap.deploy.inspector import Inspection, Inspector, inspector_of
 from flawmap.errors import BundleError, ConfigError, DataError, LayoutError
+from flawmap.given import place_given
 from flawmap.measure.evaluate import (
     OVERKILLS,
     AtOverkill,
@@ -51,17 +54,20 @@ METRICS = {
 
 
 def evaluate(
-    inspector: Inspector,
-    listing: Listing,
-    out: str | Path | None = None,
+    inspector: Inspector | Bundle | str | PathLike[str],
+    listing: Listing | str | PathLike[str],
+    out: str | PathLike[str] | None = None,
     *,
     protocol: str = "full",
     overwrite: bool = False,
     page: str = "report.html",
     title: str = "",
     without: Without | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
     """Score the test images of `listing` and measure; with `out`, write metrics.json, images.csv and the report there.
+
+    `inspector` may be a bundle or its folder, `listing` a folder of photos or a csv, of whose notes `say` is told.
 
     `protocol`: `full`, the map at the photo's own size, `network`, the map as the network gives it against masks
     resized by nearest neighbour, or `authors`, the central 224x224. A defective image without a mask counts for
@@ -73,52 +79,55 @@ def evaluate(
     when `out` is not empty and `overwrite` is not given.
     """
     check_protocol(protocol)
-    out = None if out is None else Path(out)
+    out = None if out is None else place_given(out, "out", ConfigError)
+    listing = listing_of(listing, say)
     samples = [sample for sample in listing.test if sample.defective is not None]
     if not samples:
         raise LayoutError(
             f"{listing.root}: no labelled test images; expected good and defective ones, see docs/data.md"
         )
+    inspector = inspector_of(inspector)
     samples, learnt = not_learnt_from(inspector.bundle, samples)
     ending = "" if without is None else _ending(without.near)
     page = f"{Path(page).stem}{ending}{Path(page).suffix}"
-    if out is not None and without is None:
-        prepare_folder(out, ("metrics.json", "images.csv", page), overwrite)
-    elif out is not None and without is not None:
-        prepare_beside(out, files_without(without.near), overwrite)
-    rows: list[ImageResult] = []
-    shown: list[ReportImage] = []
-    masks = MaskReader()
-    spare = SpareFile() if inspector.tiled else None
-    limit = math.nan if inspector.bundle.threshold is None else inspector.bundle.threshold.pixel
-    drawn = worth_drawing(inspector.bundle.provenance)
-    for sample, found in _inspected(inspector, samples, without):
-        row = _row(sample, found, listing.root, protocol, limit, masks, inspector.scope)
-        rows.append(row if spare is None else _spared(row, spare))
-        if out is not None:
-            shown.append(report_image(row.image, found, row.defective, row.kind, drawn))
-        if len(shown) == 4 * SHOWN:  # what is not worth seeing among these is not among all
-            shown = _worth_seeing(shown)
-    evaluation = replace(
-        evaluate_results(rows, protocol),
-        learnt_from=learnt,
-        mask_notes=tuple(masks.sentences()),
-        escape_at=escapes(inspector.bundle, rows),
-        good_parts=good_parts(inspector.bundle, rows),
-        left_out=None
-        if without is None
-        else LeftOut(without.near, tuple(without.counts[sample.image] for sample in samples)),
-    )
-    if out is not None:
-        write_evaluation(out, evaluation, rows, ending)
-        text = render_report(
-            title or f"{listing.name}: {len(rows)} test images",
-            _worth_seeing(shown),
-            evaluation,
-            scores=[(row.score, row.defective) for row in rows],
-            provenance=page_provenance(inspector.bundle),
+    with unless_refused(out):
+        if out is not None and without is None:
+            prepare_folder(out, ("metrics.json", "images.csv", page), overwrite)
+        elif out is not None and without is not None:
+            prepare_beside(out, files_without(without.near), overwrite)
+        rows: list[ImageResult] = []
+        shown: list[ReportImage] = []
+        masks = MaskReader()
+        spare = SpareFile() if inspector.tiled else None
+        limit = math.nan if inspector.bundle.threshold is None else inspector.bundle.threshold.pixel
+        drawn = worth_drawing(inspector.bundle.provenance)
+        for sample, found in _inspected(inspector, samples, without):
+            row = _row(sample, found, listing.root, protocol, limit, masks, inspector.scope)
+            rows.append(row if spare is None else _spared(row, spare))
+            if out is not None:
+                shown.append(report_image(row.image, found, row.defective, row.kind, drawn))
+            if len(shown) == 4 * SHOWN:  # what is not worth seeing among these is not among all
+                shown = _worth_seeing(shown)
+        evaluation = replace(
+            evaluate_results(rows, protocol),
+            learnt_from=learnt,
+            mask_notes=tuple(masks.sentences()),
+            escape_at=escapes(inspector.bundle, rows),
+            good_parts=good_parts(inspector.bundle, rows),
+            left_out=None
+            if without is None
+            else LeftOut(without.near, tuple(without.counts[sample.image] for sample in samples)),
         )
-        (out / page).write_text(text, encoding="utf-8", errors="backslashreplace")
+        if out is not None:
+            write_evaluation(out, evaluation, rows, ending)
+            text = render_report(
+                title or f"{listing.name}: {len(rows)} test images",
+                _worth_seeing(shown),
+                evaluation,
+                scores=[(row.score, row.defective) for row in rows],
+                provenance=page_provenance(inspector.bundle),
+            )
+            (out / page).write_text(text, encoding="utf-8", errors="backslashreplace")
     return evaluation
 
 

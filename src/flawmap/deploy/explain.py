@@ -13,14 +13,17 @@ import datetime
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image as PilImage
 from torch import Tensor
 
 from flawmap.bundle import WEIGHTS, Bundle, sha256
+from flawmap.data.arrays import ImageLike, name_of
 from flawmap.data.images import (
     Mask,
     Pixels,
@@ -32,6 +35,7 @@ from flawmap.data.images import (
     to_uint8,
     write_image,
 )
+from flawmap.data.pil_images import file_behind
 from flawmap.data.tiles import at_scale, cut
 from flawmap.deploy.inspector import Inspection, Inspector
 from flawmap.deploy.runtimes import TorchRuntime
@@ -61,7 +65,7 @@ class Explanation:
     """Everything a picture or a sheet is made of.
 
     panels: captions and pictures (h, w, 3) uint8 BGR; facts: what is said of the part, by its name
-    regions: in pixels of the image file; sha256: of the image file
+    regions: in pixels of the image file; sha256: of the image file, of an image in memory of its pixels (BGR)
     """
 
     image: str
@@ -83,14 +87,18 @@ class Explanation:
         return f"<Explanation of {Path(self.image).name}: {about}; panels: {shown}>"
 
 
-def explain(inspector: Inspector, path: Path, bundle: Path | None = None) -> Explanation:
-    """Explain one image file; `bundle`, the folder the inspector was loaded from, is named with it.
+def explain(
+    inspector: Inspector, image: ImageLike, bundle: Path | None = None, order: str | None = None
+) -> Explanation:
+    """Explain one image, as `Inspector.inspect` takes it with `order`.
+
+    `bundle`, the folder the inspector was loaded from, is named with it.
 
     Raises ImageError for a file that cannot be used, ConfigError for an exported runtime.
     """
     if not isinstance(inspector.runtime, TorchRuntime):
         raise ConfigError("only PyTorch shows its steps; leave out --runtime")
-    pixels = inspector.read(path)
+    pixels = inspector.read(image, order)
     found = inspector.inspect_read([pixels])[0]
     seen, place, inside = _window(inspector, pixels, found)
     images = torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))[None]
@@ -115,8 +123,8 @@ def explain(inspector: Inspector, path: Path, bundle: Path | None = None) -> Exp
     panels += [Panel("map", colour_map(map_)), Panel("regions", overlay(seen, map_, lines))]
     verdict = {True: "defective", False: "good", None: "no threshold"}[found.defective]
     return Explanation(
-        image=str(path),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        image=name_of(image),
+        sha256=hashlib.sha256(_bytes_of(image, pixels)).hexdigest(),
         verdict=verdict,
         score=found.score,
         threshold=found.threshold,
@@ -126,6 +134,17 @@ def explain(inspector: Inspector, path: Path, bundle: Path | None = None) -> Exp
         regions=found.regions,
         provenance=_provenance(inspector.bundle, bundle),
     )
+
+
+def _bytes_of(image: ImageLike, pixels: Stored) -> bytes:
+    """A file's bytes; of an image in memory those of its pixels, BGR."""
+    if isinstance(image, str | PathLike):
+        return Path(image).read_bytes()
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, PilImage) and (data := file_behind(image)) is not None:
+        return data
+    return np.ascontiguousarray(pixels).tobytes()
 
 
 def write_picture(explanation: Explanation, file: Path) -> None:

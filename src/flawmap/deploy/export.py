@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from flawmap.data.tiles import at_scale, cut
 from flawmap.deploy.agreement import Agreement, Pixels, Ranking, compare, rank
 from flawmap.deploy.artefact import BFLOAT16, PACKAGES, open_session, openvino_core, package, read_about
 from flawmap.deploy.graph import ABOUT, CHOICES, VERDICT, inspection_graph, network_graph, write_about
+from flawmap.deploy.inspector import Inspector
 from flawmap.deploy.mixed import in_float32, mark
 from flawmap.devices import has_fast_bfloat16
 from flawmap.errors import BundleError, ConfigError, DataError, DisagreementError
+from flawmap.given import place_given
 
 COMPARED = 8  # images that an artefact in full precision is compared on
 CALIBRATED, RANKED = 64, 48  # good images that INT8 is fitted to, and that it is judged on
@@ -46,18 +49,18 @@ class Exported:
 
 
 def export(
-    source: str | Path,
+    source: str | PathLike[str] | Inspector,
     to: str,
-    out: str | Path | None = None,
+    out: str | PathLike[str] | None = None,
     *,
     int8: bool = False,
     bfloat16: bool = False,
     dynamic_batch: bool = False,
-    images: str | Path | None = None,
+    images: str | PathLike[str] | None = None,
     overwrite: bool = False,
     say: Callable[[str], object] = lambda line: None,
 ) -> Exported:
-    """Export the bundle at `source` to `out`; None is beside the bundle, by its name.
+    """Export the bundle at `source`, or that of an inspector, to `out`; None is beside the bundle, by its name.
 
     `images`: a folder of good images of the part; without it the check runs on surfaces that flawmap draws. `say` is
     told what is passed over in it. INT8 is
@@ -66,7 +69,11 @@ def export(
     images or `bfloat16` cannot be had, DisagreementError when the artefact disagrees with PyTorch, BundleError when its
     place is taken, DataError for the images.
     """
-    source, out, images = Path(source), _path(out), _path(images)
+    if isinstance(source, Inspector):
+        if not source.source:
+            raise BundleError("the inspector's bundle lies in no folder; give that which flawmap.save_bundle wrote")
+        source = source.source
+    source, out, images = place_given(source, "a bundle's folder", BundleError), _path(out), _path(images)
     if to not in PACKAGES:
         raise ConfigError(f"no export to {to}; there are: {', '.join(PACKAGES)}")
     for name in (*PACKAGES[to], *(["nncf"] if int8 else [])):
@@ -114,8 +121,8 @@ def export(
         _remove(saving)
 
 
-def _path(name: str | Path | None) -> Path | None:
-    return None if name is None else Path(name)
+def _path(name: str | PathLike[str] | None) -> Path | None:
+    return None if name is None else place_given(name, "a folder", ConfigError)
 
 
 def describe(bundle: Bundle, weights_sha256: str, precision: str, dynamic_batch: bool) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from flawmap.data.tiles import at_scale
 from flawmap.deploy.inspection import Image
 from flawmap.deploy.inspection import Inspection as Inspection
 from flawmap.deploy.runtimes import AUTO, PRECISIONS, RUNTIMES, RUNTIMES_IN, Runtime, TorchRuntime
-from flawmap.errors import ConfigError, ImageError
+from flawmap.errors import BundleError, ConfigError, ImageError
+from flawmap.given import place_given, refuse_odd_number
 from flawmap.measure.conformal import p_value
 from flawmap.measure.scores import MIN_AREA, Region, find_regions
 from flawmap.measure.tiled import inspect_tiles
@@ -52,6 +53,8 @@ class Inspector:
         precision: str = "float32",
         smallest: int | None = None,
     ) -> None:
+        if smallest is not None:
+            refuse_odd_number("smallest", smallest, 0)
         self.bundle = bundle
         self.source = ""  # the folder it was loaded from, where there is one
         self.smallest = bundle.smallest if smallest is None else smallest
@@ -87,6 +90,7 @@ class Inspector:
         Memory does not grow with the number of images. An image that cannot be used yields its ImageError in its place,
         and the others go on.
         """
+        refuse_odd_number("batch", batch, 0)
         return self._many(several(images), batch or self.usual_batch, order)
 
     def _many(self, waiting: Iterator[ImageLike], size: int, order: str | None) -> Iterator[Inspection | ImageError]:
@@ -270,7 +274,9 @@ def load(
     if runtime not in (AUTO, *RUNTIMES_IN[precision]):
         known = ", ".join((AUTO, *RUNTIMES_IN[precision]))
         raise ConfigError(f"the runtime {runtime} computes no {precision}; use float32, or one of: {known}")
-    bundle = load_bundle(Path(path))
+    refuse_odd_number("threads", threads, 0)
+    path = place_given(path, "a bundle's folder", BundleError)
+    bundle = load_bundle(path)
     if runtime == "torch":
         inspector = Inspector(bundle, device, threads, precision=precision, smallest=smallest)
     else:
@@ -280,6 +286,13 @@ def load(
         inspector = Inspector(bundle, runtime=opened, smallest=smallest)
     inspector.source = str(path)
     return inspector
+
+
+def inspector_of(bundle: Inspector | Bundle | str | PathLike[str], device: str = "auto") -> Inspector:
+    """An inspector, or one of a bundle or of that in a folder. Raises BundleError, ConfigError."""
+    if isinstance(bundle, Inspector):
+        return bundle
+    return Inspector(bundle, device) if isinstance(bundle, Bundle) else load(bundle, device)
 
 
 def peak_region(found: Image) -> list[Region]:

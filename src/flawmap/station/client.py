@@ -82,10 +82,10 @@ class Client:
     ) -> dict[str, Any]:
         """Inspect one image; the part. `key`: by which the station knows it when it comes again.
 
-        A file or its bytes are sent as they are. A PIL image, an array or a tensor, as `Inspector.inspect` takes them
-        with `order`, is sent as a PNG of 8 bits, or of 16 where it has more. `test`: the part does not count. In the
-        station's test mode the part's `verdict`, `defective` and `final` are None. Raises ImageError for what is no
-        image.
+        A file or its bytes are sent as they are, also those behind a PIL image that was opened and not changed. Another
+        one, an array or a tensor, as `Inspector.inspect` takes them with `order`, is sent as a PNG of 8 bits, or of 16
+        where it has more. `test`: the part does not count. In the station's test mode the part's `verdict`, `defective`
+        and `final` are None. Raises ImageError for what is no image.
         """
         data = _encoded(image, order)
         query = {"model": model, "label": label, "lot": lot, "camera": camera, "deadline": deadline}
@@ -287,9 +287,14 @@ def _encoded(image: ImageLike, order: str | None) -> bytes:
         return _bytes_of(Path(image))
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
+    from PIL.Image import Image
+
     from flawmap.data.arrays import pixels_of
     from flawmap.data.images import as_png
+    from flawmap.data.pil_images import file_behind
 
+    if isinstance(image, Image) and order != "bgr" and (data := file_behind(image)) is not None:
+        return data
     return as_png(pixels_of(image, order))
 
 

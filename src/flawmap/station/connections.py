@@ -41,6 +41,7 @@ class Connection(HttpToolsProtocol):
     """One connection. trusted: it brought a valid token, or is this machine's where none is asked for."""
 
     trusted = False
+    refused = 0  # the status that it was closed with before its request was whole
     since = 0.0  # of the monotonic clock: when it began to wait for a head, or the head came
     _head = True  # whether a head is waited for
     _sent = 0  # bytes since then
@@ -136,6 +137,7 @@ class Connection(HttpToolsProtocol):
         if not begun and (self._sent or not self._head):
             body = f'{{"error": "{why}"}}'.encode()
             head = f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            self.refused = status
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         if self.answering:  # whoever reads this request is told that it ended
             self.cycle.disconnected = True

@@ -250,7 +250,8 @@ class Frame:
             if not scope["path"].endswith(("/healthz", "/readyz", "/metrics")) or status >= 400:
                 milliseconds = 1000 * (time.monotonic() - began)
                 path = scope["path"][:200].encode("unicode_escape").decode()
-                log.info("%s %s %d %.0f ms", scope["method"], path, status, milliseconds)
+                answered = getattr(scope.get(CONNECTION), "refused", 0) or status  # before the request was whole
+                log.info("%s %s %d %.0f ms", scope["method"], path, answered, milliseconds)
 
     def _limit(self, scope: Scope) -> int:
         """Bytes that a request may have."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from flawmap.config import Recipe
 from flawmap.data.images import read_image
+from flawmap.data.layouts import find_images
 from flawmap.data.white import FULL_SCALE, White
-from flawmap.errors import BundleError
+from flawmap.errors import BundleError, DataError
+from flawmap.given import place_given
 from flawmap.model.discrete import DiscreteModel
 from flawmap.train.loop import Machine, Stage, adam, initial_weights, learning_rate, seeded, set_rate
 
@@ -113,14 +116,28 @@ def quality(
 
 
 def pretrain(
-    images: Sequence[str | Path], recipe: Recipe, folder: str | Path, *, resume: bool = False, quiet: bool = False
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    recipe: Recipe,
+    folder: str | PathLike[str],
+    *,
+    resume: bool = False,
+    quiet: bool = False,
 ) -> DiscreteModel:
-    """Train a general discrete model on `images`; checkpoint and metrics.jsonl go to `folder`.
+    """Train a general discrete model on `images`, files or a folder; checkpoint and metrics.jsonl go to `folder`.
 
     Returns the trained model. With `resume`, goes on from the checkpoint in `folder` to the same weights that an
     uninterrupted run gives. Raises ImageError for a file that is no image, CheckpointError for a damaged checkpoint.
     """
-    folder = Path(folder)
+    folder = place_given(folder, "a training's folder", BundleError)
+    if isinstance(images, str | PathLike):
+        images = find_images([images])
+    if not isinstance(images, Iterable):
+        raise DataError(f"images are files, or a folder of them, as text or Path, not {type(images).__name__}")
+    files = [place_given(image, "an image") for image in images]
+    if missing := next((file for file in files if not file.exists()), None):
+        raise DataError(f"{missing}: there is no such file")
+    if len(files) < 2:
+        raise DataError(f"{len(files)} images to train on; it takes two or more, one of them to check with")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -135,7 +152,7 @@ def pretrain(
     books = {"coarse": model.coarse_codebook, "fine": model.fine_codebook}
     optimizer = adam(model.parameters(), settings.rate, machine.device)
     generator = seeded(recipe.run.seed, 2, rank)
-    train_paths, check_paths = split([Path(image) for image in images], settings.held_out, recipe.run.seed)
+    train_paths, check_paths = split(files, settings.held_out, recipe.run.seed)
     crops = Crops(train_paths, settings.crop, White.of(recipe.image))
     # The codebooks' running statistics are not part of the weights, but they are of the state.
     statistics = {f"{name}.{kind}": getattr(book, kind) for name, book in books.items() for kind in ("counts", "sums")}

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from rich.console import Console
 
 from flawmap.backbones.read import described, noted, read_backbone, summary
 from flawmap.bundle import Bundle, build, load_general, load_imagenet, load_prior, round_weights, save_bundle, sha256
-from flawmap.config import ModelSettings, Recipe, dump_recipe, recipe_from_text
+from flawmap.config import ModelSettings, Recipe, dump_recipe, load_recipe, recipe_from_text
+from flawmap.data.defects import read_defects
 from flawmap.data.layouts import Listing, Sample
+from flawmap.data.layouts.read import listing_of
 from flawmap.data.real import MILD, RealDefects
 from flawmap.data.scope import Scope, read_scope
 from flawmap.data.white import White
-from flawmap.errors import CheckpointError, ConfigError, DataError, FlawmapError, TrainingError, first_line
+from flawmap.errors import BundleError, CheckpointError, ConfigError, DataError, FlawmapError, TrainingError, first_line
+from flawmap.given import place_given, refuse_odd_number
 from flawmap.measure.orientation import ORIENTATION, Orientation, orientation_of
 from flawmap.measure.photos import TILES, GoodPhotos, learn, take
 from flawmap.measure.reconstruction import DETAIL
@@ -233,22 +237,23 @@ def start_weights(model: DSR, settings: ModelSettings, general: DiscreteModel | 
 
 
 def train(
-    listing: Listing,
-    recipe: Recipe,
-    out: str | Path,
+    listing: Listing | str | PathLike[str],
+    recipe: Recipe | str | PathLike[str],
+    out: str | PathLike[str],
     *,
-    general: DiscreteModel | None = None,
+    general: DiscreteModel | str | PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
-    defects: Listing | None = None,
+    defects: Listing | str | PathLike[str] | None = None,
     minutes: float | None = None,
     say: Callable[[str], object] = lambda line: None,
     choice: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Train on the good training images of `listing` and write the bundle to the folder `out`.
+    """Train on the good training images of `listing`, or of a folder or csv, and write the bundle to the folder `out`.
 
-    `general` is the discrete model; None takes the one shipped with flawmap. Of `defects` the defective images are
+    `recipe` may be a file or the name of a shipped one. `general` is the discrete model, or its file; None takes the
+    one shipped with flawmap. Of `defects` the defective images are
     learnt from too, with their masks where they have some (data/real.py). `minutes`: as many steps as fit into so many
     on this machine, told by trying some, instead of `recipe.detect.steps`; the bundle's recipe has their number. `say`
     is given, a line each, at which size photos are inspected and what it was chosen by. `choice`: how the recipe was
@@ -257,8 +262,18 @@ def train(
     run gives. Raises TrainingError when there are too few images or minutes, a run is in the way, or `out` exists and
     `overwrite` is not given, ImageError for a broken file.
     """
-    out = Path(out)
+    out = place_given(out, "a bundle's place", BundleError)
     check_place(out, resume=resume, overwrite=overwrite)
+    if minutes is not None and not isinstance(minutes, float):
+        refuse_odd_number("minutes", minutes)
+    listing = listing_of(listing, say)
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(place_given(recipe, "a recipe", ConfigError))
+    if defects is not None and not isinstance(defects, Listing):
+        defects = read_defects(defects)
+        for note in defects.notes:
+            say(note)
+    if general is not None and not isinstance(general, DiscreteModel):
+        general = load_general(place_given(general, "a general model", BundleError))
     if minutes is not None and not math.isfinite(minutes):
         raise TrainingError(f"{minutes:g} minutes cannot be planned; give a number, as --minutes 15")
     good = sorted(sample.image for sample in listing.train_good)

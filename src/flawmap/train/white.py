@@ -13,6 +13,7 @@ from flawmap.data.images import Brightness, brightness_of
 from flawmap.data.white import FAR, FULL, HEAD, LEVELS, White, likely_white, may_be_deep
 from flawmap.errors import ImageError
 
+FEW = 0.1  # of the photos: when so few decide on the level, it is said
 SHALLOW_READ = 32  # photos without 16 bits that tell how bright photos are; their level is known without decoding
 
 Facts = dict[str, Any]
@@ -34,7 +35,8 @@ def settled_white(
     deep, shallow = [path for path in good if _deep(path)], [path for path in good if not _deep(path)]
     shallow = shallow[:: max(-(-len(shallow) // SHALLOW_READ), 1)]
     seen = [_brightness(path) for path in (*deep, *shallow)]
-    found = [*seen, *(_brightness(path) for path in others if _deep(path))]
+    defects = [path for path in others if _deep(path)]
+    found = [*seen, *(_brightness(path) for path in defects)]
     unknown = [one.largest for one in found if one.largest is not None]
     largest = max(unknown, default=0)
     asked = settings.white
@@ -42,6 +44,10 @@ def settled_white(
     if unknown:
         say(_line(asked, level, largest, len(unknown)))
         settings = settings.model_copy(update={"white": level})
+    named = zip((*deep, *shallow, *defects), found, strict=True)
+    reached = {path: one.largest for path, one in named if one.largest is not None}
+    if asked == "auto" and (line := _few_above(reached, level)):
+        say(line)
     shares = [one.bright / (level if one.largest is not None else 1) for one in seen]
     reach = min(shares, default=0.0)
     usual = statistics.median(shares) if shares else 0.0
@@ -71,6 +77,23 @@ def _line(asked: int | str, level: int, largest: int, count: int) -> str:
     if largest > LEVELS[-1]:
         return f"{dark}: full white is {level} (image.white)"
     return f"{dark}, too dark to tell their level: full white is {level}; if {_bits(largest)}, set image.white to that"
+
+
+def _few_above(largest: dict[Path, int], level: int) -> str:
+    """What to say where at most FEW of the photos keep the others from a lower level; "" where it is not so."""
+    for lower in (each for each in LEVELS if each < level):
+        fit = [each for each in largest.values() if each <= lower]
+        above = [path for path, each in largest.items() if each > lower]
+        if fit and above and len(above) <= FEW * len(largest) and 2 * max(fit) >= lower:
+            first = max(above, key=lambda path: largest[path])
+            alone = f"{first.name} alone reaches {largest[first]}"
+            others = alone if len(above) == 1 else f"{len(above)} reach more, as {first.name} {largest[first]}"
+            return (
+                f"{len(fit)} of {len(largest)} photos with 16 bits stay below {lower + 1}; {others} (a dead pixel, "
+                f"burnt-in text?): if they hold {round(math.log2(lower + 1))} bits, correct or remove it and train "
+                f"again, or set image.white={lower}, which refuses such photos"
+            )
+    return ""
 
 
 def _bits(largest: int) -> str:

@@ -28,18 +28,20 @@ MOST_UNPACKED = 400_000_000  # bytes
 _BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 _LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
-_READ = (_BASELINE, "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.5")  # compressed, by pydicom
+_RLE = "1.2.840.10008.1.2.5"
+_READ = (_BASELINE, "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", _RLE)  # compressed, by pydicom
+_OVERLAYS = range(0x6000, 0x6020, 2)
 _PIXELS = 0x7FE00008  # the first of the tags of pixels
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _TAGS = (
     "Rows", "Columns", "SamplesPerPixel", "BitsStored", "BitsAllocated", "PixelRepresentation", "NumberOfFrames",
-    "PhotometricInterpretation", "RescaleSlope",
+    "PhotometricInterpretation", "RescaleSlope", "HighBit", "PresentationLUTShape",
 )  # fmt: skip
 _NO_PICTURE = "a DICOM file without a picture of integers"
 
 
 class Facts(NamedTuple):
-    """What the elements say. bits: BitsStored; turned: whether the largest value is black"""
+    """What the elements say. bits: BitsStored; shift: bits below them; turned: whether the largest value is black"""
 
     width: int
     height: int
@@ -50,6 +52,7 @@ class Facts(NamedTuple):
     turned: bool
     frames: int
     colours: str
+    shift: int = 0
 
     @property
     def states_white(self) -> bool:
@@ -98,11 +101,14 @@ def _facts(file: Any) -> Facts:
     if "Rows" not in file or "Columns" not in file or "BitsStored" not in file:
         raise Unsupported(_NO_PICTURE)
     colours = str(file.get("PhotometricInterpretation", ""))
-    turned = (colours == "MONOCHROME1") != (float(file.get("RescaleSlope", 1) or 1) < 0)
+    # MONOCHROME1 asks for the shape INVERSE (PS3.3 C.8.11.1.1): both say the same thing.
+    inverse = colours.startswith("MONOCHROME") and str(file.get("PresentationLUTShape", "")) == "INVERSE"
+    turned = (colours == "MONOCHROME1" or inverse) != (float(file.get("RescaleSlope", 1) or 1) < 0)
+    bits, high = int(file.BitsStored), file.get("HighBit")
     return Facts(
-        int(file.Columns), int(file.Rows), int(file.get("SamplesPerPixel", 1)), int(file.BitsStored),
+        int(file.Columns), int(file.Rows), int(file.get("SamplesPerPixel", 1)), bits,
         int(file.get("BitsAllocated", 16)), bool(int(file.get("PixelRepresentation", 0))), turned,
-        int(file.get("NumberOfFrames", 1) or 1), colours,
+        int(file.get("NumberOfFrames", 1) or 1), colours, 0 if high is None else int(high) + 1 - bits,
     )  # fmt: skip
 
 
@@ -140,8 +146,8 @@ def decode(data: bytes, fits: Callable[[int, int, float, bytes], None]) -> tuple
 
     `fits` is asked of width, height and bytes a pixel first.
 
-    Stored values count from 0 to 2^BitsStored - 1; MONOCHROME1 and a negative RescaleSlope turn dark and bright round.
-    A positive rescale changes the unit of the values, not their place between black and white.
+    Stored values count from 0 to 2^BitsStored - 1; MONOCHROME1 or the shape INVERSE, and a negative RescaleSlope, turn
+    dark and bright round. A positive rescale changes the unit of the values, not their place between black and white.
     """
     with _quiet() as pydicom:
         _bound(data)
@@ -157,18 +163,25 @@ def decode(data: bytes, fits: Callable[[int, int, float, bytes], None]) -> tuple
             raise Unsupported("a DICOM file with more than 16 bits; save it as PNG or TIFF")
         if said.samples not in (1, 3):
             raise Unsupported(f"a DICOM file with {said.samples} channels; save it as grey or RGB")
-        fits(said.width, said.height, said.samples * (2 if said.allocated > 8 else 1) * 4, data)
+        if not 0 <= said.shift <= said.allocated - said.bits:
+            raise Damage(
+                f"its high bit {said.shift + said.bits - 1} does not suit {said.bits} of {said.allocated} bits"
+            )
+        fits(said.width, said.height, said.samples * (2 if said.allocated > 8 else 1) * 6, data)
         pixels = _pixels(file, said)
     if pixels.shape[:2] != (said.height, said.width):
         raise Damage("its pixels are of another size than its header says")
+    if said.shift and int(pixels.max()) >= 1 << said.bits:  # compressed with the bits below
+        pixels = _stored(pixels, said, drawings=False)
     return _at_full_scale(pixels, said), _remark(pixels, said)
 
 
 def _pixels(file: Any, said: Facts) -> Array:
     """The stored values. Raises Damage for what is missing or corrupt, Unsupported for a compression not read."""
     syntax = file.file_meta.TransferSyntaxUID if "TransferSyntaxUID" in file.file_meta else None
+    file.pixel_array_options(correct_unused_bits=False)  # pydicom would drop what exceeds BitsStored
     if syntax is None or not syntax.is_compressed or syntax.is_deflated:
-        return np.asarray(file.pixel_array)
+        return _stored(np.asarray(file.pixel_array), said, _holds_overlay(file))
     from pydicom.encaps import generate_frames
 
     frame = next(generate_frames(file.PixelData, number_of_frames=1), b"")
@@ -181,11 +194,34 @@ def _pixels(file: Any, said: Facts) -> Array:
         jpeg.check(frame, head)
         jpeg.decode(frame, head)
     try:
-        return np.asarray(file.pixel_array)
+        pixels = np.asarray(file.pixel_array)
+        return _stored(pixels, said, _holds_overlay(file)) if syntax == _RLE else pixels
     except (NotImplementedError, RuntimeError) as problem:
         if syntax in _READ:
             raise Damage("its compressed pixels cannot be decoded") from problem
         raise _unread(syntax.name) from problem
+
+
+def _holds_overlay(file: Any) -> bool:
+    """Whether bits beside those of the pixels are drawings (60xx,0102), as older files have them."""
+    return any(int(file[group, 0x0102].value or 0) > 0 for group in _OVERLAYS if (group, 0x0102) in file)
+
+
+def _stored(pixels: Array, said: Facts, drawings: bool) -> Array:
+    """The values of BitsStored in cells of BitsAllocated (PS3.5, 8.1.1): below HighBit, the sign carried upwards.
+
+    Raises Damage where the bits above hold something else, unless they hold `drawings`.
+    """
+    unused = 8 * pixels.itemsize - said.bits - said.shift
+    if said.allocated == 1 or (unused == 0 and said.shift == 0):
+        return pixels
+    cells = pixels.view(f"{pixels.dtype.byteorder}u{pixels.itemsize}").astype(f"u{pixels.itemsize}")
+    values = cells << unused
+    values = (values.view(f"i{pixels.itemsize}") if said.signed else values) >> unused
+    others = (values.view(cells.dtype) != cells) & (cells >> (said.bits + said.shift) != 0)
+    if not drawings and others.any():
+        raise Damage(f"its values exceed the {said.bits} bits that it states")
+    return np.asarray(values >> said.shift)
 
 
 def _by_imagecodecs(frame: bytes, syntax: str, name: str, said: Facts) -> Array:

@@ -26,6 +26,7 @@ _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _LOSSLESS = frozenset((0xC3, 0xC7, 0xCB, 0xCF))
 _ARITHMETIC = frozenset(range(0xC9, 0xD0))
+_LS = 0xF7  # the start of a frame of JPEG-LS (ITU-T T.87)
 # By which files say that more follows the picture: other views, gain maps, a video, a phone's own data.
 _MORE = (b"MPF\0", b"MotionPhoto", b"MicroVideo", b"hdrgm", b"Container:Directory", b"urn:iso:std:iso:ts:21496")
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
@@ -46,7 +47,8 @@ class Facts(NamedTuple):
 
 
 def facts(data: bytes) -> Facts:
-    """Read the segments before the first scan. Raises Damage when they end early or hold no frame."""
+    """Read the segments before the first scan. Raises Damage when they end early or hold no frame, Unsupported for
+    JPEG-LS."""
     at, frame = 2, None
     while at + 4 <= len(data):
         if data[at] != 0xFF:
@@ -61,6 +63,8 @@ def facts(data: bytes) -> Facts:
         if marker == 0xD9:
             break
         length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == _LS:
+            raise Unsupported("it is a JPEG-LS image; save it as PNG or TIFF")
         if marker in _START_OF_FRAME and length >= 8 and at + 10 <= len(data):
             frame = (marker, at)
         if marker == 0xDA:
@@ -79,6 +83,17 @@ def facts(data: bytes) -> Facts:
             )
         at += 2 + length
     raise Damage("its header ends early")
+
+
+def is_ls(data: bytes) -> bool:
+    """Whether the bytes that begin as a JPEG are those of a JPEG-LS."""
+    try:
+        facts(data)
+    except Unsupported:
+        return True
+    except Damage:
+        pass
+    return False
 
 
 def working_bytes(said: Facts) -> float:

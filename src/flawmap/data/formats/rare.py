@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from flawmap.data.filekinds import is_pcx, is_tga
-from flawmap.data.formats import INSTALL, Damage, Unsupported
+from flawmap.data.formats import INSTALL, Damage, Unsupported, jpeg
 from flawmap.data.formats.tiff import NAMES, Page
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,6 +37,7 @@ _KINDS = (  # offset, mark, what it is and what to do about it
     (8, b"AVI ", "a video; save single pictures of it as PNG"),
     (0, b"\xff\x0a", "a JPEG XL image; save it as PNG"),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL image; save it as PNG"),
+    (0, b"\xff\x10\xff\x50", "a JPEG XS image; save it as PNG or TIFF"),
     (0, b"8BPS", "a Photoshop document; save it as PNG or TIFF"),
     (0, b"\x93NUMPY", "an array of NumPy; save it as PNG or TIFF"),
     (0, b"\x89HDF", "an HDF5 file; save its pictures as PNG or TIFF"),
@@ -74,6 +75,8 @@ def name_of(data: bytes) -> str:
         return "a DICOM file without its preamble; save it anew as a DICOM file (Part 10)"
     if data[:2] in (b"PF", b"Pf") and data[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
         return "a PFM image; save it as TIFF"
+    if data.startswith(b"\xff\xd8") and jpeg.is_ls(data):
+        return "a JPEG-LS image; save it as PNG or TIFF"
     if is_pcx(data[:128]):
         return "a PCX image; save it as PNG"
     return "a TGA image; save it as PNG" if is_tga(data) else ""

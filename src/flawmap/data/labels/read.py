@@ -24,6 +24,7 @@ from flawmap.data.labels import coco, cvat, label_studio, labelme, severstal, vo
 from flawmap.data.labels.shapes import Labelled
 from flawmap.data.layouts import gather
 from flawmap.errors import ConfigError, DataError, one_line
+from flawmap.given import place_given
 
 FORMATS = ("labelme", "COCO", "YOLO segmentation", "CVAT", "PASCAL VOC", "Label Studio", "Severstal")
 READ = (".json", ".xml", ".txt", ".csv")
@@ -55,11 +56,11 @@ def write_masks(
     Photos that are labelled with nothing, or not labelled at all, have no mask. Raises DataError for a label file that
     is broken or of another size than its photo, naming it, ConfigError for an unknown class and for `out` in the way.
     """
-    out, wanted = Path(out), list(classes)
-    roots = [Path(each) for each in _each(photos)]
+    out, wanted = place_given(out, "out", ConfigError), [classes] if isinstance(classes, str) else list(classes)
+    roots = [place_given(each, "photos") for each in _each(photos)]
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise ConfigError(f"{out} exists and is not empty; choose another --out, or --overwrite it")
-    found, remarks = read_labels([Path(each) for each in _each(labels)])
+    found, remarks = read_labels([place_given(each, "labels") for each in _each(labels)])
     masks = {label.source.absolute() for label in found}  # of PASCAL VOC, in a folder beside the photos'
     gathered = gather(roots)
     if gathered.hidden:
@@ -202,6 +203,8 @@ def _named(files: Sequence[Path], name: str) -> Path | None:
 
 
 def _each(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    if not isinstance(paths, str | os.PathLike | Iterable):
+        raise DataError(f"labels and photos are files and folders, as text or Path, not {type(paths).__name__}")
     return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
 
 

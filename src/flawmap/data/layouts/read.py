@@ -8,6 +8,7 @@ folders) get a fixed one: of the good images in order of name, every fifth is fo
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 
 from flawmap.data.filekinds import FileKind, kind_of
@@ -20,6 +21,7 @@ from flawmap.data.layouts.names import SPLITS, is_copy, is_mask_folder, plain
 from flawmap.data.layouts.table import read_table, table
 from flawmap.data.layouts.tree import Tree, cure, left_notes
 from flawmap.errors import LayoutError
+from flawmap.given import place_given
 
 _READERS: dict[str, Callable[[Tree], list[Sample] | None]] = {
     "csv": table,
@@ -41,18 +43,31 @@ _MPDD_OBJECTS = frozenset({"bracket_black", "bracket_brown", "bracket_white", "c
 _OWN_SPLIT = frozenset(LAYOUTS) - {"kolektor", "magnetic-tile", "folder", "images"}
 
 
-def read_layout(root: str | Path, layout: str = "auto", category: str | None = None) -> Listing:
+def read_layout(root: str | PathLike[str], layout: str = "auto", category: str | None = None) -> Listing:
     """Read a folder, or a csv file, as samples.
 
     `layout`: `auto` or a name in LAYOUTS; `category`: a folder below `root`, for data sets of several. Raises
     LayoutError when nothing usable is there, when several categories are and none is chosen, or for an unknown layout.
     """
+    root = place_given(root, "a folder of photos", LayoutError)
+    if category is not None:
+        category = str(place_given(category, "a category", LayoutError))
     if layout not in ("auto", *LAYOUTS):
         raise LayoutError(f"no layout {layout}; there are: auto, {', '.join(LAYOUTS)}")
     try:
-        return _read(Path(root), layout, category)
+        return _read(root, layout, category)
     except PermissionError as problem:
         raise LayoutError(f"{problem.filename}: no permission to read it; change its permissions") from problem
+
+
+def listing_of(given: Listing | str | PathLike[str], say: Callable[[str], object] = lambda line: None) -> Listing:
+    """A listing, or `read_layout` of a folder or csv, of whose notes `say` is told. Raises LayoutError."""
+    if isinstance(given, Listing):
+        return given
+    listing = read_layout(place_given(given, "a folder, a csv or what read_layout gives", LayoutError))
+    for note in listing.notes:
+        say(note)
+    return listing
 
 
 def _read(root: Path, layout: str, category: str | None) -> Listing:

@@ -12,6 +12,7 @@ from flawmap.data.filekinds import FileKind, kind_of
 from flawmap.data.images import SUFFIXES
 from flawmap.data.layouts.listing import EXPECTED, Split
 from flawmap.errors import DataError, LayoutError
+from flawmap.given import place_given
 
 _CACHES = frozenset(
     {".git", ".svn", ".hg", ".thumbnails", ".cache", ".venv", ".ipynb_checkpoints", ".picasaoriginals", ".fseventsd"}
@@ -191,7 +192,7 @@ class Gathered(NamedTuple):
         return lines + ([_side_note(self.side)] if self.side else [])
 
 
-def gather(paths: Sequence[str | Path]) -> Gathered:
+def gather(paths: Sequence[str | os.PathLike[str]]) -> Gathered:
     """Files, and the images below folders whatever their suffix, in order and each once; and what is passed over.
 
     A file is an image by its suffix or by its first bytes, so that one that is not read fails where it is tried. Raises
@@ -201,7 +202,7 @@ def gather(paths: Sequence[str | Path]) -> Gathered:
     left: dict[Path, FileKind] = {}
     hidden: list[Path] = []
     side: list[Path] = []
-    for path in map(Path, paths):
+    for path in (place_given(path, "a photo or folder") for path in paths):
         if path.is_dir():
             tree = Tree(path)
             kinds = {other: kind for other, kind in tree.others()}
@@ -232,7 +233,7 @@ def gather(paths: Sequence[str | Path]) -> Gathered:
     )
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
+def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The images of `gather`. Raises DataError."""
     return gather(paths).images
 
