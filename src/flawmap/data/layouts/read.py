@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from flawmap.data.filekinds import FileKind, kind_of
 from flawmap.data.layouts.families import dagm, magnetic_tile, visa
 from flawmap.data.layouts.folder import folder, only_images, refuse_doubtful
 from flawmap.data.layouts.kolektor import kolektor, kolektor2
@@ -18,7 +17,7 @@ from flawmap.data.layouts.listing import EXPECTED, Listing, Sample, listed
 from flawmap.data.layouts.mvtec import btad, mpdd, mvtec, mvtec_ad2, mvtec_loco
 from flawmap.data.layouts.names import SPLITS, is_copy, is_mask_folder, plain
 from flawmap.data.layouts.table import read_table, table
-from flawmap.data.layouts.tree import Tree, cure, left_notes
+from flawmap.data.layouts.tree import Tree, left_notes, refuse_no_folder
 from flawmap.errors import LayoutError
 
 _READERS: dict[str, Callable[[Tree], list[Sample] | None]] = {
@@ -61,11 +60,7 @@ def _read(root: Path, layout: str, category: str | None) -> Listing:
             raise LayoutError(f"{root} is a csv and cannot be read as {layout}; give its folder")
         samples = read_table(root)
         return listed(root.parent, "csv", samples, [f"{root.name}: read as a csv of {len(samples)} images"])
-    if root.is_file():
-        kind = kind_of(root)
-        raise LayoutError(f"{root} is {_one(kind)}, not a folder of photos; {cure(kind)}")
-    if not root.is_dir():
-        raise LayoutError(f"{root}: there is no such folder")
+    refuse_no_folder(root)
     if category is not None:
         if not (root / category).is_dir():
             known = ", ".join(
@@ -89,10 +84,6 @@ def _read(root: Path, layout: str, category: str | None) -> Listing:
             return listed(root, name, found, said, tuple(passed_over))
     _refuse_categories(tree)
     raise LayoutError(f"{root} is not laid out as {layout}; try --layout auto, or see docs/data.md")
-
-
-def _one(kind: FileKind) -> str:
-    return f"one photo ({kind.words})" if kind.group == "image" else kind.a
 
 
 def _refuse_categories(tree: Tree) -> None:
