@@ -185,6 +185,8 @@ def _sound(path: Path, read: Callable[[], Read]) -> Read:
         csv.Error,
     ) as problem:
         reason = f"lacks {problem}" if isinstance(problem, KeyError) else (str(problem).splitlines() or ["damaged"])[0]
+        if reason.startswith(("int() argument", "float() argument", "invalid literal for", "could not convert")):
+            reason = "a number is missing, or something else stands in its place"
         raise DataError(f"{path}: not a usable label file ({reason}); correct or export it again") from problem
 
 
