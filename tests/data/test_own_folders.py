@@ -759,3 +759,70 @@ def test_drawings_of_two_colours_in_a_folder_of_defects_are_asked_about(tmp_path
     for number in range(2):
         (tmp_path / folder / f"b{number}.png").rename(tmp_path / folder / f"x{number}.png")
     assert len(masks_of(read_layout(tmp_path))) == 4
+
+
+NAMED = [("OK_{}", "NG_{}"), ("g{}_ok", "d{}_ng"), ("good_{}", "defect_{}"), ("part{}_pass", "part{}_fail")]
+NAMED += [("i.O._{}", "n.i.O._{}"), ("part{}_ok", "part{}_not_ok"), ("OK-{}", "nok-{}"), ("Gutteil {}", "kaputt {}")]
+NAMED += [("no_defect_{}", "scratch_{}"), ("{} normal", "{} abnormal")]
+
+
+@pytest.mark.parametrize(("good", "bad"), NAMED)
+@pytest.mark.parametrize("below", ["", "parts"])
+def test_photos_whose_names_all_say_good_or_defective_are_sorted_by_them(
+    tmp_path: Path, good: str, bad: str, below: str
+) -> None:
+    root = tmp_path / "root"
+    for number in range(5):
+        photo(root / below / f"{good.format(number)}.png")
+        photo(root / below / f"{bad.format(number)}.png", bad=True)
+    listing = read_layout(root)
+    place = f"{below}/" if below else ""
+    assert masks_of(listing) == {f"{place}{bad.format(n)}.png": [] for n in range(5)}
+    assert (listing.layout, len(listing.train_good)) == ("folder", 4)
+    assert any("sorted by the words in the file names: 5 good" in note for note in listing.notes)
+    assert len(read_defects(root).samples) == 5
+    for number in range(5):
+        mask(root / below / f"{bad.format(number)}_mask.png")
+    assert [len(masks) for masks in masks_of(read_layout(root)).values()] == [1] * 5
+    assert len(read_layout(root, "images").train_good) == 15
+
+
+@pytest.mark.parametrize("good", ["IMG_{}", "part{}", "0_{}"])
+def test_some_names_that_say_defective_are_asked_about(tmp_path: Path, good: str) -> None:
+    for number in range(4):
+        photo(tmp_path / "in" / f"{good.format(number)}.png")
+        photo(tmp_path / "in" / f"NG_{number}.png", bad=True)
+    words = refused(tmp_path / "in")
+    assert "The names of 4 of 8 say that they are defective (NG_0.png, …); put good and defective ones" in words
+    with pytest.raises(LayoutError, match="The names of 4 of 8 say that they are defective"):
+        refuse_doubtful_among_good(tmp_path / "in")
+    assert len(read_layout(tmp_path / "in", "images").train_good) == 8
+    for number in range(4):
+        (tmp_path / "in" / f"{good.format(number)}.png").unlink()
+    assert "The names of 4 of 4 say that they are defective" in refused(tmp_path / "in")
+
+
+def test_good_and_defective_names_among_defects_are_asked_about(tmp_path: Path) -> None:
+    for name in ("OK_1", "NG_1", "x"):
+        photo(tmp_path / "bad" / f"{name}.png")
+    with pytest.raises(LayoutError, match=r"OK_1.png is named as of a good part, and others as defective"):
+        read_defects(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("name", ["IMG_0", "kos01", "3f2ko", "0bad12", "good_1", "gong", "hexbad1", "part_NG_C1"])
+def test_names_that_say_nothing_of_defects_are_learnt_from(tmp_path: Path, name: str) -> None:
+    for number in range(3):
+        photo(tmp_path / f"{name}{number}.png")
+    assert len(read_layout(tmp_path).train_good) == 3
+
+
+LANGUAGES = "kaputt Kratzer malo defectuosos défectueux mauvaises defeito difettosi wadliwe vadné fouten furyo"
+
+
+@pytest.mark.parametrize("name", LANGUAGES.split())
+def test_folders_of_defective_parts_are_known_in_more_languages(tmp_path: Path, name: str) -> None:
+    for number in range(3):
+        photo(tmp_path / name / f"{number}.png")
+    assert f"All lie in {name}, a name for defective parts" in refused(tmp_path)
+    assert f"All lie in {name}, a name for defective parts" in refused(tmp_path / name)
+    assert is_bad(name) and not is_good(name)

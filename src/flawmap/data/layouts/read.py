@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flawmap.data.layouts.families import dagm, magnetic_tile, visa
-from flawmap.data.layouts.folder import folder, only_images, refuse_doubtful
+from flawmap.data.layouts.folder import by_names, folder, only_images, refuse_doubtful
 from flawmap.data.layouts.kolektor import kolektor, kolektor2
 from flawmap.data.layouts.listing import EXPECTED, Listing, Sample, listed
 from flawmap.data.layouts.mvtec import btad, mpdd, mvtec, mvtec_ad2, mvtec_loco
@@ -75,6 +75,10 @@ def _read(root: Path, layout: str, category: str | None) -> Listing:
     for name in LAYOUTS if layout == "auto" else [layout]:
         if layout == "auto" and name == "images":
             _refuse_categories(tree)
+            if (named := by_names(tree)) is not None:
+                passed_over, notes = left_notes(tree)
+                said = [*_notes(tree, "folder", named[0], forced=False), named[1], *notes]
+                return listed(root, "folder", named[0], said, tuple(passed_over))
             refuse_doubtful(tree)
         if layout == "auto" and name == "mvtec" and root.resolve().name in _MPDD_OBJECTS:
             name = "mpdd"
