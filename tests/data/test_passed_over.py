@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from flawmap import cli
 from flawmap.data.defects import read_defects
 from flawmap.data.filekinds import kind_of, kind_of_bytes, special
 from flawmap.data.images import encode_jpeg, encode_png, read_image
 from flawmap.data.labels.read import read_labels
 from flawmap.data.layouts import find_images, gather, read_layout
+from flawmap.deploy.repeat import shots_of_folders
 from flawmap.errors import DataError, ImageError, LayoutError, StationError
 from flawmap.station.client import _encoded
 
@@ -218,3 +221,22 @@ def test_a_link_to_nothing_is_tried_wherever_it_is_given(tmp_path: Path) -> None
     assert [path.name for path in inside] == ["a.png", "gone.png", "loop.png"] and gather(inside).images == inside
     with pytest.raises(ImageError, match=r"gone\.png: there is no such file"):
         read_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize(("name", "data", "what"), [
+    ("x.zip", b"PK\x03\x04\x14\0", "a zip archive"), ("x.mp4", b"\0\0\0\x18ftypisom\0\0\0\0", "a video (MP4)"),
+    ("x.jpg", encode_jpeg(PIXELS), "JPEG image"), ("x.pdf", b"%PDF-1.4\n", "a PDF"), ("x.toml", b"x = 1\n", "a file"),
+])  # fmt: skip
+def test_a_file_in_place_of_a_folder_is_told_as_what_it_is(tmp_path: Path, name: str, data: bytes, what: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(data)
+    with pytest.raises(LayoutError) as caught:
+        shots_of_folders(file)
+    assert f"{file} is " in str(caught.value) and what in str(caught.value) and "; " in str(caught.value)
+    for words in (["watch", str(file), "--model", str(tmp_path / "b.bundle"), "--once"], ["suspects", str(file)]):
+        result = CliRunner().invoke(cli.app, words)
+        assert result.exit_code == 2 and f"{file} is " in result.stderr and what in result.stderr, result.output
+    if name != "x.toml":
+        with pytest.raises(DataError, match=r"no label file; ") as refused:
+            read_labels([file])
+        assert what in str(refused.value)
