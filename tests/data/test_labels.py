@@ -567,3 +567,26 @@ def test_the_command_says_what_it_wrote_and_what_it_passed_over(photos: Path) ->
     assert again.exit_code == 2 and len(again.stderr.splitlines()) == 1
     alone = CliRunner().invoke(cli.app, ["masks", "coco.json", "--out", "x"])
     assert alone.exit_code == 2 and "last, the folder of the photos" in alone.stderr
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_severstal_table_of_a_spreadsheet_is_read(mark: str, photos: Path) -> None:
+    text = f"\ufeffImageId{mark}ClassId{mark} EncodedPixels\r\na.png{mark}1{mark}1 3 41 2\r\nb.jpg{mark}2{mark}\r\n"
+    expected = np.zeros((H, W), bool)
+    expected[0:3, 0] = expected[0:2, 1] = True
+    assert np.array_equal(drawn(text, photos, "train.csv"), expected)
+
+
+@pytest.mark.parametrize("value", [None, "wide", [], 0, -5, True])
+def test_a_size_that_is_none_is_told_by_its_field(value: object, photos: Path) -> None:
+    document = of_coco([{"segmentation": [[2, 2, 6, 2, 6, 6, 2, 6]]}])
+    document["images"][0]["width"] = value
+    word = "null" if value is None else str(value)
+    with pytest.raises(DataError) as caught:
+        drawn(json.dumps(document), photos, "coco.json")
+    assert f"width of image {document['images'][0]['id']} is {word}; expected pixels, as 640" in str(caught.value)
+    document["images"][0] |= {"width": str(W), "height": str(H)}
+    assert drawn(json.dumps(document), photos, "coco.json").any()
+    document["annotations"][0] |= {"segmentation": [], "bbox": [1, None, 3, 4]}
+    with pytest.raises(DataError, match="a number is missing, or something else stands in its place"):
+        drawn(json.dumps(document), photos, "coco.json")

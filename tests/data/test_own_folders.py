@@ -686,3 +686,143 @@ def test_a_mask_listed_for_a_good_part_marks_nothing_in_it(tmp_path: Path) -> No
     good, bad = listed(tmp_path, rows).samples
     assert (good.defective, good.mask) == (False, None)
     assert (bad.defective, bad.mask) == (True, tmp_path / "a" / "0_mask.png")
+
+
+def dark(path: Path, seed: int, noise: float, scratch: bool, mean: float = 2.0) -> None:
+    """A dark-field photo: nearly black, with a bright scratch where the part is defective."""
+    pixels = np.random.default_rng(seed).normal(mean, noise, (128, 128))
+    if scratch:
+        for step in range(70):
+            pixels[30 + step : 33 + step, 20 + step : 23 + step] = 220
+    save(path, pixels.clip(0, 255).astype(np.uint8))
+
+
+DARK = ["bad", "NG", "scratch", "defects", "bad/cam1", "NG/rust", "bad parts"]
+
+
+@pytest.mark.parametrize("folder", DARK)
+@pytest.mark.parametrize("name", ["{:03}", "{:03}_2", "{:03}_scratch", "b{:03}"])
+@pytest.mark.parametrize(
+    ("noise", "mean", "suffix"), [(0.3, 2, ".png"), (1, 2, ".png"), (2, 8, ".png"), (1, 3, ".jpg")]
+)
+def test_dark_field_photos_in_a_folder_of_defective_parts_are_photos(
+    tmp_path: Path, folder: str, name: str, noise: float, mean: float, suffix: str
+) -> None:
+    for number in range(10):
+        dark(tmp_path / "good" / f"{number:03}{suffix}", number, noise, False, mean)
+    for number in range(5):
+        dark(tmp_path / folder / f"{name.format(number)}{suffix}", 50 + number, noise, True, mean)
+    listing = read_layout(tmp_path)
+    assert (listing.layout, len(listing.train_good), len(masks_of(listing))) == ("folder", 8, 5)
+    assert not any("left out" in note and "no part of the layout" in note for note in listing.notes)
+    for number in range(5):
+        dark(tmp_path / "masks" / f"{name.format(number)}.png", 50 + number, 0, True, 0)
+    assert [len(masks) for masks in masks_of(read_layout(tmp_path)).values()] == [1] * 5
+
+
+@pytest.mark.parametrize("kind", ["scratch", "rust", "label", "bad_label"])
+@pytest.mark.parametrize("noise", [0.3, 1, 2])
+def test_dark_field_photos_of_kinds_of_defects_beside_train_and_test_are_photos(
+    tmp_path: Path, kind: str, noise: float
+) -> None:
+    for number in range(4):
+        dark(tmp_path / "train" / "good" / f"{number:03}.png", number, noise, False)
+        dark(tmp_path / "test" / "good" / f"{number:03}.png", 10 + number, noise, False)
+        dark(tmp_path / "test" / kind / f"{number:03}.png", 50 + number, noise, True)
+        dark(tmp_path / "ground_truth" / kind / f"{number:03}_mask.png", 50 + number, 0, True, 0)
+    listing = read_layout(tmp_path)
+    assert len(listing.train_good) == 4
+    assert masks_of(listing) == {f"test/{kind}/{n:03}.png": [f"ground_truth/{kind}/{n:03}_mask.png"] for n in range(4)}
+
+
+def test_good_photos_are_no_masks_of_defective_ones(tmp_path: Path) -> None:
+    for number in range(5):
+        dark(tmp_path / "good" / f"{number:03}.png", number, 0.3, True)  # a bright edge of the part, say
+        dark(tmp_path / "bad" / f"{number:03}.png", number, 8, True, 120)
+    listing = read_layout(tmp_path)
+    assert (len(listing.train_good), masks_of(listing)) == (4, {f"bad/{n:03}.png": [] for n in range(5)})
+
+
+def test_what_looks_like_masks_of_good_photos_alone_is_asked_about(tmp_path: Path) -> None:
+    for number in range(5):
+        dark(tmp_path / "good" / f"{number:03}.png", number, 8, False, 120)
+        dark(tmp_path / "rust" / f"{number:03}.png", number, 0.3, True)
+    assert "rust: are these masks, or photos of defective parts?" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["defects", "bad/scratch"])
+def test_drawings_of_two_colours_in_a_folder_of_defects_are_asked_about(tmp_path: Path, folder: str) -> None:
+    good_and_bad(tmp_path, bad="NG")
+    for number in range(2):
+        mask(tmp_path / folder / f"b{number}.png")
+    assert f"{folder}: are these photos of defective parts, or masks?" in refused(tmp_path)
+    for number in range(2):
+        (tmp_path / folder / f"b{number}.png").rename(tmp_path / folder / f"x{number}.png")
+    assert len(masks_of(read_layout(tmp_path))) == 4
+
+
+NAMED = [("OK_{}", "NG_{}"), ("g{}_ok", "d{}_ng"), ("good_{}", "defect_{}"), ("part{}_pass", "part{}_fail")]
+NAMED += [("i.O._{}", "n.i.O._{}"), ("part{}_ok", "part{}_not_ok"), ("OK-{}", "nok-{}"), ("Gutteil {}", "kaputt {}")]
+NAMED += [("no_defect_{}", "scratch_{}"), ("{} normal", "{} abnormal")]
+
+
+@pytest.mark.parametrize(("good", "bad"), NAMED)
+@pytest.mark.parametrize("below", ["", "parts"])
+def test_photos_whose_names_all_say_good_or_defective_are_sorted_by_them(
+    tmp_path: Path, good: str, bad: str, below: str
+) -> None:
+    root = tmp_path / "root"
+    for number in range(5):
+        photo(root / below / f"{good.format(number)}.png")
+        photo(root / below / f"{bad.format(number)}.png", bad=True)
+    listing = read_layout(root)
+    place = f"{below}/" if below else ""
+    assert masks_of(listing) == {f"{place}{bad.format(n)}.png": [] for n in range(5)}
+    assert (listing.layout, len(listing.train_good)) == ("folder", 4)
+    assert any("sorted by the words in the file names: 5 good" in note for note in listing.notes)
+    assert len(read_defects(root).samples) == 5
+    for number in range(5):
+        mask(root / below / f"{bad.format(number)}_mask.png")
+    assert [len(masks) for masks in masks_of(read_layout(root)).values()] == [1] * 5
+    assert len(read_layout(root, "images").train_good) == 15
+
+
+@pytest.mark.parametrize("good", ["IMG_{}", "part{}", "0_{}"])
+def test_some_names_that_say_defective_are_asked_about(tmp_path: Path, good: str) -> None:
+    for number in range(4):
+        photo(tmp_path / "in" / f"{good.format(number)}.png")
+        photo(tmp_path / "in" / f"NG_{number}.png", bad=True)
+    words = refused(tmp_path / "in")
+    assert "The names of 4 of 8 say that they are defective (NG_0.png, …); put good and defective ones" in words
+    with pytest.raises(LayoutError, match="The names of 4 of 8 say that they are defective"):
+        refuse_doubtful_among_good(tmp_path / "in")
+    assert len(read_layout(tmp_path / "in", "images").train_good) == 8
+    for number in range(4):
+        (tmp_path / "in" / f"{good.format(number)}.png").unlink()
+    assert "The names of 4 of 4 say that they are defective" in refused(tmp_path / "in")
+
+
+def test_good_and_defective_names_among_defects_are_asked_about(tmp_path: Path) -> None:
+    for name in ("OK_1", "NG_1", "x"):
+        photo(tmp_path / "bad" / f"{name}.png")
+    with pytest.raises(LayoutError, match=r"OK_1.png is named as of a good part, and others as defective"):
+        read_defects(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("name", ["IMG_0", "kos01", "3f2ko", "0bad12", "good_1", "gong", "hexbad1", "part_NG_C1"])
+def test_names_that_say_nothing_of_defects_are_learnt_from(tmp_path: Path, name: str) -> None:
+    for number in range(3):
+        photo(tmp_path / f"{name}{number}.png")
+    assert len(read_layout(tmp_path).train_good) == 3
+
+
+LANGUAGES = "kaputt Kratzer malo defectuosos défectueux mauvaises defeito difettosi wadliwe vadné fouten furyo"
+
+
+@pytest.mark.parametrize("name", LANGUAGES.split())
+def test_folders_of_defective_parts_are_known_in_more_languages(tmp_path: Path, name: str) -> None:
+    for number in range(3):
+        photo(tmp_path / name / f"{number}.png")
+    assert f"All lie in {name}, a name for defective parts" in refused(tmp_path)
+    assert f"All lie in {name}, a name for defective parts" in refused(tmp_path / name)
+    assert is_bad(name) and not is_good(name)

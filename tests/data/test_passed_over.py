@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from flawmap import cli
 from flawmap.data.defects import read_defects
-from flawmap.data.filekinds import kind_of_bytes
+from flawmap.data.filekinds import kind_of, kind_of_bytes, special
 from flawmap.data.images import encode_jpeg, encode_png, read_image
+from flawmap.data.labels.read import read_labels
 from flawmap.data.layouts import find_images, gather, read_layout
-from flawmap.errors import DataError, LayoutError
+from flawmap.deploy.repeat import shots_of_folders
+from flawmap.errors import DataError, ImageError, LayoutError, StationError
+from flawmap.station.client import _encoded
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (8, 9, 3)).astype(np.uint8)
 HEADS = {
@@ -148,3 +155,88 @@ def test_a_folder_without_an_image_tells_what_is_there(tmp_path: Path) -> None:
         gather([tmp_path])
     with pytest.raises(LayoutError, match=r"no images in .*among them a video \(MP4\)"):
         read_layout(tmp_path)
+
+
+def odd_files(root: Path) -> tuple[Path, ...]:
+    """A named pipe, a socket and a link to a device, all named as images: opening them may wait for ever."""
+    root.mkdir(parents=True, exist_ok=True)
+    paths = root / "pipe.png", root / "s.png", root / "device.png"
+    os.mkfifo(paths[0])
+    before = Path.cwd()
+    os.chdir(root)  # a socket's path is short
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("s.png")
+    finally:
+        os.chdir(before)
+    paths[2].symlink_to("/dev/zero")
+    return paths
+
+
+def test_what_is_no_file_is_told_and_never_opened(tmp_path: Path) -> None:
+    paths = odd_files(tmp_path / "in")
+    assert [special(path) for path in paths] == ["named pipe", "socket", "device"] == [kind_of(p).words for p in paths]
+    (tmp_path / "in" / "a.png").write_bytes(encode_png(PIXELS))
+    found = gather([tmp_path / "in"])
+    assert [path.name for path in found.images] == ["a.png"]
+    (line,) = found.sentences()
+    assert line.startswith("passed over 3 named pipes, sockets or devices: ")
+    listing = read_layout(tmp_path / "in")
+    assert [sample.image.name for sample in listing.samples] == ["a.png"]
+    assert any("3 files are not images" in note and "a named pipe, a socket" in note for note in listing.notes)
+    for path, what in zip(paths, ("named pipe", "socket", "device"), strict=True):
+        for call in (lambda path=path: gather([path]), lambda path=path: read_layout(path)):
+            with pytest.raises((DataError, LayoutError), match=f"is a {what}, .*save what comes from it as files"):
+                call()
+        with pytest.raises(ImageError, match=f"is a {what}, not a file"):
+            read_image(path)
+        with pytest.raises(StationError, match=f"is a {what}, not a file"):
+            _encoded(path, None)
+        with pytest.raises(DataError, match=f"is a {what}, no label file"):
+            read_labels([path])
+
+
+def test_masks_and_tables_that_are_no_files_are_told_and_never_opened(tmp_path: Path) -> None:
+    for number in range(5):
+        for kind in ("good", "bad"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / kind / f"{kind}{number}.png").write_bytes(encode_png(PIXELS))
+    (tmp_path / "masks").mkdir()
+    for place in ("masks/bad0.png", "bad/bad1_mask.png", "split.csv"):
+        os.mkfifo(tmp_path / place)
+    listing = read_layout(tmp_path)
+    assert [len(sample.masks) for sample in listing.test if sample.defective] == [0] * 5
+    assert any("2 files are not images" in note or "3 files are not images" in note for note in listing.notes)
+    (tmp_path / "labels").mkdir()
+    os.mkfifo(tmp_path / "labels" / "a.json")
+    (tmp_path / "labels" / "b.txt").write_text("0 .1 .1 .5 .1 .5 .5\n")
+    assert "a.json: a named pipe, no file" in read_labels([tmp_path / "labels"])[1][0]
+
+
+def test_a_link_to_nothing_is_tried_wherever_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "a.png").write_bytes(encode_png(PIXELS))
+    inside = gather([tmp_path]).images
+    assert [path.name for path in inside] == ["a.png", "gone.png", "loop.png"] and gather(inside).images == inside
+    with pytest.raises(ImageError, match=r"gone\.png: there is no such file"):
+        read_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize(("name", "data", "what"), [
+    ("x.zip", b"PK\x03\x04\x14\0", "a zip archive"), ("x.mp4", b"\0\0\0\x18ftypisom\0\0\0\0", "a video (MP4)"),
+    ("x.jpg", encode_jpeg(PIXELS), "JPEG image"), ("x.pdf", b"%PDF-1.4\n", "a PDF"), ("x.toml", b"x = 1\n", "a file"),
+])  # fmt: skip
+def test_a_file_in_place_of_a_folder_is_told_as_what_it_is(tmp_path: Path, name: str, data: bytes, what: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(data)
+    with pytest.raises(LayoutError) as caught:
+        shots_of_folders(file)
+    assert f"{file} is " in str(caught.value) and what in str(caught.value) and "; " in str(caught.value)
+    for words in (["watch", str(file), "--model", str(tmp_path / "b.bundle"), "--once"], ["suspects", str(file)]):
+        result = CliRunner().invoke(cli.app, words)
+        assert result.exit_code == 2 and f"{file} is " in result.stderr and what in result.stderr, result.output
+    if name != "x.toml":
+        with pytest.raises(DataError, match=r"no label file; ") as refused:
+            read_labels([file])
+        assert what in str(refused.value)

@@ -169,7 +169,10 @@ def suspects_command(
     from flawmap.analysis.outliers import outliers
     from flawmap.bundle import load_bundle
     from flawmap.bundle_facts import NOTE
+    from flawmap.data.layouts import refuse_no_folder
 
+    if bundle.suffix.lower() != ".csv" and bundle.exists():
+        refuse_no_folder(bundle, "a bundle or a folder of photos")
     if bundle.suffix.lower() == ".csv" or (bundle.is_dir() and not (bundle / NOTE).exists()):
         if data is not None or out is not None:
             raise ConfigError(f"{bundle} is no bundle, and without one there are no pictures; give the photos alone")

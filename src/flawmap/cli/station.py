@@ -165,6 +165,7 @@ def watch_command(
 
     With --once exit code 1 when any failed, 2 when hidden images were passed over.
     """
+    from flawmap.data.layouts import refuse_no_folder
     from flawmap.station.client import Client
     from flawmap.station.mqtt import Broker
     from flawmap.station.seen import Table
@@ -179,8 +180,7 @@ def watch_command(
     encrypted = (server, "https:"), (mqtt, "mqtts:")
     if ca is not None and not any((url or "").lower().startswith(scheme) for url, scheme in encrypted):
         raise ConfigError("--ca is for --server with https:// and for --mqtt with mqtts://")
-    if not folder.is_dir():
-        raise ConfigError(f"there is no folder {folder} to watch")
+    refuse_no_folder(folder, "a folder that a camera writes to")
     with ExitStack() as opened:
         if server is not None:
             client = Client(server, token, timeout=PATIENCE_S, ca=ca, say=console.remark)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flawmap.data.categories import holds_data_sets
 from flawmap.data.layouts import EXPECTED, Listing, Sample, read_layout
-from flawmap.data.layouts.names import is_good
+from flawmap.data.layouts.names import is_good, said_by_stem
 from flawmap.data.layouts.tree import Tree, left_notes
 from flawmap.data.layouts.truth import Truth
 from flawmap.errors import LayoutError
@@ -36,6 +36,12 @@ def read_defects(folder: str | PathLike[str]) -> Listing:
     places = {path: path.relative_to(folder).parts[:-1] for path in tree.images_found}
     if good := next((path for path, parts in places.items() if any(map(is_good, parts))), None):
         raise LayoutError(f"{good} lies in a folder of good images; name a folder of defective ones with --defects")
+    said = {said_by_stem(path.stem): path for path in tree.images_found}
+    if {"good", "bad"} <= set(said):
+        raise LayoutError(
+            f"{said['good']} is named as of a good part, and others as defective; give a folder of the defective ones "
+            "with --defects"
+        )
     truth = Truth(tree)
     samples = []
     for path in truth.photos:

@@ -27,11 +27,13 @@ CALMER = 0.15  # by which a soft mask's flat areas exceed those of a photo on an
 class Look(NamedTuple):
     """How a picture looks. kind: `even`, one colour, which tells nothing; `drawn`, few colours in flat areas, or black
     and white as JPEG leaves them; `soft`, flat areas of few tones with slopes between, as blurred masks have, and
-    photos before an even background too; else `photo`. calm: share of its pixels in flat areas. size: rows, columns."""
+    photos before an even background too; else `photo`. calm: share of its pixels in flat areas. size: rows, columns.
+    two: whether it has exactly two colours, as no photo has."""
 
     kind: Drawing
     calm: float
     size: tuple[int, int]
+    two: bool = False
 
     def is_mask_beside(self, photo: Look) -> bool | None:
         """Whether this is a mask of `photo`, by whose name it is named; None when in doubt."""
@@ -70,7 +72,7 @@ def look_at(pixels: MaskPixels) -> Look:
     calm = float(flat.mean())
     same = float((steps == 0).mean()) if steps.size else 0.0
     if (same >= SAME and _few(colours)) or _black_and_white(scaled):
-        return Look("drawn", calm, size)
+        return Look("drawn", calm, size, _count(colours) == 2)
     tones = (scaled[flat] / 8).astype(np.int64) @ (32 ** np.arange(scaled.shape[2]))
     counts = np.sort(np.unique(tones, return_counts=True)[1])[::-1]
     soft = calm >= CALM and counts[:AREAS].sum() >= NEARLY_ALL * counts.sum()
@@ -91,10 +93,13 @@ def _visible(pixels: MaskPixels) -> Numbers:
 
 def _few(colours: Numbers) -> bool:
     """Whether there are at most COLOURS colours."""
+    return _count(colours[::16]) <= COLOURS and _count(colours) <= COLOURS
+
+
+def _count(colours: Numbers) -> int:
+    """How many colours (H, W, C) there are; exact where they are few."""
     packed = (colours * (1.0, 4099.0, 16785407.0)[: colours.shape[2]]).sum(axis=2)  # sums of few colours are distinct
-    if len(np.unique(packed[::16])) > COLOURS:
-        return False
-    return len(np.unique(packed)) <= COLOURS
+    return len(np.unique(packed))
 
 
 def _black_and_white(scaled: Numbers) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import struct
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 Group = Literal["image", "video", "archive", "document", "other"]
 
+SPECIAL = frozenset({"named pipe", "socket", "device"})
 _HEAD = 264  # bytes: tar and DICOM have their marks the farthest in
 _ISO = {  # brands of the container that phones and cameras write both photos and videos in
     "image": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"jxl "),
@@ -94,8 +97,25 @@ class FileKind(NamedTuple):
         return f"{'an' if self.words[0].lower() in 'aeio' else 'a'} {self.words}"
 
 
+def special(path: str | Path) -> str | None:
+    """What a path is that is neither a file nor a folder: "named pipe", "socket" or "device"; it must not be opened, as
+    reading it may never end. None for a file, a folder, and what is not there."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISFIFO(mode):
+        return "named pipe"
+    if stat.S_ISSOCK(mode):
+        return "socket"
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "device"
+
+
 def kind_of(path: Path) -> FileKind:
-    """What a file is, by its first bytes; a file that cannot be read is of the group `other`."""
+    """What a file is, by its first bytes; a file that cannot be read is of the group `other`, and so is what is none,
+    which is not opened."""
+    if (what := special(path)) is not None:
+        return FileKind(what, "other")
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)

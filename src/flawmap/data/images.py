@@ -16,6 +16,7 @@ import numpy as np
 
 from flawmap.data.by_pillow import TURNS, opened, orientation_of
 from flawmap.data.decoding import decoded, is_tiff
+from flawmap.data.filekinds import special
 from flawmap.data.formats import pnm, tiff
 from flawmap.data.header import Header, header_of
 from flawmap.data.integers import whole_numbers
@@ -300,6 +301,8 @@ def read_mask_pixels(path: str | Path) -> MaskPixels:
 
 
 def _bytes_of(path: Path) -> bytes:
+    if (what := special(path)) is not None:
+        raise ImageError(f"{path} is a {what}, not a file; save the image as a file")
     try:
         data = path.read_bytes()
     except FileNotFoundError as problem:

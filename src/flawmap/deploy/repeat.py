@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from flawmap.data.images import Stored, as_stored, to_float
-from flawmap.data.layouts import find_images, gather
+from flawmap.data.layouts import find_images, gather, refuse_no_folder
 from flawmap.deploy.inspector import Inspector
 from flawmap.errors import BundleError, DataError, LayoutError
 from flawmap.measure.report import page_environment, short
@@ -97,8 +97,7 @@ def shots_of_folders(folder: Path, say: Callable[[str], object] = lambda line: N
 
     Raises LayoutError unless all have two or more.
     """
-    if not folder.is_dir():
-        raise LayoutError(f"{folder}: there is no such folder")
+    refuse_no_folder(folder, "a folder of photos by part")
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     parts = {path.name: find_images([path]) for path in inside}
     for line in passed_over(folder)[0]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from flawmap.data.filekinds import special
 from flawmap.errors import StationAwayError, StationError
 from flawmap.station.reach import trusting, unreached
 
@@ -299,6 +300,8 @@ def _encoded(image: ImageLike, order: str | None) -> bytes:
 
 
 def _bytes_of(path: Path) -> bytes:
+    if (what := special(path)) is not None:
+        raise StationError(f"{path} is a {what}, not a file; save the image as a file")
     try:
         return path.read_bytes()
     except OSError as problem:

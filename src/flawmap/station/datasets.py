@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from flawmap.data.images import decode_pixels, header_of
 from flawmap.errors import ImageError, StationError
 from flawmap.station.drawing import thumbnail_jpeg
 from flawmap.station.files import SUFFIXES, is_id, new_id, private, write_whole
+from flawmap.station.pairing import is_named_as_mask, look_of, masks_among
 from flawmap.station.record import now
 from flawmap.station.settings import LimitSettings
 
-KINDS = ("good", "defective")
+KINDS = ("good", "defective")  # as they are sent; among the defective ones are "mask" too
 NOTE = "dataset.json"
 GENTLY = ("nice", "-n", "10") if shutil.which("nice") else ()  # begins a command that must not delay the line
 WORDS = {  # of a summary: one, several
@@ -31,6 +32,8 @@ WORDS = {  # of a summary: one, several
     "exposure": ("photo is lit otherwise", "photos are lit otherwise"),
     "outlier": ("good photo looks unlike the others", "good photos look unlike the others"),
     "unreadable": ("photo cannot be read", "photos cannot be read"),
+    "depth": ("photo is stored otherwise", "photos are stored otherwise"),
+    "mask": ("mask has no photo", "masks have no photo"),
 }
 
 DataSet = dict[str, Any]
@@ -69,7 +72,8 @@ class DataSets:
         counts = Counter(photo["kind"] for photo in photos)
         problems = Counter(kind for photo in photos for kind in {problem["kind"] for problem in photo["problems"]})
         summary = [f"{count} {WORDS[kind][count > 1]}" for kind, count in sorted(problems.items())]
-        known = {kind: counts[kind] for kind in KINDS}
+        known = {kind: counts[kind] for kind in KINDS} | {"masks": counts["mask"]}
+        photos = [{name: value for name, value in photo.items() if name != "look"} for photo in photos]
         return {**note, **known, "checking": ident in self._checking, "summary": summary, "photos": photos}
 
     def make(self, name: str) -> DataSet:
@@ -89,7 +93,8 @@ class DataSets:
             shutil.rmtree(self.folder / ident, ignore_errors=True)
 
     def add(self, ident: str, kind: str, name: str, data: bytes) -> dict[str, Any]:
-        """Keep a photo. Raises StationError for what is none, or cannot be read whole."""
+        """Keep a photo, or a mask of a defective one, which its name and look tell. Raises StationError for what is
+        neither, or cannot be read whole."""
         if len(data) > self.limits.bytes:
             raise StationError(f"more than {self.limits.bytes} bytes", 413, code="bytes", limit=self.limits.bytes)
         try:
@@ -108,10 +113,20 @@ class DataSets:
             "file": SUFFIXES[header.kind],
         }  # fmt: skip
         with self._lock:
+            self._read(ident)
+            file = self._file(ident, photo)
+            write_whole(file, data)
+        if kind != "good" or is_named_as_mask(photo):
+            photo["look"] = look_of(file)
+        with self._lock:
             note = self._read(ident)
-            write_whole(self._file(ident, photo), data)
-            self._write({**note, "checked": False, "photos": [*note["photos"], photo]})
-        return photo
+            if kind == "good" and _is_mask_of_good(photo, note["photos"]):
+                file.unlink()
+                text = "a mask by its name and look; good photos need none, send it with the defective ones"
+                raise StationError(text, 422, code="mask")
+            photos = _with_masks([*note["photos"], photo])
+            self._write({**note, "checked": False, "photos": photos})
+        return {name: value for name, value in photos[-1].items() if name != "look"}
 
     def photo(self, ident: str, photo: str) -> Path:
         """The file of a photo. Raises StationError (404)."""
@@ -124,17 +139,31 @@ class DataSets:
         """Forget a photo. Raises StationError (404)."""
         with self._lock:
             file, note = self.photo(ident, photo), self._read(ident)
-            self._write({**note, "photos": [one for one in note["photos"] if one["id"] != photo]})
+            self._write({**note, "photos": _with_masks(one for one in note["photos"] if one["id"] != photo)})
             file.unlink(missing_ok=True)
 
     def thumbnail(self, ident: str, photo: str) -> bytes:
         """A photo, small."""
         return thumbnail_jpeg(self.photo(ident, photo).read_bytes())
 
-    def files(self, ident: str) -> dict[str, list[Path]]:
-        """The files of the photos, by kind. Raises StationError (404)."""
+    def files(self, ident: str) -> dict[str, Path]:
+        """Files to train on by where they go: good/ID.png, defective/ID.png, its masks as defective/ID_mask_1.png.
+
+        Masks without a photo are none of them. Raises StationError (404).
+        """
         photos = self._read(ident)["photos"]
-        return {kind: [self._file(ident, photo) for photo in photos if photo["kind"] == kind] for kind in KINDS}
+        found = {}
+        numbers: Counter[str] = Counter()
+        for photo in photos:
+            name = photo["id"]
+            if photo["kind"] == "mask":
+                if photo["of"] is None:
+                    continue
+                numbers[photo["of"]] += 1
+                name = f"{photo['of']}_mask_{numbers[photo['of']]}"
+            file = self._file(ident, photo)
+            found[f"{file.parent.name}/{name}{photo['file']}"] = file
+        return found
 
     def check(self, ident: str) -> None:
         """Find what is wrong with the photos, in the background. Raises StationError (409) while that goes on."""
@@ -149,8 +178,12 @@ class DataSets:
         try:
             note = self._read(ident)
             found: dict[str, list[Problem]] = {photo["id"]: [] for photo in note["photos"]}
-            _alike(note["photos"], found)
-            for line in self._figures(ident):
+            _alike([photo for photo in note["photos"] if photo["kind"] != "mask"], found)
+            for photo in note["photos"]:
+                if photo["kind"] == "mask" and photo["of"] is None:
+                    text = "a mask, but no defective photo has its name and size; it is not learnt from"
+                    found[photo["id"]].append(problem("mask", text, "mask-alone"))
+            for line in self._figures(ident, note):
                 if line["photo"] in found:
                     found[line.pop("photo")].append(line)
             for photo in note["photos"]:
@@ -168,14 +201,16 @@ class DataSets:
         finally:
             self._checking.discard(ident)
 
-    def _figures(self, ident: str) -> list[Problem]:
-        """What `flawmap.station.checking` says of the good photos, in a process of its own."""
+    def _figures(self, ident: str, note: DataSet) -> list[Problem]:
+        """What `flawmap.station.checking` says of the photos, in a process of its own."""
         words = [*GENTLY, sys.executable, "-m", "flawmap.station.checking", str(self.folder / ident / "good")]
-        done = subprocess.run(words, capture_output=True, text=True)
+        others = [str(self._file(ident, photo)) for photo in note["photos"] if photo["kind"] == "defective"]
+        done = subprocess.run(words, input=json.dumps(others), capture_output=True, text=True)
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
     def _file(self, ident: str, photo: dict[str, Any]) -> Path:
-        return self.folder / ident / str(photo["kind"]) / f"{photo['id']}{photo['file']}"
+        kind = "good" if photo["kind"] == "good" else "defective"
+        return self.folder / ident / kind / f"{photo['id']}{photo['file']}"
 
     def _read(self, ident: str) -> DataSet:
         try:
@@ -194,6 +229,28 @@ def too_many_pixels(width: int, height: int, limit: int) -> StationError:
     """What is answered to an image of more than `limit` pixels."""
     text = f"the image has {width}x{height} pixels, the limit is {limit}"
     return StationError(text, 413, code="pixels", width=width, height=height, limit=limit)
+
+
+def _with_masks(photos: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The photos, the defective ones told from their masks anew: kind, and of a mask the id of its photo, or None."""
+    photos = list(photos)
+    masks = masks_among(photo for photo in photos if photo["kind"] != "good")
+    plain = [{name: value for name, value in photo.items() if name != "of"} for photo in photos]
+    return [
+        {**photo, "kind": "mask", "of": masks[photo["id"]]}
+        if photo["id"] in masks
+        else {**photo, "kind": "good" if photo["kind"] == "good" else "defective"}
+        for photo in plain
+    ]
+
+
+def _is_mask_of_good(photo: dict[str, Any], photos: list[dict[str, Any]]) -> bool:
+    """Whether a picture sent as a good photo is a mask: named NAME_mask or NAME_gt, or as the mask of a good photo."""
+    if photo.get("look", {"kind": "photo"})["kind"] == "photo":
+        return False
+    masks = masks_among([*(one for one in photos if one["kind"] == "good"), photo])
+    alone = masks_among([{**photo, "look": {"kind": "even", "calm": 1.0}}])  # only a name that is sure tells then
+    return masks.get(photo["id"]) is not None or photo["id"] in alone
 
 
 def _alike(photos: list[dict[str, Any]], found: dict[str, list[Problem]]) -> None:

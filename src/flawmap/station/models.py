@@ -24,6 +24,7 @@ import sqlalchemy as sa
 
 from flawmap.bundle_facts import ABOUT, NOTE, check_texts, checked_facts, smallest_place, threshold_of
 from flawmap.config import ImageSettings, PlaceSettings
+from flawmap.data.filekinds import special
 from flawmap.data.white import FULL, level_in
 from flawmap.errors import BundleError, ConfigError, StationError
 from flawmap.measure.threshold import Groups, Tail, Threshold, choose_threshold
@@ -389,6 +390,8 @@ def _read(path: Path) -> Version | None:
     """What a folder's notes say; None where it is no bundle that can be read."""
     match = FOLDER.fullmatch(path.name)
     try:
+        if special(path / NOTE) is not None:
+            raise OSError(f"{path / NOTE} is no file")
         data = (path / NOTE).read_bytes()
         note = json.loads(data.decode("utf-8-sig"))
         note, lacks = _checked(path, note, data.decode("utf-8-sig"))

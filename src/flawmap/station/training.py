@@ -27,7 +27,7 @@ from flawmap.data.images import decode_pixels, encode_jpeg, overlay, pixels_to_s
 from flawmap.errors import BundleError, ConfigError, FlawmapError, StationError
 from flawmap.measure.smallest import smallest_of
 from flawmap.station import comparing, course
-from flawmap.station.datasets import GENTLY, DataSets
+from flawmap.station.datasets import GENTLY, KINDS, DataSets
 from flawmap.station.files import is_id, link, new_id, private, write_whole
 from flawmap.station.models import FOLDER, LOAD_S, NAMED, Models, Version
 from flawmap.station.record import now
@@ -40,7 +40,9 @@ END_S = 10.0  # for a training that is told to stop, before it is killed
 TRIES = 2  # stops without getting further, and it has failed
 FIRST = 6  # photos shown with the new model's maps
 SETTING = re.compile(r"(?P<key>[a-z]+\.[a-z_0-9]+)=(?P<value>[A-Za-z0-9_.,\[\]\" -]{0,200})")
-STORED = re.compile(rf"\S*/{PHOTOS}/(good|defective)/(?P<id>[0-9a-f]{{32}})\.\w+")  # where a training finds a photo
+STORED = re.compile(
+    rf"\S*/{PHOTOS}/(good|defective)/(?P<id>[0-9a-f]{{32}})(_mask_\d+)?\.\w+"
+)  # where a training finds a photo
 PATHS = ("image.ignore", "model.prior")  # settings that name files: none comes from a request
 DERIVED = ("stage", "step", "steps", "progress", "losses", "metrics")  # read from its files, not noted
 OWN = ("stops", "furthest", "paused")  # noted for the station alone
@@ -125,10 +127,10 @@ class Trainings:
                 "resumed": 0, "first": 0, "model": None, "threshold": None, "size": None, "smallest": None,
                 "comparison": None, "stops": 0, "furthest": -1, "paused": False,
             }  # fmt: skip
-            for kind, files in self.datasets.files(dataset).items():
+            for kind in KINDS:
                 (self.folder / ident / PHOTOS / kind).mkdir(parents=True)
-                for file in files:
-                    link(file, self.folder / ident / PHOTOS / kind / file.name)
+            for place, file in self.datasets.files(dataset).items():
+                link(file, self.folder / ident / PHOTOS / place)
             self._write(training)
             self._launch(ident)
         return self.get(ident)
@@ -317,6 +319,7 @@ class Trainings:
         """What the new model finds on a few of its photos, the defective ones first."""
         training = self.get(ident, metrics=False)
         photos = self.datasets.get(training["dataset"])["photos"]
+        photos = [photo for photo in photos if photo["kind"] in KINDS]
         chosen = sorted(photos, key=lambda photo: photo["kind"])[:FIRST]
         ref, pool, drawn = f"training {ident}", self.models.pool, 0
         white = self.models.white_in(self.bundle(ident))

@@ -84,7 +84,7 @@ def remove(station: TheStation, who: Engineer, ident: str) -> Response:
 async def add(
     station: TheStation, who: Engineer, request: Request, ident: str, kind: Literal["good", "defective"] = "good"
 ) -> JSONResponse:
-    """Add photos, the fields `image` of a form."""
+    """Add photos, the fields `image` of a form; masks among defective ones are told by their names and looks."""
     from starlette.concurrency import run_in_threadpool
 
     added: list[dict[str, Any]] = []
@@ -100,7 +100,9 @@ async def add(
                 added.append(await run_in_threadpool(station.datasets.add, ident, kind, name, await file.read()))
             except StationError as problem:
                 refused.append({"name": name, **error_of(problem)})
-    return json({"added": added, "refused": refused})
+    photos = (await run_in_threadpool(station.datasets.get, ident))["photos"]
+    known = {photo["id"]: photo for photo in photos}  # one that came before its photo is known as a mask by now
+    return json({"added": [known.get(one["id"], one) for one in added], "refused": refused})
 
 
 @router.get("/api/datasets/{ident}/photos/{photo}", response_class=Response)

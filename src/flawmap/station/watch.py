@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flawmap.data.filekinds import FileKind, kind_of
@@ -141,7 +142,8 @@ class Watch:
             for path, hidden in self._files():
                 with contextlib.suppress(OSError):
                     stat, name = path.stat(), path.relative_to(self.folder).as_posix()
-                    kind = None if path.suffix.lower() in SUFFIXES and not hidden else self._kind(path, name, stat)
+                    known = path.suffix.lower() in SUFFIXES and not hidden and S_ISREG(stat.st_mode)
+                    kind = None if known else self._kind(path, name, stat)
                     if kind is None or (kind.group == "image" and not hidden):
                         found.append((stat.st_mtime_ns, name, path, stat.st_size))
                     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flawmap.config import ImageSettings
+from flawmap.data.filekinds import special
 from flawmap.data.images import Brightness, brightness_of
 from flawmap.data.white import FAR, FULL, HEAD, LEVELS, White, likely_white, may_be_deep
 from flawmap.errors import ImageError
@@ -66,6 +67,17 @@ def settled_white(
     }  # fmt: skip
 
 
+def brightnesses(paths: Sequence[Path]) -> dict[Path, Brightness]:
+    """How bright each photo is, as `settled_white` sees it; of those without 16 bits only some are decoded, and the
+    others taken for as bright as these."""
+    deep, shallow = [path for path in paths if _deep(path)], [path for path in paths if not _deep(path)]
+    some = {path: _brightness(path) for path in shallow[:: max(-(-len(shallow) // SHALLOW_READ), 1)]}
+    usual = statistics.median(one.bright for one in some.values()) if some else 1.0
+    return {path: _brightness(path) for path in deep} | {
+        path: some.get(path, Brightness(None, usual)) for path in shallow
+    }
+
+
 def _line(asked: int | str, level: int, largest: int, count: int) -> str:
     photos = f"{count} photo{'s have' if count > 1 else ' has'} 16 bits"
     dark = f"{photos} and no pixel above {largest}"
@@ -103,6 +115,8 @@ def _bits(largest: int) -> str:
 
 def _deep(path: Path) -> bool:
     """Whether a photo may hold more than 8 bits."""
+    if special(path) is not None:
+        return True
     try:
         with path.open("rb") as file:
             start = file.read(HEAD)
@@ -113,6 +127,6 @@ def _deep(path: Path) -> bool:
 
 def _brightness(path: Path) -> Brightness:
     try:
-        return brightness_of(path.read_bytes(), str(path))
+        return brightness_of(path.read_bytes(), str(path)) if special(path) is None else Brightness(None, 1.0)
     except (OSError, ValueError, ImageError):  # it is read again, and what is wrong with it told then
         return Brightness(None, 1.0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flawmap.data.images import Mask
-from flawmap.data.labels.shapes import Draw, Labelled, Shape, points_of, polygon, run_lengths, runs
+from flawmap.data.labels.shapes import Draw, Labelled, Shape, points_of, polygon, run_lengths, runs, side_of
 
 
 def fits(document: Any) -> bool:
@@ -25,7 +25,10 @@ def read(document: dict[str, Any], file: Path) -> list[Labelled]:
     kinds = {each["id"]: str(each["name"]) for each in document.get("categories") or []}
     photos: dict[Any, Labelled] = {}
     for each in document["images"]:
-        size = (int(each["height"]), int(each["width"])) if "height" in each and "width" in each else None
+        size = None
+        if "height" in each and "width" in each:
+            height, width = (side_of(each[side], f"{side} of image {each['id']}") for side in ("height", "width"))
+            size = height, width
         photos[each["id"]] = Labelled(str(each["file_name"]).replace("\\", "/"), file, [], size)
     for number, each in enumerate(document["annotations"], 1):
         if each["image_id"] not in photos:
@@ -39,7 +42,8 @@ def read(document: dict[str, Any], file: Path) -> list[Labelled]:
 def _drawn(annotation: dict[str, Any], size: tuple[int, int] | None, name: str) -> Draw:
     marked = annotation.get("segmentation")
     if isinstance(marked, dict):
-        return _runs(marked["counts"], (int(marked["size"][0]), int(marked["size"][1])), size, name)
+        told = (side_of(marked["size"][place], f"{name}: size") for place in range(2))
+        return _runs(marked["counts"], (next(told), next(told)), size, name)
     if isinstance(marked, list) and marked:
         rings = [points_of(ring, 3, f"{name}: a polygon") for ring in ([marked] if _flat(marked) else marked)]
         return lambda height, width: _joined(rings, height, width)

@@ -12,7 +12,18 @@ from xml.etree import ElementTree
 
 from flawmap.data.images import Mask
 from flawmap.data.labels.labelme import placed
-from flawmap.data.labels.shapes import Draw, Labelled, Shape, box, ellipse, points_of, polygon, run_lengths, runs
+from flawmap.data.labels.shapes import (
+    Draw,
+    Labelled,
+    Shape,
+    box,
+    ellipse,
+    points_of,
+    polygon,
+    run_lengths,
+    runs,
+    side_of,
+)
 
 AREAS = ("polygon", "mask", "ellipse", "box")
 OTHERS = ("polyline", "points", "skeleton", "cuboid")
@@ -29,7 +40,7 @@ def read(root: ElementTree.Element, file: Path) -> list[Labelled]:
         raise ValueError("it holds tracks of a video; export the frames as 'CVAT for images'")
     photos = []
     for image in root.iter("image"):
-        size = int(image.attrib["height"]), int(image.attrib["width"])
+        size = side_of(image.attrib["height"], "height"), side_of(image.attrib["width"], "width")
         areas = sorted((each for each in image if each.tag in AREAS), key=lambda each: int(each.get("z_order", 0)))
         others = sum(each.tag in OTHERS for each in image)
         remark = f"{others} lines, points or others mark no area" if others else ""

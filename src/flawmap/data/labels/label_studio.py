@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from flawmap.data.images import Mask
-from flawmap.data.labels.shapes import Draw, Labelled, Shape, ellipse, points_of, polygon, turned_corners
+from flawmap.data.labels.shapes import Draw, Labelled, Shape, ellipse, points_of, polygon, side_of, turned_corners
 
 _BY_TYPE = {"brush": "rle", "polygon": "points", "ellipse": "radiusX", "rectangle": "width", "magicwand": "rle"}
 # What is said of a photo or of an area, which is listed by itself; it may repeat the area's place.
@@ -48,7 +48,10 @@ def read(document: list[dict[str, Any]], file: Path) -> list[Labelled]:
             if key is None:
                 others[_said(area, value)] += 1
                 continue
-            size = int(area["original_height"]), int(area["original_width"])
+            size = (
+                side_of(area["original_height"], "original_height"),
+                side_of(area["original_width"], "original_width"),
+            )
             shapes.append(Shape(_kind(value), _drawn(key, value, size)))
         what = ", ".join(f"{form} ({count})" for form, count in sorted(others.items()))
         remark = f"{what}: no areas, and left out" if what else ""

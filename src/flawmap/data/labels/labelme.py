@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from flawmap.data.images import Mask
-from flawmap.data.labels.shapes import Draw, Labelled, Shape, opened_png, points_of
+from flawmap.data.labels.shapes import Draw, Labelled, Shape, opened_png, points_of, side_of
 
 BACKGROUND, IGNORED = "_background_", "__ignore__"
 LINE, POINT = 10, 5  # labelme's width of a line and radius of a point, in pixels
@@ -33,7 +33,7 @@ def read(document: dict[str, Any], file: Path) -> list[Labelled]:
     """The photo of a file. Raises KeyError, TypeError, ValueError for what labelme does not write."""
     name = PureWindowsPath(str(document["imagePath"])).as_posix()
     size = document.get("imageHeight"), document.get("imageWidth")
-    known = None if None in size else (int(size[0] or 0), int(size[1] or 0))
+    known = None if None in size else (side_of(size[0], "imageHeight"), side_of(size[1], "imageWidth"))
     shapes = [_shape(shape) for shape in document["shapes"] if shape["label"] != IGNORED]
     return [Labelled(name, file, shapes, known)]
 

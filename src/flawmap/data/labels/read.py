@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from flawmap.data.filekinds import SPECIAL, kind_of, special
 from flawmap.data.images import Mask, read_shape, write_image
 from flawmap.data.labels import coco, cvat, label_studio, labelme, severstal, voc, yolo
 from flawmap.data.labels.shapes import Labelled
@@ -101,11 +102,20 @@ def read_labels(sources: Sequence[Path]) -> tuple[list[Labelled], list[str]]:
     Raises DataError for a file that is broken, and where none of them holds labels.
     """
     files: list[Path] = []
+    remarks: list[str] = []
     for source in sources:
         if source.is_dir():
+            odd = [path for path in sorted(source.rglob("*")) if special(path) is not None]
+            remarks += [f"passed over {path}: a {special(path)}, no file" for path in odd]
             inside = sorted(path for path in source.rglob("*") if path.is_file())
             files += [path for path in inside if not path.name.startswith(".")]
         elif source.exists():
+            kind = kind_of(source)
+            if kind.group in ("archive", "video", "document") or kind.words in SPECIAL:
+                what = {"archive": "unpack it and give the folder"}.get(kind.group, "give the label files")
+                raise DataError(f"{source} is {kind.a}, no label file; {what}")
+            if kind.group == "image" and source.suffix.lower() != ".png":
+                raise DataError(f"{source} is {kind.a}, no label file; give one of {', '.join(FORMATS)}")
             files.append(source)
         else:
             raise DataError(f"{source}: there is no such file or folder")
@@ -127,7 +137,7 @@ def read_labels(sources: Sequence[Path]) -> tuple[list[Labelled], list[str]]:
         what = f"{sources[0]}: no label file" + (f" ({passed[0].name} is none that is known)" if passed else "")
         raise DataError(f"{what}; expected one of {', '.join(FORMATS)}")
     more = f" and {len(passed) - 1} more" if len(passed) > 1 else ""
-    return found, [f"passed over as no labels: {passed[0].name}{more}"] if passed else []
+    return found, remarks + ([f"passed over as no labels: {passed[0].name}{more}"] if passed else [])
 
 
 def _of_text(path: Path) -> list[Labelled] | None:
@@ -176,6 +186,8 @@ def _sound(path: Path, read: Callable[[], Read]) -> Read:
         csv.Error,
     ) as problem:
         reason = f"lacks {problem}" if isinstance(problem, KeyError) else (str(problem).splitlines() or ["damaged"])[0]
+        if reason.startswith(("int() argument", "float() argument", "invalid literal for", "could not convert")):
+            reason = "a number is missing, or something else stands in its place"
         raise DataError(f"{path}: not a usable label file ({reason}); correct or export it again") from problem
 
 

@@ -28,12 +28,16 @@ def read(text: str, file: Path) -> list[Labelled]:
     """The photos of a file. Raises ValueError for a row that is none."""
     photos: dict[str, Labelled] = {}
     csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
-    for number, row in enumerate(csv.DictReader(text.lstrip("\ufeff").splitlines()), 2):
+    lines = text.lstrip("\ufeff").splitlines()
+    parted = max(",;\t", key=lines[0].count)  # a spreadsheet parts by semicolons or tabs
+    reader = csv.DictReader(lines, delimiter=parted)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+    for number, row in enumerate(reader, 2):
         if "ImageId_ClassId" in row:
             name, _, kind = (row["ImageId_ClassId"] or "").rpartition("_")
         else:
             name, kind = row.get("ImageId") or "", row.get("ClassId") or "defect"
-        if not name or row[PIXELS] is None:
+        if not name or row.get(PIXELS) is None:
             raise ValueError(f"row {number} has no image or too few cells")
         photo = photos.setdefault(name, Labelled(name, file))
         words = row[PIXELS].split()

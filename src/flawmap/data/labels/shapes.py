@@ -52,6 +52,17 @@ class Labelled:
     remark: str = ""
 
 
+def side_of(value: Any, field: str) -> int:
+    """A photo's side in pixels as a label file states it in `field`, also as text. Raises ValueError."""
+    try:
+        side = int(value) if not isinstance(value, bool) else 0
+    except (TypeError, ValueError, OverflowError):
+        side = 0
+    if side < 1:
+        raise ValueError(f"{field} is {str(value)[:40] if value is not None else 'null'}; expected pixels, as 640")
+    return side
+
+
 def points_of(values: Any, fewest: int, what: str) -> list[tuple[float, float]]:
     """Corners (x, y) of pairs or of a flat list. Raises ValueError for what are none, and for fewer than `fewest`."""
     array = np.asarray(values, dtype=np.float64)

@@ -5,7 +5,7 @@ from flawmap.data.layouts.listing import EXPECTED, Listing, Sample, Split
 from flawmap.data.layouts.names import GOOD_NAMES
 from flawmap.data.layouts.read import LAYOUTS, read_layout
 from flawmap.data.layouts.table import read_table
-from flawmap.data.layouts.tree import Gathered, find_images, gather
+from flawmap.data.layouts.tree import Gathered, find_images, gather, refuse_no_folder
 
 __all__ = [
     "EXPECTED",
@@ -20,4 +20,5 @@ __all__ = [
     "read_layout",
     "read_table",
     "refuse_doubtful_among_good",
+    "refuse_no_folder",
 ]

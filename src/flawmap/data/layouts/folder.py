@@ -15,6 +15,7 @@ from flawmap.data.layouts.names import (
     may_be_good,
     may_be_mask_folder,
     plain,
+    said_by_stem,
 )
 from flawmap.data.layouts.tree import Tree, alternate, stems
 from flawmap.data.layouts.truth import Truth
@@ -78,6 +79,43 @@ def only_images(tree: Tree) -> list[Sample] | None:
     return [Sample(path, "train", False, "good") for path in tree.images_found] or None
 
 
+def by_names(tree: Tree) -> tuple[list[Sample], str] | None:
+    """Photos of one folder sorted by the words good or bad in the names of all of them (OK_0.png, part3_ng.png), and a
+    note on it; None where not every name says one of them, or none says bad."""
+    if tree.folders() and tree.images():
+        if not all(is_mask_folder(name) for name in tree.folders()):
+            return None
+    elif len(tree.folders()) > 1 or any(map(is_bad, tree.folders())):
+        return None
+    if plain(tree.root.resolve().name) in BAD_WORDS or not any(said_by_stem(path.stem) for path in tree.images_found):
+        return None
+    truth = Truth(tree)
+    said = {path: said_by_stem(path.stem) for path in truth.photos}
+    if set(said.values()) != {"good", "bad"}:
+        return None
+    good, bad = ([path for path, word in said.items() if word == wanted] for wanted in ("good", "bad"))
+    split = alternate(good)
+    samples = [Sample(path, split[path], False, "good") for path in good]
+    for path in bad:
+        masks = truth.of(path)
+        samples.append(Sample(path, "test", True, "bad", masks[0] if masks else None, masks[1:]))
+    note = (
+        f"sorted by the words in the file names: {len(good)} good ({good[0].name}, …), {len(bad)} defective "
+        f"({bad[0].name}, …)"
+    )
+    return samples, note
+
+
+def refuse_bad_names(root: Path, images: Sequence[Path], cure: str) -> None:
+    """Raise LayoutError where names of some of the files say that they are of defective parts."""
+    bad = [path for path in images if said_by_stem(path.stem) == "bad"]
+    if bad:
+        raise LayoutError(
+            f"{root}: which images are good? The names of {len(bad)} of {len(images)} say that they are defective "
+            f"({bad[0].name}, …); {cure}"
+        )
+
+
 def refuse_doubtful(tree: Tree) -> None:
     """Images that may be of defective parts, or masks, are not learned from unasked. Raises LayoutError."""
     folders = tree.folders()
@@ -106,6 +144,8 @@ def refuse_doubtful(tree: Tree) -> None:
             f"{tree.root}: which images are good? {len(masks_beside)} look like masks of others "
             f"({masks_beside[0].name}, …); name folders good and bad, or give --layout images if all are good"
         )
+    cure = "put good and defective ones into folders good and bad, or give --layout images if all are good"
+    refuse_bad_names(tree.root, tree.images_found, cure)
 
 
 def _inside(tree: Tree, name: str) -> list[str]:
@@ -135,3 +175,4 @@ def refuse_doubtful_among_good(folder: Path) -> None:
     unsure = [part for place in inside for part in place.parts if may_be_mask_folder(part)]
     if unsure:
         raise LayoutError(f"{folder}: are the images in {unsure[0]} photos of good parts? It may hold masks; {cure}")
+    refuse_bad_names(folder, tree.images_found, cure)

@@ -44,6 +44,7 @@ _MAYBE_GOOD = frozenset(
     | {"background", "unlabeled", "unlabelled", "unlabel", "unknown", "unsorted", "unsure", "unclear", "uncertain"}
     | {"unclassified", "undefined", "unbekannt", "unsortiert", "unklar", "calibration", "calibrations", "calib"}
     | {"kalibrierung", "kalibration", "flatfield", "darkframe", "whitebalance"}
+    | {"goed", "goede", "dobry", "dobre", "dobrý", "dobré", "bom", "boa", "boas", "ryohin", "ryouhin"}
 )
 # Words of a name that says defective; with a word of _NOT before, or "free" behind, it says good.
 BAD_WORDS = frozenset(
@@ -55,10 +56,24 @@ BAD_WORDS = frozenset(
     | {"fehler", "fehlerhaft", "schlecht", "ausschuss", "nonconforming", "unacceptable", "unnormal"}
     | {"scratch", "scratches", "crack", "cracks", "dent", "dents", "hole", "holes", "contamination"}
     | {"不良", "不良品", "缺陷", "次品", "不合格", "异常", "異常"}
+    | {"kaputt", "kaputte", "beschädigt", "beschaedigt", "kratzer", "riss", "risse", "delle", "dellen", "schlechte"}
+    | {"fehlerhafte", "defekter", "mangel", "mängel", "verworfen"}
+    | {"défectueux", "defectueux", "défectueuse", "defectueuse", "défectueuses", "defectueuses", "défaut", "defaut"}
+    | {"défauts", "defauts", "mauvais", "mauvaise", "mauvaises", "rayure", "rayures", "fissure", "fissures"}
+    | {"malo", "malos", "mala", "malas", "defectuoso", "defectuosos", "defectuosa", "defectuosas", "defecto"}
+    | {"defectos", "rechazado", "rechazados", "rechazo", "rechazos", "grieta", "grietas"}
+    | {"difettoso", "difettosi", "difettosa", "difettose", "difetto", "difetti", "cattivo", "cattivi", "graffio"}
+    | {"graffi", "defeituoso", "defeituosos", "defeituosa", "defeituosas", "defeito", "defeitos", "ruim", "ruins"}
+    | {"rejeitado", "rejeitados", "wada", "wady", "wadliwy", "wadliwe", "uszkodzony", "uszkodzone", "zły", "złe"}
+    | {"vada", "vady", "vadný", "vadny", "vadné", "vadne", "špatný", "spatny", "špatné", "spatne", "zmetek", "zmetky"}
+    | {"defecten", "fout", "fouten", "slecht", "slechte", "afgekeurd", "kras", "krassen", "beschadigd"}
+    | {"furyo", "furyou", "furyohin", "furyouhin", "kizu"}
 )
 _NOT = frozenset(
     {"no", "non", "not", "without", "free", "zero", "un", "kein", "keine", "ohne"} | {"nicht", "sans", "sin", "false"}
 )
+_PHRASE = 3  # words at an end of a file's name that say good or bad together: "n_i_O"
+_TELLING = _GOOD_WORDS | GOOD_NAMES | BAD_WORDS | _NOT | {"n", "i", "o"}
 MASK_NAMES = frozenset(
     {"mask", "masks", "gt", "gts", "groundtruth", "groundtruths", "maskimage", "maskimages", "gtmask", "gtmasks"}
     | {"segmask", "segmasks", "binarymask", "binarymasks", "segmentationmask", "segmentationmasks", "pixelmask"}
@@ -141,6 +156,28 @@ def is_bad(name: str) -> bool:
         return False
     denied = words & _NOT
     return bool(BAD_WORDS & words and not denied) or bool(denied and words & _GOOD_WORDS and "free" not in denied)
+
+
+def said_by_stem(stem: str) -> str | None:
+    """ "good" or "bad" where a file's name begins or ends with words that say so ("OK_0", "part3_not_ok"), else None;
+    None too where its beginning says one and its end the other."""
+    words = _plain_words(stem)
+    ends = {_said_at(words, begins) for begins in (True, False)} - {None}
+    return ends.pop() if len(ends) == 1 else None
+
+
+def _said_at(words: list[str], begins: bool) -> str | None:
+    """What the first words of a name, or the last, say: of the most that do, as "not ok" says more than "ok"."""
+    for count in range(min(_PHRASE, len(words)), 0, -1):
+        phrase = words[:count] if begins else words[-count:]
+        if not all(word in _TELLING for word in phrase):
+            continue
+        joined = " ".join(phrase)
+        if is_good(joined):
+            return "good"
+        if is_bad(joined):
+            return "bad"
+    return None
 
 
 def is_mask_folder(name: str) -> bool:

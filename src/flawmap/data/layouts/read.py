@@ -11,15 +11,14 @@ from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
-from flawmap.data.filekinds import FileKind, kind_of
 from flawmap.data.layouts.families import dagm, magnetic_tile, visa
-from flawmap.data.layouts.folder import folder, only_images, refuse_doubtful
+from flawmap.data.layouts.folder import by_names, folder, only_images, refuse_doubtful
 from flawmap.data.layouts.kolektor import kolektor, kolektor2
 from flawmap.data.layouts.listing import EXPECTED, Listing, Sample, listed
 from flawmap.data.layouts.mvtec import btad, mpdd, mvtec, mvtec_ad2, mvtec_loco
 from flawmap.data.layouts.names import SPLITS, is_copy, is_mask_folder, plain
 from flawmap.data.layouts.table import read_table, table
-from flawmap.data.layouts.tree import Tree, cure, left_notes
+from flawmap.data.layouts.tree import Tree, left_notes, refuse_no_folder
 from flawmap.errors import LayoutError
 from flawmap.given import place_given
 
@@ -76,11 +75,7 @@ def _read(root: Path, layout: str, category: str | None) -> Listing:
             raise LayoutError(f"{root} is a csv and cannot be read as {layout}; give its folder")
         samples = read_table(root)
         return listed(root.parent, "csv", samples, [f"{root.name}: read as a csv of {len(samples)} images"])
-    if root.is_file():
-        kind = kind_of(root)
-        raise LayoutError(f"{root} is {_one(kind)}, not a folder of photos; {cure(kind)}")
-    if not root.is_dir():
-        raise LayoutError(f"{root}: there is no such folder")
+    refuse_no_folder(root)
     if category is not None:
         if not (root / category).is_dir():
             known = ", ".join(
@@ -95,6 +90,10 @@ def _read(root: Path, layout: str, category: str | None) -> Listing:
     for name in LAYOUTS if layout == "auto" else [layout]:
         if layout == "auto" and name == "images":
             _refuse_categories(tree)
+            if (named := by_names(tree)) is not None:
+                passed_over, notes = left_notes(tree)
+                said = [*_notes(tree, "folder", named[0], forced=False), named[1], *notes]
+                return listed(root, "folder", named[0], said, tuple(passed_over))
             refuse_doubtful(tree)
         if layout == "auto" and name == "mvtec" and root.resolve().name in _MPDD_OBJECTS:
             name = "mpdd"
@@ -104,10 +103,6 @@ def _read(root: Path, layout: str, category: str | None) -> Listing:
             return listed(root, name, found, said, tuple(passed_over))
     _refuse_categories(tree)
     raise LayoutError(f"{root} is not laid out as {layout}; try --layout auto, or see docs/data.md")
-
-
-def _one(kind: FileKind) -> str:
-    return f"one photo ({kind.words})" if kind.group == "image" else kind.a
 
 
 def _refuse_categories(tree: Tree) -> None:

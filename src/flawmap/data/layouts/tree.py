@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from flawmap.data.filekinds import FileKind, kind_of
+from flawmap.data.filekinds import SPECIAL, FileKind, kind_of, special
 from flawmap.data.images import SUFFIXES
 from flawmap.data.layouts.listing import EXPECTED, Split
 from flawmap.errors import DataError, LayoutError
@@ -37,12 +37,13 @@ class Tree:
             self.files += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
         if problems:
             raise LayoutError(f"{problems[0].filename}: the folder cannot be read; change its permissions")
-        self.images_found = [path for path in self.files if path.suffix.lower() in SUFFIXES or _is_bare_dicom(path)]
-        self.read, self.present = set(self.images_found), set(self.files)
+        plain = [path for path in self.files if special(path) is None]
+        self.images_found = [path for path in plain if path.suffix.lower() in SUFFIXES or _is_bare_dicom(path)]
+        self.read, self.present = set(self.images_found), set(plain)
 
     @cached_property
     def _lower(self) -> dict[tuple[Path, str], Path]:
-        return {(path.parent, path.name.lower()): path for path in self.files}
+        return {(path.parent, path.name.lower()): path for path in self.files if path in self.present}
 
     def images(self, *parts: str, deep: bool = False) -> list[Path]:
         """Images in a folder below the root, or anywhere under it."""
@@ -141,7 +142,8 @@ def left_notes(tree: Tree) -> tuple[list[Path], list[str]]:
     plain_files = [path for path, kind in others if kind.group != "image" and path not in out_of_sight]
     if plain_files:
         kinds = dict(others)
-        what = sorted({kinds[path].a for path in plain_files if kinds[path].group != "other"})
+        told = (kinds[path] for path in plain_files)
+        what = sorted({kind.a for kind in told if kind.group != "other" or kind.words in SPECIAL})
         also = f"; among them {', '.join(what)}" if what else ""
         first = plain_files[0].relative_to(tree.root)
         notes.append(f"{len(plain_files)} files are not images and left out ({first}, …){also}")
@@ -184,7 +186,11 @@ class Gathered(NamedTuple):
             ("videos", [path for path, kind in self.left if kind.group == "video"]),
             ("archives", [path for path, kind in self.left if kind.group == "archive"]),
             ("documents", [path for path, kind in self.left if kind.group == "document"]),
-            ("files that are no images", [path for path, kind in self.left if kind.group == "other"]),
+            ("named pipes, sockets or devices", [path for path, kind in self.left if kind.words in SPECIAL]),
+            (
+                "files that are no images",
+                [path for path, kind in self.left if kind.group == "other" and kind.words not in SPECIAL],
+            ),
         ):
             if chosen:
                 more = ", …" if chosen[3:] else ""
@@ -216,9 +222,9 @@ def gather(paths: Sequence[str | os.PathLike[str]]) -> Gathered:
                 raise DataError(f"no images in {path}; expected {EXPECTED}" + (f" ({what})" if what else ""))
             found |= dict.fromkeys(inside)
             left |= {other: kind for other, kind in kinds.items() if other not in tried}
-        elif path.exists():
+        elif path.exists() or path.is_symlink():  # a link to nothing fails where it is tried, and the others go on
             kind = kind_of(path)
-            if kind.group in ("archive", "video", "document"):
+            if kind.group in ("archive", "video", "document") or kind.words in SPECIAL:
                 raise DataError(f"{path} is {kind.a}, no image; {cure(kind)}")
             found[path] = None  # a file named outright is tried, whatever its suffix
         else:
@@ -248,4 +254,18 @@ def cure(kind: FileKind) -> str:
         return "save its pictures as images and give their folder"
     if kind.group == "image":
         return "give the folder that holds it and the others"
+    if kind.words in SPECIAL:
+        return "save what comes from it as files and give their folder"
     return "give a folder of photos, or a csv that lists them"
+
+
+def refuse_no_folder(path: Path, wanted: str = "a folder of photos") -> None:
+    """Raise LayoutError for a path that is no folder, saying what it is and what to do; `wanted`: with its article."""
+    if path.is_dir():
+        return
+    if not path.exists():
+        raise LayoutError(f"{path}: there is no such folder")
+    kind = kind_of(path)
+    what = f"one photo ({kind.words})" if kind.group == "image" else kind.a
+    unlisted = wanted != "a folder of photos" and kind.group == "other" and kind.words not in SPECIAL
+    raise LayoutError(f"{path} is {what}, not {wanted}; {f'give {wanted}' if unlisted else cure(kind)}")

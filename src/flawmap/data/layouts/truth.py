@@ -3,8 +3,9 @@
 A mask lies in a folder of masks, or beside its photo as NAME_mask.png, as any other name that holds the photo's whole
 NAME, or as NAME.png beside NAME.jpg. Where the name is not sure (all but _mask and _gt, folders called labels or
 annotations or by any other name whose files are named after photos elsewhere), the pictures tell: masks are drawn in
-few levels (drawn.py), their photos are not. What stays in doubt is refused, never counted as a defective part in
-silence.
+few levels (drawn.py), their photos are not. What lies in a folder named good, bad or after a defect, or in test/<kind>,
+is a photo however it looks, as dark-field photos look drawn. What stays in doubt is refused, never counted as a
+defective part in silence.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from flawmap.data.layouts.names import (
     PHOTO_FOLDERS,
     SPLITS,
     inner_stems,
+    is_bad,
     is_copy,
     is_good,
     is_mask_folder,
@@ -172,12 +174,12 @@ class Truth:
                 named[path.stem.casefold()].setdefault(self._group(path), path)
         told: dict[Path, list[Path]] = {}
         for folder, paths in groups.items():
-            pairs: list[Pair] = []
-            for path in paths:
-                known = (named.get(stem, {}) for stem in (*mask_stems(path.stem), *inner_stems(path.stem)))
-                if others := [other for places in known for place, other in places.items() if place != folder]:
-                    pairs.append((path, others))
             unsure = may_be_mask_folder(folder.name)
+            parts_folder = None if unsure else self._parts_folder(folder)
+            pairs = self._pairs_of(folder, paths, named, parts_folder if parts_folder != folder else None)
+            if folder == parts_folder or (unsure and self._has_own_masks(folder)):
+                self._refuse_flat_drawings(folder, paths, pairs)
+                continue
             if self._is_of_masks(paths, pairs, unsure):
                 told[folder] = paths
             elif unsure and pairs and not self._is_kind(folder):
@@ -186,7 +188,12 @@ class Truth:
                     "like masks; move the folder away, save them as masks (0 where the part is good), or rename it if "
                     "they are parts"
                 )
-            elif not pairs and self._drawn(paths) and (unsure or self._others_are_photos(groups, folder)):
+            elif (
+                parts_folder is None
+                and not pairs
+                and self._drawn(paths)
+                and (unsure or self._others_are_photos(groups, folder))
+            ):
                 raise LayoutError(
                     f"{folder} looks like masks, but no photos have their names ({paths[0].name}, …); name each as its "
                     "photo, or move the folder away"
@@ -194,6 +201,52 @@ class Truth:
         if len(told) < len(groups) or not all(self._parts.values()):  # not where all pictures are drawn so
             for paths in told.values():
                 self.masks.update(paths)
+
+    def _pairs_of(
+        self, folder: Path, paths: Sequence[Path], named: dict[str, dict[Path, Path]], within: Path | None
+    ) -> list[Pair]:
+        """Pictures of a folder with the photos of other folders whose names they have: of those in `within` alone where
+        it is given, and of defective parts where there are any, as masks are made of these."""
+        pairs: list[Pair] = []
+        for path in paths:
+            known = (named.get(stem, {}) for stem in (*mask_stems(path.stem), *inner_stems(path.stem)))
+            others = [other for places in known for place, other in places.items() if place != folder]
+            if within is not None:
+                others = [other for other in others if other.is_relative_to(within)]
+            others = [other for other in others if not self._is_of_good(other)] or others
+            if others:
+                pairs.append((path, others))
+        return pairs
+
+    def _is_of_good(self, path: Path) -> bool:
+        return any(map(is_good, self._parts[path]))
+
+    def _parts_folder(self, folder: Path) -> Path | None:
+        """The innermost of a folder and those above it that says of what parts its photos are: named good, bad or after
+        a defect, or a kind of defect in test/; None without any."""
+        below = folder.relative_to(self.tree.root).parts
+        for depth in range(len(below), 0, -1):
+            inside = self.tree.root.joinpath(*below[:depth])
+            if is_good(inside.name) or is_bad(inside.name) or self._is_kind(inside):
+                return inside
+        return None
+
+    def _has_own_masks(self, folder: Path) -> bool:
+        """Whether a kind of defect in test/, named as masks are too, has masks elsewhere: ground_truth/<kind>."""
+        return self._is_kind(folder) and any(
+            folder.name in self._parts[path] and not path.is_relative_to(folder) for path in self.masks
+        )
+
+    def _refuse_flat_drawings(self, folder: Path, paths: Sequence[Path], pairs: Sequence[Pair]) -> None:
+        """Pictures of exactly two colours with the names of photos are none of defective parts. Raises LayoutError."""
+        looks = [self._look(path) for path in _some(paths)]
+        if is_good(folder.name) or not all(one.two or one.kind == "even" for one in looks):
+            return
+        if {self._judged(path, others) for path, others in _some(pairs)} - {"even"} == {"mask"}:
+            raise LayoutError(
+                f"{folder}: are these photos of defective parts, or masks? All have two colours and the names of "
+                "photos elsewhere; name the folder masks, or the files by names of their own if they are photos"
+            )
 
     def _is_of_masks(self, paths: Sequence[Path], pairs: Sequence[Pair], unsure: bool) -> bool:
         """Whether a folder is of masks, by its pictures and the photos of their names. Raises LayoutError in doubt."""
@@ -205,6 +258,11 @@ class Truth:
         if unsure and kinds <= {"drawn", "even"}:
             return True
         said = {self._judged(path, others) for path, others in _some(pairs)} - {"even"}
+        if said == {"mask"} and not unsure and all(self._is_of_good(other) for _, others in pairs for other in others):
+            raise LayoutError(
+                f"{self._group(paths[0])}: are these masks, or photos of defective parts? They have the look of masks "
+                "and the names of good photos alone; name the folder masks, or bad if they are photos"
+            )
         if said == {"mask"} and (unsure or "soft" not in kinds):
             return True
         if said == {"mask"}:  # photos of an empty background look so too

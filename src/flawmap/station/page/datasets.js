@@ -9,7 +9,7 @@ import { words } from "./words.js";
 const AT_ONCE = 8; // photos a request
 const POLL_MS = 1000;
 const NAMED = 5; // of the files left out
-const PROBLEMS = ["duplicate", "size", "blurred", "outlier", "exposure", "unreadable"];
+const PROBLEMS = ["duplicate", "size", "blurred", "outlier", "exposure", "unreadable", "depth", "mask"];
 const KINDS = { good: ["dropGood", "photosGood"], defective: ["dropBad", "photosBad"] };
 
 /** `{node, load, chosen, end}`; changed() is called when another data set is chosen, or its photos change. */
@@ -68,7 +68,7 @@ export function datasets(changed) {
   }
 
   async function drop(control) {
-    const count = set.good + set.defective;
+    const count = set.good + set.defective + set.masks;
     if (!(await ask(t("deleteAsk", { name: set.name, n: number(count) }), [], t("deleteDataSet")))) return;
     if ((await busy(control, () => remove(`/api/datasets/${set.id}`))) !== undefined) load();
   }
@@ -104,6 +104,7 @@ export function datasets(changed) {
         },
       },
       el("b", {}, t(count, { n: number(set[kind]) })),
+      kind === "defective" && set.masks > 0 && el("span", {}, t("masksOfBad", { n: number(set.masks) })),
       el("span", {}, t(text)),
       el("div", { class: "row" }, pick(false), pick(true)),
     );

@@ -279,6 +279,7 @@ const STRINGS = {
   dropBad: ["Drop defective photos, if any", "Fehlerhafte Fotos ablegen, falls es welche gibt"],
   photosGood: ["{n} good", "{n} gute"],
   photosBad: ["{n} defective", "{n} fehlerhafte"],
+  masksOfBad: ["{n} masks for them", "{n} Masken dazu"],
   files: ["Files …", "Dateien …"],
   folder: ["Folder …", "Ordner …"],
   sending: ["Sending {done} of {total} …", "Sende {done} von {total} …"],
@@ -300,6 +301,8 @@ const STRINGS = {
   outlier: ["unlike the others", "anders als die anderen"],
   exposure: ["exposure", "Belichtung"],
   unreadable: ["unreadable", "unlesbar"],
+  depth: ["bit depth", "Bittiefe"],
+  mask: ["mask", "Maske"],
   training: ["2 · Training", "2 · Anlernen"],
   recipe: ["Recipe", "Rezept"],
   recipeFast: [

@@ -50,6 +50,10 @@ const CODES = {
     "The photo is damaged, or stored in a way that cannot be read.",
     "Das Foto ist beschädigt oder so gespeichert, dass es nicht lesbar ist.",
   ],
+  mask: [
+    "A mask by its name and look: send it with the defective photos. Good ones need none.",
+    "Dem Namen und Aussehen nach eine Maske: zu den fehlerhaften Fotos geben. Gute brauchen keine.",
+  ],
   thinned: ["The pictures of this part are no longer kept.", "Die Bilder dieses Teils sind nicht mehr aufbewahrt."],
   gone: ["That is no longer there.", "Das gibt es nicht mehr."],
   "worker-stopped": [
@@ -128,6 +132,22 @@ const CODES = {
   ],
 
   // What is wrong with a photo; {value} lies outside of {low} to {high}, where most are
+  "mask-alone": [
+    "a mask, but no defective photo has its name and size: not learnt from",
+    "eine Maske, aber kein fehlerhaftes Foto hat ihren Namen und ihre Größe: daraus wird nicht gelernt",
+  ],
+  "depth-16": [
+    "16 bits, no pixel above {largest}, read with full white {white}; most photos have 8 bits",
+    "16 Bit, kein Pixel über {largest}, gelesen mit Vollweiß {white}; die meisten Fotos haben 8 Bit",
+  ],
+  "depth-8": [
+    "8 bits, or its full white is stated; most photos have 16",
+    "8 Bit, oder die Datei nennt ihr Vollweiß; die meisten Fotos haben 16",
+  ],
+  "depth-dark": [
+    "16 bits, no pixel above {largest}: at full white {white} less than half as bright as most photos",
+    "16 Bit, kein Pixel über {largest}: bei Vollweiß {white} nicht halb so hell wie die meisten Fotos",
+  ],
   duplicate: ["the same file as {other}", "dieselbe Datei wie {other}"],
   size: ["{size} pixels, most have {most}", "{size} Pixel, die meisten haben {most}"],
   defective: [
