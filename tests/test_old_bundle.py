@@ -159,7 +159,7 @@ def test_of_an_old_bundle_the_required_files_suffice(unpacked: Path, name: str, 
     assert run("inspect", bundle, PHOTOS[0])[0] == 0
     code, said = run("check", bundle, PHOTOS[0])
     assert code == 2 and "does not know what its good photos were like" in said
-    code, said = run("refine", bundle, "--good", PHOTOS[0].parent, "--out", tmp_path / "more.bundle")
+    code, said = run("refine", bundle, "--good", PHOTOS[0], "--good", PHOTOS[1], "--out", tmp_path / "more.bundle")
     assert code == 2 and "cannot take photos in" in said
 
 

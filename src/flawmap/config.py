@@ -866,7 +866,9 @@ def _recipe_text(source: str | Path) -> str:
     name = path.name.removesuffix(".toml")
     if path.parent == Path() and name in shipped_recipes():
         return (resources.files("flawmap") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-    raise ConfigError(f"no recipe {str(source)[:200]}; give a TOML file or one of: {', '.join(shipped_recipes())}")
+    shown = str(source)[:200]
+    shown = shown if shown.isprintable() else repr(shown)
+    raise ConfigError(f"no recipe {shown}; give a TOML file or one of: {', '.join(shipped_recipes())}")
 
 
 def _keys(override: str) -> list[str]:

@@ -85,7 +85,7 @@ def repeatability(
             f"noise of {grain}"
         )
     else:
-        if not isinstance(parts, str | PathLike):
+        if isinstance(parts, list | tuple):
             raise ConfigError("give the folder that holds a folder of shots for each part, or shots=5 with photos")
         by_part = shots_of_folders(place_given(parts, "the folder of parts"), say)
         found = watch(repeat_folders(inspector, by_part), len(by_part), "parts inspected")

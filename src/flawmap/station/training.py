@@ -111,7 +111,7 @@ class Trainings:
         try:
             load_recipe(recipe, settings)
         except ConfigError as problem:
-            raise _setting_refused(str(problem).removeprefix(f"{recipe}: ")) from problem
+            raise _setting_refused(str(problem), recipe, settings) from problem
         known = self.datasets.get(dataset)
         if known["good"] == 0:
             raise StationError("the data set has no good photos; add some first", 409, code="no-good-photos")
@@ -388,9 +388,14 @@ def _measured(note: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _setting_refused(text: str) -> StationError:
+def _setting_refused(text: str, recipe: str, settings: list[str]) -> StationError:
     """What is answered to a setting that a recipe does not take; whoever looks at the page has no docs/."""
-    text = text.removesuffix("; see docs/settings.md")
+    text = text.removesuffix("; see docs/settings.md").removeprefix(f"{recipe}: ")
+    for asked in settings:
+        if text.startswith(f"--set {asked}: "):
+            text = text.removeprefix(f"--set {asked}: ")
+            if text.startswith("expected "):  # no setting at all
+                return StationError(text, 400, code="setting-value", setting=asked, why=text)
     if text.startswith("there is no setting "):
         return StationError(text, 400, code="no-setting", setting=text.rpartition(" ")[2])
     setting, colon, why = text.partition(": ")
